@@ -1,0 +1,109 @@
+"""Where to stop: what `tolerance` and `max_steps` cost and bring.
+
+    ./launch.sh bench stopping --dataset=cifar10 --data_dir=DIR
+
+Purifies test images, clean and with +-8/255 noise on every value, with several
+settings of the two, and compares with a run far past them. The defaults of
+`SPLICConfig` are the cheapest row within 0.2 dB of that run on both whose constant
+images come back within 0.02. Writes results/stopping.json.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+import rich.table
+from absl import flags
+
+from splic_jax import SPLICConfig, complete, purify, sample_mask
+from train import errors, provenance
+from train import flags as shared_flags
+from train.evaluate import write_json
+from train.evaluation import mean_interval
+from train.progress import Progress
+
+FLAGS = flags.FLAGS
+SETTINGS = [(t, s) for t in (2e-3, 1e-3, 5e-4, 2e-4) for s in (84, 112, 280)]
+FAR = (0.0, 420)
+
+
+def define_flags() -> None:
+    """Defines the flags of this binary."""
+    shared_flags.define_data_flags()
+    flags.DEFINE_integer("num_images", 48, "test images", lower_bound=2)
+    flags.DEFINE_integer("seed", 0, "of the masks and the noise")
+    flags.DEFINE_string("out", "results/stopping.json", "JSON file for the results")
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def steps_taken(images, key, config):
+    """Mean number of steps of pass 1 over the channels of all images."""
+
+    def one(pair):
+        image, index = pair
+        mask = sample_mask(jax.random.fold_in(key, index), image.shape)
+        run = jax.vmap(lambda x, m: complete(x, m, config).steps, in_axes=-1)
+        return run(image, mask).mean()
+
+    return jax.lax.map(one, (images, jnp.arange(len(images)))).mean()
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    dataset = shared_flags.dataset_from_flags("test")
+    clean = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
+    noise = np.random.default_rng(FLAGS.seed).choice([-1, 1], clean.shape) * 8 / 255
+    inputs = {"clean": clean, "noisy": np.clip(clean + noise, 0, 1).astype(np.float32)}
+    flat = np.full_like(clean[:4], 0.9)
+    key, progress = jax.random.key(FLAGS.seed), Progress()
+    rows, far = [], {}
+    with progress.stage("settings", len(SETTINGS) + 1) as advance:
+        for tolerance, max_steps in (FAR, *SETTINGS):
+            config = SPLICConfig(tolerance=tolerance, max_steps=max_steps)
+            row = {"tolerance": tolerance, "max_steps": max_steps}
+            for name, images in inputs.items():
+                purified = np.asarray(purify(images, key, config))
+                psnr = np.asarray(dm_pix.psnr(clean, purified))
+                far.setdefault(name, (purified, psnr))
+                row[name] = {
+                    "psnr_db": mean_interval(psnr),
+                    "psnr_below_far_db": mean_interval(far[name][1] - psnr),
+                    "mean_difference": float(np.abs(purified - far[name][0]).mean()),
+                    "mean_steps": float(steps_taken(images, key, config)),
+                }
+            row["flat_error"] = float(np.abs(purify(flat, key, config) - flat).max())
+            rows.append(row)
+            advance()
+
+    table = rich.table.Table()
+    for heading in ("tolerance", "max_steps", "steps", "dB clean", "noisy", "flat"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row['tolerance']:g}",
+            str(row["max_steps"]),
+            f"{row['noisy']['mean_steps']:.0f}",
+            f"{row['clean']['psnr_db']['mean']:.2f}",
+            f"{row['noisy']['psnr_db']['mean']:.2f}",
+            f"{row['flat_error']:.4f}",
+        )
+    rich.console.Console().print(table)
+    record = {
+        "provenance": provenance.provenance(),
+        "dataset": {"name": dataset.name, "split": "test", "count": len(clean)},
+        "seed": FLAGS.seed,
+        "defaults": dataclasses.asdict(SPLICConfig()),
+        "rows": rows,
+    }
+    write_json(pathlib.Path(FLAGS.out), record)
+
+
+if __name__ == "__main__":
+    define_flags()
+    errors.run(main)

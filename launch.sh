@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Sets up the environment on first use and runs everything there is; see `help`.
+set -euo pipefail
+
+# The checkout, whatever the caller's directory and whichever links led here.
+script=${BASH_SOURCE[0]}
+while [[ -L $script ]]; do
+  folder=$(CDPATH='' cd -P -- "$(dirname -- "$script")" && pwd)
+  script=$(readlink -- "$script")
+  [[ $script == /* ]] || script=$folder/$script
+done
+root=$(CDPATH='' cd -P -- "$(dirname -- "$script")" && pwd)
+
+venv=$root/.venv
+installed=$venv/installed.txt # what a finished installation installed
+wanted=$venv/wanted.txt       # what an unfinished one is to install
+
+help() {
+  cat <<'TEXT'
+usage: ./launch.sh [command] [flags]
+
+  (none)      quickstart: train on generated images, attack, purify, one figure
+  train       train a classifier, bare or on purified images
+  evaluate    measure accuracy, clean and under attack
+  purify      purify images, folders, arrays or a data set
+  bench NAME  run a benchmark; without NAME, list them
+  test        ruff and pytest; what follows goes to pytest
+  help        this text
+
+Flags go to the command; `./launch.sh train --help` lists them. Relative paths count
+from your directory. The first use installs requirements.txt into .venv, with uv if you
+have it; PYTHON=/path/to/python3 chooses the interpreter (3.11 or newer).
+
+For an NVIDIA GPU: SPLIC_JAX_GPU=1 ./launch.sh    (once; adds jax[cuda13] to .venv)
+TEXT
+}
+
+fail() {
+  printf 'error: %s\n' "$2" >&2
+  exit "$1"
+}
+
+or_fail() {
+  "$@" || fail 1 "the installation failed; the same command starts it over"
+}
+
+# Prints the path of the first interpreter that is new enough.
+find_python() {
+  local candidate candidates version found=none
+  candidates=(python3 python3.13 python3.12 python3.11)
+  if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); fi
+  for candidate in "${candidates[@]}"; do
+    # Old Pythons must be able to run this too.
+    if version=$("$candidate" -c 'import sys
+print("%d.%d.%d" % sys.version_info[:3])
+sys.exit(sys.version_info < (3, 11))' 2>/dev/null); then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
+    if [[ $found == none && -n $version ]]; then found="$candidate $version"; fi
+  done
+  fail 1 "Python 3.11 or newer is needed, found $found; \
+install one or name it with PYTHON=/path/to/python3"
+}
+
+# requirements.txt, with jax's CUDA plugins for those who asked for them once.
+packages() {
+  if [[ ${SPLIC_JAX_GPU:-0} != 0 ]] || grep -qs cuda13 "$installed" "$wanted"; then
+    sed 's/^jax==/jax[cuda13]==/' "$root/requirements.txt"
+  else
+    cat "$root/requirements.txt"
+  fi
+}
+
+is_set_up() {
+  [[ -x $venv/bin/python && -f $installed ]] && packages | cmp -s - "$installed"
+}
+
+install() {
+  local python list
+  list=$(packages)
+  # An interrupted installation may be broken anywhere: start over.
+  if [[ -f $wanted ]]; then rm -rf -- "$venv"; fi
+  if [[ ! -x $venv/bin/python ]]; then python=$(find_python); fi
+  printf 'Installing the packages into %s (takes minutes the first time) ...\n' \
+    "$venv" >&2
+  mkdir -p -- "$venv"
+  printf '%s\n' "$list" >"$wanted"
+  rm -f -- "$installed"
+  if command -v uv >/dev/null; then
+    if [[ -n ${python:-} ]]; then
+      or_fail uv venv --quiet --allow-existing --python "$python" "$venv"
+    fi
+    or_fail uv pip install --quiet --python "$venv/bin/python" -r "$wanted"
+  else
+    if [[ -n ${python:-} ]]; then or_fail "$python" -m venv "$venv"; fi
+    python=$venv/bin/python
+    # An environment that uv made has no pip.
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+      or_fail "$python" -m ensurepip >/dev/null
+    fi
+    or_fail "$python" -m pip install --quiet --disable-pip-version-check -r "$wanted"
+  fi
+  mv -- "$wanted" "$installed" # last: the mark of a finished installation
+}
+
+set_up() {
+  if is_set_up; then return; fi
+  # Two launches at once must not install into each other.
+  exec 9>"$root/.venv.lock"
+  if command -v flock >/dev/null; then flock 9; fi
+  if ! is_set_up; then install; fi
+  exec 9>&-
+}
+
+# Runs a module of the checkout from the caller's directory, which `-P` keeps from
+# being searched for modules.
+run_module() {
+  set_up
+  PYTHONPATH=$root exec "$venv/bin/python" -P -m "$@"
+}
+
+benchmarks() {
+  local file
+  for file in "$root"/benchmarks/[!_]*.py; do
+    if [[ -f $file ]]; then basename -- "$file" .py; fi
+  done
+}
+
+command=${1:-quickstart}
+case $command in
+-h | --help) command=help ;;
+-*) command=quickstart ;;
+*) if (($#)); then shift; fi ;;
+esac
+
+case $command in
+quickstart | train | evaluate | purify) run_module "train.$command" "$@" ;;
+bench)
+  name=${1:-}
+  if [[ -z $name || $name == -* ]]; then
+    printf 'usage: ./launch.sh bench NAME [flags], with NAME one of:\n'
+    benchmarks
+    exit 0
+  fi
+  if [[ $name == */* || $name == _* || ! -f $root/benchmarks/$name.py ]]; then
+    fail 2 "no benchmark '$name'; there are: $(benchmarks | paste -sd ' ' -)"
+  fi
+  shift
+  run_module "benchmarks.$name" "$@"
+  ;;
+test)
+  set_up
+  cd -- "$root"
+  "$venv/bin/python" -m ruff check .
+  "$venv/bin/python" -m ruff format --check .
+  exec "$venv/bin/python" -m pytest "$@"
+  ;;
+help) help ;;
+*)
+  fail 2 "no command '$command'; there are: quickstart (the default), train, evaluate, \
+purify, bench, test, help"
+  ;;
+esac

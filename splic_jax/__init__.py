@@ -1,0 +1,43 @@
+"""SPLIC in JAX: structure-preserving progressive low-rank image completion.
+
+Images are NHWC (or HWC), floats in [0, 1] or uint8. Everything else is a pure function
+of one matrix: `jax.jit`, `jax.vmap` and `jax.grad` are yours.
+
+    from splic_jax import SPLICConfig, purify
+    purified = purify(images, jax.random.key(0), SPLICConfig())
+
+Purification:  purify, SPLICConfig, sample_mask
+Completion:    complete, complete_rounds, complete_alternating, Completion
+Objective:     objective, smoothed_rank, total_variation
+Closed forms:  smoothed_rank_gradient, total_variation_gradient
+"""
+
+from splic_jax.completion import (
+    Completion,
+    complete,
+    complete_alternating,
+    complete_rounds,
+)
+from splic_jax.config import SPLICConfig
+from splic_jax.masks import sample_mask
+from splic_jax.objective import objective
+from splic_jax.purification import purify
+from splic_jax.smoothed_rank import smoothed_rank, smoothed_rank_gradient
+from splic_jax.total_variation import total_variation, total_variation_gradient
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Completion",
+    "SPLICConfig",
+    "complete",
+    "complete_alternating",
+    "complete_rounds",
+    "objective",
+    "purify",
+    "sample_mask",
+    "smoothed_rank",
+    "smoothed_rank_gradient",
+    "total_variation",
+    "total_variation_gradient",
+]

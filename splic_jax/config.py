@@ -1,0 +1,124 @@
+"""The settings of SPLIC, with the paper's symbols."""
+
+import dataclasses
+import math
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class SPLICConfig:
+    """Settings of the completion (paper Algorithm 1) and of the purification.
+
+    Frozen and hashable, so it can be a static argument of `jax.jit`.
+
+    Attributes:
+        rank: r, the rank each iterate is cut to; None means min(m, n) // 4, at least 1.
+        tv_weight: lambda of eq. (5); >= 0. 0 is SRF, the method of reference [4].
+        delta_decay: rho, the factor on delta after each round; in (0, 1).
+        step_size: mu, the gradient step; > 0.
+        inner_steps: gradient steps in a round, that is at one delta; >= 1.
+        tolerance: epsilon, the relative change of the last step of a round at which
+            the loop stops; >= 0, and 0 never stops it early.
+        max_steps: maxiter; tested between rounds, so rounded up to whole rounds; >= 1.
+        keep_probability: chance of a pixel to be an anchor; in (0, 1].
+        alternate: also complete the anchors from the completed pixels (section 3.4).
+        step_scaling: "relative" multiplies the gradient of the smoothed rank by
+            delta^2, as reference [4] does, which makes the step the same whatever the
+            unit of the pixels; "printed" is line 11 of Algorithm 1 to the letter.
+        tv_form: "exact" is the gradient of eq. (6); "printed" is eq. (10), which is not
+            it.
+        rank_cut: cut to `rank` before each step (line 6); if False only the smoothed
+            rank lowers the rank.
+        tv_scales: levels of the dyadic pyramid that the TV term is summed over; >= 1.
+        pixel_scale: the value a pixel of 1.0 has during the iteration; > 0. It matters
+            for ``step_scaling="printed"`` alone.
+        channels: "separate" completes each channel as a matrix of its own;
+            "concatenated" puts them side by side into one m x (c n) matrix (ME-Net).
+        mask: "shared" draws one mask for all channels of an image; "independent" one
+            for each channel.
+
+    Raises:
+        ValueError: for a value that makes no sense, naming the field.
+    """
+
+    rank: int | None = None
+    tv_weight: float = 0.02
+    delta_decay: float = 0.45
+    step_size: float = 0.5
+    inner_steps: int = 7
+    tolerance: float = 5e-4
+    max_steps: int = 112
+    keep_probability: float = 0.5
+    alternate: bool = True
+    step_scaling: Literal["relative", "printed"] = "relative"
+    tv_form: Literal["exact", "printed"] = "exact"
+    rank_cut: bool = True
+    tv_scales: int = 1
+    pixel_scale: float = 1.0
+    channels: Literal["separate", "concatenated"] = "separate"
+    mask: Literal["shared", "independent"] = "shared"
+
+    @classmethod
+    def printed(cls) -> "SPLICConfig":
+        """The formulas as printed: line 11 unscaled, eq. (10), pixels in [0, 255]."""
+        return cls(step_scaling="printed", tv_form="printed", pixel_scale=255.0)
+
+    def __post_init__(self) -> None:
+        for name in ("inner_steps", "max_steps", "tv_scales"):
+            self._require_integer(name, getattr(self, name))
+        if self.rank is not None:
+            self._require_integer("rank", self.rank)
+        for name, low, high in (
+            ("tv_weight", "[0", "inf)"),
+            ("tolerance", "[0", "inf)"),
+            ("delta_decay", "(0", "1)"),
+            ("step_size", "(0", "inf)"),
+            ("pixel_scale", "(0", "inf)"),
+            ("keep_probability", "(0", "1]"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise ValueError(f"{name} must be a number, got {value!r}")
+            above = value > 0 or (low == "[0" and value == 0)
+            limit = float(high[:-1])
+            below = value < limit or (high == "1]" and value == 1)
+            if not (above and below) or math.isnan(value):
+                raise ValueError(f"{name} must be in {low}, {high}, got {value!r}")
+        for name, choices in (
+            ("step_scaling", ("relative", "printed")),
+            ("tv_form", ("exact", "printed")),
+            ("channels", ("separate", "concatenated")),
+            ("mask", ("shared", "independent")),
+            ("alternate", (True, False)),
+            ("rank_cut", (True, False)),
+        ):
+            if getattr(self, name) not in choices:
+                listed = " or ".join(repr(choice) for choice in choices)
+                raise ValueError(
+                    f"{name} must be {listed}, got {getattr(self, name)!r}"
+                )
+
+    def _require_integer(self, name: str, value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+    def rank_of(self, shape: tuple[int, int]) -> int:
+        """The rank to cut a matrix of this shape to.
+
+        Raises:
+            ValueError: if `rank` exceeds the smaller side.
+        """
+        smaller = min(shape)
+        if self.rank is None:
+            return max(1, smaller // 4)
+        if self.rank > smaller:
+            raise ValueError(
+                f"rank={self.rank} exceeds the smaller side of a "
+                f"{shape[0]} x {shape[1]} matrix; choose at most {smaller}"
+            )
+        return self.rank
+
+    @property
+    def max_rounds(self) -> int:
+        """The number of rounds that reach `max_steps`."""
+        return math.ceil(self.max_steps / self.inner_steps)

@@ -1,0 +1,112 @@
+"""The spectral half of a SPLIC step: cut to rank r, then descend the smoothed rank.
+
+Both results are the matrix times a function of its Gram matrix, `X V diag(w) V^T`.
+Differentiating the SVD itself would divide by the gaps between all singular values,
+which vanish on flat images; the derivative of such a product needs only the divided
+differences of `w`, which stay finite wherever the product is differentiable (Daleckii
+and Krein 1965; Higham, Functions of Matrices, theorem 3.11).
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def cut_and_descend(
+    x: Float[Array, "m n"], delta: Any, *, rank: int, step_size: float, relative: bool
+) -> tuple[Float[Array, "m n"], Float[Array, "m n"]]:
+    r"""Lines 4 to 8 of Algorithm 1 and the smoothed rank's part of line 11.
+
+    With ``X = U diag(sigma) V^T``, keep the `rank` largest singular values and return
+
+    .. math::
+        X_r &= U \, \mathrm{diag}(\sigma_k [k \le r]) V^T \\
+        Y   &= X_r - g \nabla F_\delta(X_r)
+             = U \, \mathrm{diag}\left(\sigma_k [k \le r]
+               (1 - \tfrac{g}{\delta^2} e^{-\sigma_k^2 / 2 \delta^2})\right) V^T
+
+    where ``g = step_size * delta^2`` if `relative`, else ``g = step_size``.
+    Differentiable in `x` and `delta` wherever ``sigma_r > sigma_{r+1}``, whatever the
+    other gaps; at a tie of those two, where the cut jumps, the derivative leaves the
+    tied pair out.
+
+    Args:
+        x: matrix, float32 or float64.
+        delta: width of the smoothed rank, in the unit of x's singular values; > 0.
+        rank: r, 1 to min(m, n); min(m, n) keeps all.
+        step_size: mu.
+        relative: multiply the gradient by delta^2 (reference [4]) or not (line 11).
+
+    Returns:
+        The cut matrix and the descended one.
+    """
+    delta = jnp.asarray(delta, x.dtype)
+    if x.shape[0] >= x.shape[1]:
+        return _cut_and_descend(x, delta, rank, step_size, relative)
+    cut, descended = _cut_and_descend(x.T, delta, rank, step_size, relative)
+    return cut.T, descended.T
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _gain(delta: Array, step_size: float, relative: bool) -> Array:
+    return jnp.full_like(delta, step_size) if relative else step_size / delta**2
+
+
+def _weights(
+    s: Array, delta: Array, rank: int, step_size: float, relative: bool
+) -> tuple[Array, Array]:
+    kept = (jnp.arange(s.shape[0]) < rank).astype(s.dtype)
+    shrink = _gain(delta, step_size, relative) * jnp.exp(-((s / delta) ** 2) / 2)
+    return kept, kept * (1 - shrink)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _cut_and_descend(x, delta, rank, step_size, relative):
+    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    kept, shrunk = _weights(s, delta, rank, step_size, relative)
+    return _matmul(u * (s * kept), vt), _matmul(u * (s * shrunk), vt)
+
+
+@_cut_and_descend.defjvp
+def _cut_and_descend_jvp(rank, step_size, relative, primals, tangents):
+    x, delta = primals
+    dx, ddelta = tangents
+    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    us = u * s
+    kept, shrunk = _weights(s, delta, rank, step_size, relative)
+    _, (_, dshrunk) = jax.jvp(
+        lambda d: _weights(s, d, rank, step_size, relative), (delta,), (ddelta,)
+    )
+
+    # d(X^T X) in the basis of the right singular vectors.
+    dx_v = _matmul(dx, vt.T)
+    half = _matmul(dx_v.T, us)
+    dgram = half + half.T
+
+    # Divided differences of the weights as functions of sigma^2. Across the cut the
+    # weight jumps to 0; within the kept ones it is that of g exp(-sigma^2/2 delta^2).
+    gap = s[:, None] ** 2 - s[None, :] ** 2
+    across = kept[:, None] * (1 - kept[None, :])
+    inverse_gap = across * jnp.where(gap == 0, 0, 1 / jnp.where(gap == 0, 1, gap))
+    t = jnp.abs(gap) / (2 * delta**2)
+    slope = jnp.where(t == 0, 1, -jnp.expm1(-t) / jnp.where(t == 0, 1, t))
+    smaller = jnp.minimum(s[:, None], s[None, :])
+    within = kept[:, None] * kept[None, :] * slope
+    within *= jnp.exp(-((smaller / delta) ** 2) / 2) / (2 * delta**2)
+    within *= _gain(delta, step_size, relative)
+
+    def tangent(weights, dweights, differences):
+        right = dx_v * weights + _matmul(us, differences * dgram) + us * dweights
+        return _matmul(right, vt)
+
+    jumps = inverse_gap * kept[:, None]
+    dcut = tangent(kept, jnp.zeros_like(kept), jumps + jumps.T)
+    jumps = inverse_gap * shrunk[:, None]
+    ddescended = tangent(shrunk, dshrunk, jumps + jumps.T + within)
+    return _cut_and_descend(x, delta, rank, step_size, relative), (dcut, ddescended)

@@ -1,0 +1,244 @@
+import functools
+import subprocess
+import sys
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import checkify
+
+from splic_jax import SPLICConfig, complete_alternating, purify, sample_mask
+
+SHORT = SPLICConfig(max_steps=14, tolerance=0.0)
+KEY = jax.random.key(7)
+
+
+def pictures(n=7, h=12, w=10, c=3, seed=0):
+    """Shaded discs on shaded grounds, float32 in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:h, :w] / max(h, w)
+    images = np.empty((n, h, w, c), np.float32)
+    for image in images:
+        cy, cx, radius = rng.uniform(0.2, 0.8, 3) * [1, 1, 0.6]
+        inside = ((y - cy) ** 2 + (x - cx) ** 2 < radius**2)[..., None]
+        shade = (rng.uniform(-0.3, 0.3) * y + rng.uniform(-0.3, 0.3) * x)[..., None]
+        colours = rng.uniform(0.3, 0.7, (2, c))
+        image[:] = np.where(inside, colours[0], colours[1]) + shade
+    return np.clip(images + rng.normal(0, 0.02, images.shape), 0, 1).astype(np.float32)
+
+
+def test_is_the_completion_of_each_channel():
+    images = pictures(2)
+    got = np.asarray(purify(images, KEY, SHORT))
+    for i, image in enumerate(images):
+        mask = sample_mask(jax.random.fold_in(KEY, i), image.shape)
+        for c in range(3):
+            expected = complete_alternating(image[..., c], mask[..., c], SHORT)
+            np.testing.assert_allclose(
+                got[i, ..., c], np.clip(expected, 0, 1), atol=1e-5
+            )
+
+
+def test_concatenated_is_the_completion_of_one_wide_matrix():
+    images = pictures(1)
+    config = SPLICConfig(
+        max_steps=14, tolerance=0.0, channels="concatenated", mask="independent"
+    )
+    got = np.asarray(purify(images, KEY, config))[0]
+    mask = sample_mask(jax.random.fold_in(KEY, 0), (12, 10, 3), 0.5, "independent")
+    wide = lambda x: jnp.concatenate([x[..., c] for c in range(3)], axis=1)
+    expected = complete_alternating(wide(images[0]), wide(mask), config, blocks=3)
+    expected = np.stack(np.split(np.clip(expected, 0, 1), 3, axis=1), axis=-1)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [SHORT, SPLICConfig(tolerance=4e-3)])
+def test_does_not_depend_on_the_batch(config):
+    """An image alone, in a batch of 7, in one of 20, in other chunks: the same bits."""
+    images = pictures(20)
+    all_of_them = np.asarray(purify(images, KEY, config))
+    for start, size in ((0, 1), (3, 1), (2, 7)):
+        part = images[start : start + size]
+        got = np.asarray(purify(part, KEY, config, first_index=start))
+        assert (got == all_of_them[start : start + size]).all()
+    alone = np.asarray(purify(images[5], KEY, config, first_index=5))
+    assert (alone == all_of_them[5]).all()
+    for chunk in (3, 32):
+        got = np.asarray(purify(images, KEY, config, chunk_size=chunk))
+        assert (got == all_of_them).all()
+    others = images.copy()
+    others[1:] = 0.5
+    assert (np.asarray(purify(others, KEY, config))[0] == all_of_them[0]).all()
+
+
+def test_does_not_depend_on_the_number_of_devices():
+    code = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+import numpy as np
+from splic_jax import SPLICConfig, purify
+images = np.random.default_rng(0).uniform(size=(9, 6, 5, 1)).astype(np.float32)
+config, key = SPLICConfig(max_steps=7, tolerance=0.0), jax.random.key(0)
+assert len(jax.devices()) == 8
+one = np.asarray(purify(images, key, config))
+eight = np.asarray(purify(images, key, config, devices=jax.devices()))
+alone = np.asarray(purify(images[8], key, config, first_index=8, devices=jax.devices()))
+print((one == eight).all(), (alone == one[8]).all(), np.ptp(one) > 0)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["True"] * 3
+
+
+def test_follows_from_its_key():
+    images = pictures(2)
+    first = np.asarray(purify(images, KEY, SHORT))
+    assert (first == np.asarray(purify(images, jax.random.key(7), SHORT))).all()
+    assert (first != np.asarray(purify(images, jax.random.key(8), SHORT))).any()
+    twins = np.stack([images[0], images[0]])
+    purified = np.asarray(purify(twins, KEY, SHORT))
+    assert (purified[0] != purified[1]).any(), "masks must differ between images"
+
+
+def test_jit_equals_eager():
+    images = pictures(3)
+    jitted = jax.jit(functools.partial(purify, config=SHORT))
+    np.testing.assert_allclose(
+        jitted(images, KEY), purify(images, KEY, SHORT), atol=1e-5
+    )
+
+
+def test_purified_is_nearer_to_the_clean_image_than_noise_leaves_it():
+    clean = pictures(4, 32, 32)
+    noise = np.random.default_rng(1).choice([-1, 1], clean.shape) * 40 / 255
+    noisy = np.clip(clean + noise, 0, 1).astype(np.float32)
+    purified = purify(noisy, KEY, SPLICConfig(rank=4, tv_weight=0.2))
+    before = np.asarray(dm_pix.psnr(clean, noisy))
+    after = np.asarray(dm_pix.psnr(clean, purified))
+    assert (after > before + 3).all(), (before, after)
+
+
+def test_uint8_comes_back_as_uint8():
+    images = np.round(pictures(3) * 255).astype(np.uint8)
+    got = purify(images, KEY, SHORT)
+    assert got.dtype == jnp.uint8
+    expected = np.asarray(purify(images.astype(np.float32) / 255, KEY, SHORT))
+    assert (np.asarray(got) == np.round(expected * 255)).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_floats_come_back_in_their_dtype(dtype):
+    images = jnp.asarray(pictures(2), dtype)
+    got = purify(images, KEY, SHORT)
+    assert got.dtype == dtype
+    expected = purify(images.astype(jnp.float32), KEY, SHORT)
+    np.testing.assert_allclose(
+        got.astype(jnp.float32), expected, atol=float(jnp.finfo(dtype).eps)
+    )
+
+
+def test_float64(x64):
+    images = pictures(1).astype(np.float64)
+    got = purify(images, KEY, SHORT)
+    assert got.dtype == jnp.float64
+    mask = sample_mask(jax.random.fold_in(KEY, 0), images.shape[1:])
+    expected = complete_alternating(images[0, ..., 0], mask[..., 0], SHORT)
+    np.testing.assert_allclose(got[0, ..., 0], np.clip(expected, 0, 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("channels", "alpha"), [(1, 0), (2, 1), (3, 0), (4, 1)])
+def test_channels_and_alpha(channels, alpha, dtype):
+    images = pictures(2, c=channels)
+    if dtype == np.uint8:
+        images = (images * 255).astype(np.uint8)
+    got = np.asarray(purify(images, KEY, SHORT))
+    assert got.shape == images.shape
+    assert got.dtype == dtype
+    colours = channels - alpha
+    assert (got[..., colours:] == images[..., colours:]).all()
+    opaque = np.asarray(purify(images[..., :colours], KEY, SHORT))
+    assert (got[..., :colours] == opaque).all()
+    assert (got[..., :colours] != images[..., :colours]).any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (8, 1), (2, 3), (5, 40)])
+def test_any_height_and_width(shape):
+    images = pictures(2, *shape)
+    got = np.asarray(purify(images, KEY, SHORT))
+    assert got.shape == images.shape
+    assert ((got >= 0) & (got <= 1)).all()
+
+
+def test_no_images():
+    assert purify(np.zeros((0, 8, 8, 3), np.float32), KEY).shape == (0, 8, 8, 3)
+
+
+def test_black_comes_back_black_among_others():
+    images = pictures(3)
+    images[1] = 0
+    images[2, ..., 1] = 0  # one black channel
+    got = np.asarray(purify(images, KEY))
+    assert (got[1] == 0).all()
+    assert (got[2, ..., 1] == 0).all()
+    assert (got[0] > 0).any()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.5, 1.0])
+def test_constant_comes_back(value):
+    images = np.full((1, 32, 32, 3), value, np.float32)
+    np.testing.assert_allclose(purify(images, KEY), value, atol=0.02)
+
+
+def test_keep_probability_of_one_is_the_identity():
+    images = pictures(2)
+    config = SPLICConfig(keep_probability=1.0)
+    assert (np.asarray(purify(images, KEY, config)) == images).all()
+
+
+def test_gradient_with_fixed_rounds():
+    image = pictures(1, 6, 6, 1)
+    total = lambda x: purify(x, KEY, SPLICConfig(), rounds=2).sum()
+    gradient = np.asarray(jax.grad(total)(jnp.asarray(image)))
+    mask = np.asarray(sample_mask(jax.random.fold_in(KEY, 0), (6, 6, 1)))
+    assert np.isfinite(gradient).all()
+    assert (gradient[0][~mask] == 0).all()
+    assert (gradient[0][mask] != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((8, 8), np.float32), r"must be \[n, h, w, c\] or \[h, w, c\]"),
+        (np.zeros((8, 8, 5), np.float32), "1 to 4 channels"),
+        (np.zeros((0, 8, 3), np.float32), "must have pixels"),
+        (np.zeros((8, 8, 3), np.int32), "floats in .* or uint8, got int32"),
+        (np.full((1, 4, 4, 3), np.nan, np.float32), r"images\[0, 0, 0, 0\] is nan"),
+    ],
+)
+def test_refuses_what_is_no_image(images, message):
+    with pytest.raises(ValueError, match=message):
+        purify(images, KEY)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 200.0, np.nan, np.inf])
+def test_refuses_values_out_of_range_with_index_and_value(value):
+    images = pictures(2)
+    images[1, 2, 3, 0] = value
+    with pytest.raises(
+        ValueError, match=rf"images\[1, 2, 3, 0\] is {images[1, 2, 3, 0]}"
+    ):
+        purify(images, KEY)
+    run = checkify.checkify(jax.jit(functools.partial(purify, config=SHORT)))
+    error, _ = run(images, KEY)
+    assert "in [0, 1] and not NaN" in error.get()
+
+
+def test_refuses_settings_that_do_not_fit():
+    with pytest.raises(ValueError, match="rank=11 exceeds .* 12 x 10"):
+        purify(pictures(1), KEY, SPLICConfig(rank=11))
+    with pytest.raises(ValueError, match="chunk_size must be at least 1"):
+        purify(pictures(1), KEY, chunk_size=0)

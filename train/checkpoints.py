@@ -1,0 +1,266 @@
+"""A training run on disk: its description, and checkpoints that are whole or absent.
+
+    out/train/run.json            the settings, the data set, the classes, the versions
+    out/train/checkpoints/12/     after epoch 12: `model` and `optimizer` (Orbax), and
+                                  `sha256`, the checksum of both
+
+A checkpoint is written under another name and renamed when it is complete.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from train import models
+from train.data import Dataset
+from train.errors import UserError
+from train.flags import SPLIC_FLAGS
+from train.settings import TrainSettings
+
+FORMAT = 1
+KEPT = 2  # the newest checkpoint, and one to go back to should it be damaged
+
+
+class LoadedModel(NamedTuple):
+    """A trained classifier.
+
+    Attributes:
+        graphdef: the structure; see `train.models.split`.
+        variables: the parameters and the batch statistics.
+        settings: how it was trained; `settings.defense` is the `SPLICConfig` of its
+            training images, or None.
+        class_names: one name for each logit.
+        dataset: the name ("name"), size ("num_train"), shape of an image
+            ("image_shape") and checksum ("sha256") of its training set.
+    """
+
+    graphdef: nnx.GraphDef
+    variables: nnx.State
+    settings: TrainSettings
+    class_names: tuple[str, ...]
+    dataset: Mapping[str, Any]
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
+    """Loads the newest checkpoint of the run in the folder `path`.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    folder = pathlib.Path(path)
+    run = _read_run(folder)
+    if run is None:
+        raise UserError(
+            f"{folder} holds no training run (no run.json in it); give the folder that "
+            "was --out of a training"
+        )
+    epoch = latest_epoch(folder)
+    if epoch is None:
+        raise UserError(
+            f"{folder} holds no checkpoint yet; repeat its training command to go on"
+        )
+    try:
+        settings = TrainSettings.from_dict(run["settings"])
+        class_names = tuple(run["class_names"])
+        dataset = dict(run["dataset"])
+        channels = dataset["image_shape"][-1]
+        model = nnx.eval_shape(  # the structure alone, without drawing weights
+            lambda: models.create(
+                settings.model, len(class_names), settings.seed, channels=channels
+            )
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise _damaged(folder / "run.json") from error
+    graphdef, variables = models.split(model)
+    variables = restore(folder, epoch, model=variables)["model"]
+    return LoadedModel(graphdef, variables, settings, class_names, dataset)
+
+
+def latest_epoch(folder: pathlib.Path) -> int | None:
+    """Returns the number of the newest checkpoint, None where there is none."""
+    return max(_epochs(folder), default=None)
+
+
+def save(folder: pathlib.Path, epoch: int, **trees: Any) -> None:
+    """Writes the pytrees as the checkpoint of `epoch`, and drops the oldest ones."""
+    checkpoints = folder.resolve() / "checkpoints"
+    temporary = checkpoints / "unfinished"
+    shutil.rmtree(temporary, ignore_errors=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, tree in trees.items():
+            checkpointer.save(temporary / name, tree)
+            checkpointer.wait_until_finished()
+    (temporary / "sha256").write_text(_checksum(temporary))
+    os.replace(temporary, checkpoints / str(epoch))
+    for old in sorted(_epochs(folder))[:-KEPT]:
+        shutil.rmtree(checkpoints / str(old))
+
+
+def restore(folder: pathlib.Path, epoch: int, **likes: Any) -> dict[str, Any]:
+    """Reads pytrees of the checkpoint of `epoch`.
+
+    Args:
+        folder: of the run.
+        epoch: the checkpoint.
+        **likes: for each tree to read, one of its structure, shapes and dtypes.
+
+    Raises:
+        UserError: if it is damaged, or is not of this structure.
+    """
+    checkpoint = folder.resolve() / "checkpoints" / str(epoch)
+    # Checked beforehand, because Orbax takes some damage for a change of structure and
+    # reports the rest from its threads, in many lines.
+    try:
+        intact = (checkpoint / "sha256").read_text() == _checksum(checkpoint)
+    except (OSError, UnicodeDecodeError):
+        intact = False
+    if not intact:
+        raise _damaged(checkpoint)
+    # Placed here whatever device it was saved from.
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    trees = {}
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, like in likes.items():
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), like
+            )
+            try:
+                trees[name] = checkpointer.restore(checkpoint / name, abstract)
+            except (ValueError, KeyError, OSError) as error:
+                raise UserError(
+                    f"{checkpoint} does not fit this version of the program; train "
+                    "again in another folder"
+                ) from error
+    return trees
+
+
+def start_run(folder: pathlib.Path, settings: TrainSettings, dataset: Dataset) -> None:
+    """Describes a new run in `folder`/run.json, or checks that it goes on with its own.
+
+    Raises:
+        UserError: if the folder holds a run with other settings or images, naming the
+            first flag that differs, or cannot be written.
+    """
+    run = {
+        "format": FORMAT,
+        "settings": dataclasses.asdict(settings),
+        "dataset": {
+            "name": dataset.name,
+            "num_train": len(dataset.images),
+            "image_shape": list(dataset.images.shape[1:]),
+            "sha256": _dataset_checksum(dataset),
+        },
+        "class_names": list(dataset.class_names),
+        "versions": _versions(),
+    }
+    run = json.loads(json.dumps(run))
+    found = _read_run(folder)
+    if found is not None:
+        try:
+            _require_same(folder, found, run)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _damaged(folder / "run.json") from error
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "run.json.tmp"
+        temporary.write_text(json.dumps(run, indent=2) + "\n")
+        os.replace(temporary, folder / "run.json")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another --out"
+        ) from error
+
+
+def _require_same(folder: pathlib.Path, found: dict, run: dict) -> None:
+    found, run = _flags(found), _flags(run)
+    for flag, new in run.items():
+        old = found.get(flag)
+        if old != new:
+            raise UserError(
+                f"{folder} holds a run with {flag}={old}, not {new}; choose another "
+                "--out, or delete that folder to start over"
+            )
+
+
+def _flags(run: dict) -> dict[str, Any]:
+    """The settings of a run by the flags that set them, the telling ones first."""
+    dataset, settings = dict(run["dataset"]), dict(run["settings"])
+    defense = settings.pop("defense")
+    values = {
+        "--dataset": dataset["name"],
+        "--num_train": dataset["num_train"],
+        "--defense": "none" if defense is None else "splic",
+    }
+    values |= {f"--{name}": value for name, value in settings.items()}
+    for field, value in (defense or {}).items():
+        values[f"--{SPLIC_FLAGS[field][0]}"] = value
+    # Same name, same number, other pixels or labels: only the files can differ.
+    values["--data_dir"] = f"images of checksum {dataset['sha256'][:8]}"
+    return values
+
+
+def _read_run(folder: pathlib.Path) -> dict | None:
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(path) from error
+    if not isinstance(run, dict) or run.get("format") != FORMAT:
+        raise _damaged(path)
+    return run
+
+
+def _epochs(folder: pathlib.Path) -> list[int]:
+    checkpoints = folder / "checkpoints"
+    if not checkpoints.is_dir():
+        return []
+    return [int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal()]
+
+
+def _checksum(checkpoint: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(checkpoint.glob("*/**/*")):
+        if path.is_file():
+            data = path.read_bytes()
+            name = path.relative_to(checkpoint).as_posix()
+            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def _dataset_checksum(dataset: Dataset) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(dataset.images))
+    digest.update(np.ascontiguousarray(dataset.labels, np.int32))
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {name: metadata.version(name) for name in packages}
+    return {
+        "python": platform.python_version(),
+        "platform": jax.default_backend(),
+        **versions,
+    }
+
+
+def _damaged(path: pathlib.Path) -> UserError:
+    if path.name == "run.json":
+        return UserError(f"{path} is damaged; train again in another folder")
+    return UserError(
+        f"{path} is damaged; delete it to go back to the checkpoint before it"
+    )

@@ -1,0 +1,210 @@
+"""Where pictures come from: three sources behind one function, `load`.
+
+    load("shapes", "train")                              # drawn here, no download
+    load("cifar10", "test", data_dir="~/data")           # files that people have on disk
+    load("svhn_cropped", "test", num_examples=1000)      # tensorflow-datasets
+
+`batches` gives the order in which training visits the pictures.
+"""
+
+import dataclasses
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+
+from train import official, shapes
+from train.errors import UserError
+
+CLASS_NAMES = {
+    "shapes": shapes.CLASS_NAMES,
+    "cifar10": tuple(
+        "airplane automobile bird cat deer dog frog horse ship truck".split()
+    ),
+    "svhn_cropped": tuple("0123456789"),
+}
+SPLITS = {
+    "shapes": shapes.SPLITS,
+    "cifar10": ("train", "test"),
+    "svhn_cropped": ("train", "test"),
+}
+
+# `shapes` has no end; this is how much of it there is when nobody says.
+NUM_SHAPES = {"train": 10_000, "test": 2_000, "cue_conflict": 2_000}
+
+_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_SVHN_URL = "http://ufldl.stanford.edu/housenumbers/{}"
+
+Images = UInt8[np.ndarray, "n h w c"]
+Labels = Int32[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A split in memory; `texture_labels` is set for `shapes` only (see there)."""
+
+    name: str
+    images: Images
+    labels: Labels
+    class_names: tuple[str, ...]
+    texture_labels: Labels | None = None
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    num_examples: int | None = None,
+    seed: int = 0,
+    texture_bias: float = shapes.DEFAULT_TEXTURE_BIAS,
+) -> Dataset:
+    """Loads a split, or its first `num_examples` pictures, into memory.
+
+    Args:
+        name: "shapes" (drawn by `train.shapes`), "cifar10" or "svhn_cropped".
+        split: "train" or "test"; for `shapes` also "cue_conflict".
+        data_dir: for the two real sets, a directory with the files as their authors
+            publish them: CIFAR-10 binary batches, CIFAR-10 Python batches (both either
+            in the directory or in the sub-directory their archive makes), or SVHN
+            `train_32x32.mat` and `test_32x32.mat`. Without it they come from
+            tensorflow-datasets, which downloads them on first use; the order of the
+            pictures is that of the source.
+        num_examples: how many; all there are (for `shapes`, `NUM_SHAPES`) if None.
+        seed: of `shapes`; the real sets have none.
+        texture_bias: of `shapes`: how often the texture agrees with the class.
+
+    Returns:
+        Images uint8 [n, 32, 32, 3] and labels int32 [n] in [0, 10).
+
+    Raises:
+        UserError: the set, split, files or values are not what they should be.
+    """
+    if name not in SPLITS:
+        raise UserError(f"unknown dataset {name!r}; there are {', '.join(SPLITS)}")
+    if split not in SPLITS[name]:
+        names = ", ".join(SPLITS[name])
+        raise UserError(f"{name} has no split {split!r}; it has {names}")
+    if num_examples is not None and num_examples < 1:
+        raise UserError(f"num_examples must be at least 1, not {num_examples}")
+
+    if name == "shapes":
+        return _load_shapes(split, data_dir, num_examples, seed, texture_bias)
+    if data_dir is None:
+        images, labels = _load_tfds(name, split, num_examples)
+    elif name == "cifar10":
+        images, labels = _load_cifar(Path(data_dir).expanduser(), split, num_examples)
+    else:
+        images, labels = _load_svhn(Path(data_dir).expanduser(), split)
+    if num_examples is not None:
+        if num_examples > len(images):
+            raise UserError(
+                f"num_examples={num_examples}, but the {split} split of {name} "
+                f"has {len(images)}"
+            )
+        images, labels = images[:num_examples], labels[:num_examples]
+    return Dataset(name, images, labels, CLASS_NAMES[name])
+
+
+def batches(
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    *,
+    num_steps: int,
+) -> Iterator[Int64[np.ndarray, " batch_size"]]:
+    """Yields the indices of the training pictures of steps first_step to num_steps - 1.
+
+    Every epoch is a new permutation, and epochs follow each other without a gap, so
+    every batch is full and no picture is left out. The batch of a step depends on the
+    arguments and the step alone: a run resumed at `first_step` sees what it would have
+    seen. Seeds are in [0, 2**32).
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise UserError(
+            f"batch_size must be between 1 and the {num_examples} training examples, "
+            f"not {batch_size}"
+        )
+    _check_seed(seed)
+    # Imported here, as tensorflow-datasets below: neither is needed to evaluate.
+    import grain
+
+    order = grain.MapDataset.range(num_examples).seed(seed).shuffle().repeat()
+    order = order.batch(batch_size, drop_remainder=True)
+    for step in range(first_step, num_steps):
+        yield np.asarray(order[step], np.int64)
+
+
+def _load_shapes(
+    split: str,
+    data_dir: str | None,
+    num_examples: int | None,
+    seed: int,
+    texture_bias: float,
+) -> Dataset:
+    if data_dir is not None:
+        raise UserError("shapes is drawn, not read: leave out data_dir")
+    if not 0 <= texture_bias <= 1:
+        raise UserError(f"texture_bias must be in [0, 1], not {texture_bias}")
+    _check_seed(seed)
+    count = NUM_SHAPES[split] if num_examples is None else num_examples
+    made = shapes.make(split, count, seed=seed, texture_bias=texture_bias)
+    return Dataset(
+        "shapes",
+        made.images,
+        made.shape_labels,
+        CLASS_NAMES["shapes"],
+        made.texture_labels,
+    )
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be in [0, 2**32), not {seed}")
+
+
+def _load_tfds(name: str, split: str, num_examples: int | None) -> Batch:
+    """Reads what tensorflow-datasets has prepared, or the files that it downloads.
+
+    Both ways work without TensorFlow. Preparing these two sets does not (issue 11058 of
+    tensorflow/datasets), so where nobody has prepared them, the official files are
+    fetched and verified by its download manager, and read as if they were on disk.
+    """
+    try:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder(name)
+        if _is_prepared(builder):
+            source = tfds.data_source(name, split=split, download=False)
+            count = min(len(source), num_examples or len(source))
+            examples = [source[index] for index in range(count)]
+            return (
+                np.stack([example["image"] for example in examples]),
+                np.array([example["label"] for example in examples], np.int32),
+            )
+        manager = tfds.download.DownloadManager(
+            download_dir=Path(builder.data_dir_root) / "downloads",
+            url_infos=builder.url_infos,
+            dataset_name=name,
+        )
+        if name == "svhn_cropped":
+            path = Path(manager.download(_SVHN_URL.format(f"{split}_32x32.mat")))
+            return _parse_svhn(str(path), path.read_bytes())
+        with tarfile.open(manager.download(_CIFAR_URL)) as archive:
+            members = (
+                f"cifar-10-batches-bin/{batch}.bin" for batch in _CIFAR_BATCHES[split]
+            )
+            parts = (
+                _parse_binary_batch(member, archive.extractfile(member).read())
+                for member in members
+            )
+            return _collect(parts, num_examples)
+    except Exception as error:
+        raise UserError(
+            f"cannot get {name} through tensorflow-datasets ({_one_line(error)}); "
+            f"with its files on disk, use --data_dir=DIR"
+        ) from error

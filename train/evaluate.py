@@ -1,0 +1,210 @@
+"""Measures a trained classifier, bare and behind SPLIC, clean and under attack.
+
+    python -m train.evaluate --checkpoint=out/train --out=out/evaluation.json
+
+Prints a table and writes the same as JSON, cell by cell: an interrupted run goes on
+with the first cell that is missing. See `train.evaluation` for who knows what.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.console
+import rich.table
+from absl import flags
+
+from splic_jax import SPLICConfig
+from train import checkpoints, errors, evaluation, models, provenance
+from train import flags as shared_flags
+from train.errors import UserError
+from train.evaluation import AttackSettings
+from train.progress import Progress
+
+FLAGS = flags.FLAGS
+FORMAT = 1
+DEFENSES = ("none", "splic", "srf")
+
+
+def define_flags() -> None:
+    """Defines the flags of this binary."""
+    shared_flags.define_data_flags()
+    shared_flags.define_splic_flags()
+    flags.DEFINE_string("checkpoint", None, "folder of a training run", required=True)
+    flags.DEFINE_list(
+        "defenses",
+        ["none", "splic"],
+        "what stands before the network, of none, splic, and srf (splic without TV)",
+    )
+    flags.DEFINE_list(
+        "threats", list(evaluation.THREATS), "of clean, gray-box and white-box"
+    )
+    default = AttackSettings()
+    flags.DEFINE_float("epsilon", default.epsilon * 255, "radius, in 1/255")
+    flags.DEFINE_float("attack_step", default.step_size * 255, "step, in 1/255")
+    flags.DEFINE_integer(
+        "attack_steps", default.steps, "gradient steps of PGD", lower_bound=0
+    )
+    flags.DEFINE_integer("seed", 0, "of the attack's start and the masks")
+    flags.DEFINE_enum(
+        "split", "test", ["test", "cue_conflict"], "which images (shapes has both)"
+    )
+    flags.DEFINE_string("out", "out/evaluation.json", "JSON file for the results")
+
+
+def defenses_from_flags(names: Sequence[str]) -> dict[str, SPLICConfig | None]:
+    """Name to settings, in the order asked for.
+
+    Raises:
+        UserError: for an unknown name, or SPLIC settings that make no sense.
+    """
+    splic = shared_flags.splic_config_from_flags()
+    known = {
+        "none": None,
+        "splic": splic,
+        "srf": dataclasses.replace(splic, tv_weight=0.0),
+    }
+    _require_known("--defenses", names, DEFENSES)
+    return {name: known[name] for name in names}
+
+
+def _require_known(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{flag} has {name!r}; choose from {', '.join(known)}")
+    if not names:
+        raise UserError(f"{flag} is empty; choose from {', '.join(known)}")
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes JSON so that the file is whole or as it was before."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def results_of(
+    path: pathlib.Path, inputs: Mapping[str, Any], name: str = "networks"
+) -> Any:
+    """What an earlier run with the same inputs left in `path` under `name`, or {}."""
+    try:
+        found = json.loads(path.read_text())
+        if all(found[key] == value for key, value in inputs.items()):
+            return found[name]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {}
+
+
+def by_name(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
+    """Cells by defence and threat."""
+    return {(cell["defense"], cell["threat"]): cell for cell in cells}
+
+
+def table(title: str, cells: Sequence[Mapping[str, Any]]) -> rich.table.Table:
+    """The cells as a table for the terminal."""
+    grid = rich.table.Table(title=title, title_justify="left")
+    for heading in ("defence", "threat", "attack"):
+        grid.add_column(heading)
+    for heading in ("images", "accuracy", "95 % interval", "PSNR, dB"):
+        grid.add_column(heading, justify="right")
+    for cell in cells:
+        low, high = cell["accuracy_interval"]
+        psnr = cell["psnr_db"]
+        grid.add_row(
+            cell["defense"],
+            cell["threat"],
+            cell["attack"],
+            str(cell["count"]),
+            f"{cell['accuracy']:.1%}",
+            f"{low:.1%} to {high:.1%}",
+            f"{psnr['mean']:.2f}" if psnr else "-",
+        )
+    return grid
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
+    defenses = defenses_from_flags(FLAGS.defenses)
+    _require_known("--threats", FLAGS.threats, evaluation.THREATS)
+    if FLAGS.epsilon < 0 or FLAGS.attack_step <= 0:
+        raise UserError("--epsilon must be 0 or more, and --attack_step above 0")
+    attack = AttackSettings(
+        FLAGS.epsilon / 255, FLAGS.attack_step / 255, FLAGS.attack_steps
+    )
+    dataset = shared_flags.dataset_from_flags(FLAGS.split)
+    if dataset.class_names != loaded.class_names:
+        raise UserError(
+            f"{FLAGS.checkpoint} was trained on {loaded.dataset['name']}, not "
+            f"{dataset.name}; give --dataset={loaded.dataset['name']}"
+        )
+    inputs = {
+        "format": FORMAT,
+        "dataset": {
+            "name": dataset.name,
+            "split": FLAGS.split,
+            "count": len(dataset.images),
+            "sha256": checkpoints.dataset_checksum(dataset),
+        },
+        "network": {
+            "settings": dataclasses.asdict(loaded.settings),
+            "training_set": dict(loaded.dataset),
+        },
+        "defenses": {
+            name: config and dataclasses.asdict(config)
+            for name, config in defenses.items()
+        },
+        "attack": dataclasses.asdict(attack),
+        "seed": FLAGS.seed,
+    }
+    inputs = json.loads(json.dumps(inputs))
+    path = pathlib.Path(FLAGS.out)
+    record = {"provenance": provenance.provenance(), **inputs}
+    progress = Progress()
+    progress.line(
+        f"evaluating {FLAGS.checkpoint} on {len(dataset.images)} images of "
+        f"{dataset.name}, into {path}"
+    )
+    done = by_name(results_of(path, inputs, "cells"))
+    if done:
+        progress.line(f"{len(done)} cells are done from before")
+    cells = evaluation.evaluate(
+        models.logits_function(loaded.graphdef, loaded.variables),
+        dataset,
+        defenses,
+        threats=tuple(FLAGS.threats),
+        attack=attack,
+        seed=FLAGS.seed,
+        progress=progress,
+        done=done,
+        store=lambda cells: write_json(path, {**record, "cells": cells}),
+    )
+    comparisons = [
+        row
+        for other in ("none", "srf")
+        for row in evaluation.compare(cells, "splic", other)
+    ]
+    write_json(path, {**record, "cells": cells, "comparisons": comparisons})
+    trained_with = "SPLIC" if loaded.settings.defense else "no defence"
+    title = f"{dataset.name}, network trained with {trained_with}"
+    rich.console.Console().print(table(title, cells))
+    for row in comparisons:
+        gap = row["psnr_difference_db"]
+        if row["other"] == "srf" and gap:
+            progress.line(
+                f"{row['threat']}: TV changes the PSNR by {gap['mean']:+.2f} dB "
+                f"(+- {gap['half_width']:.2f}, 95 %, paired)"
+            )
+
+
+if __name__ == "__main__":
+    define_flags()
+    errors.run(main)

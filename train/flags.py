@@ -1,0 +1,135 @@
+"""The flags that the binaries share: which images, and how SPLIC is set.
+
+Call the `define_` functions in a binary's ``if __name__ == "__main__":`` block, not at
+import, so that one binary can import another.
+"""
+
+import dataclasses
+import typing
+
+from absl import flags
+
+from splic_jax import SPLICConfig
+from train import data, shapes
+from train.errors import UserError
+
+FLAGS = flags.FLAGS
+
+# Field of SPLICConfig -> (flag, help). Names that could belong to something else, an
+# attack for one, get a prefix.
+SPLIC_FLAGS = {
+    "rank": ("rank", "rank each iterate is cut to; default a quarter of the side"),
+    "tv_weight": ("tv_weight", "lambda, weight of the total variation"),
+    "delta_decay": ("splic_delta_decay", "rho, the factor on delta after each round"),
+    "step_size": ("splic_step_size", "mu, the gradient step"),
+    "inner_steps": ("splic_inner_steps", "gradient steps in a round"),
+    "tolerance": ("splic_tolerance", "relative change at which a completion stops"),
+    "max_steps": ("splic_max_steps", "gradient steps at most"),
+    "keep_probability": ("keep_probability", "chance of a pixel to be an anchor"),
+    "alternate": ("alternate", "also complete the anchors from the completed pixels"),
+    "step_scaling": (
+        "splic_step",
+        "scale of the gradient step: relative to delta^2, or as the paper prints it "
+        "(which also sets --splic_pixel_scale=255 unless that is given)",
+    ),
+    "tv_form": ("tv_form", "gradient of the total variation: exact, or eq. (10)"),
+    "rank_cut": ("rank_cut", "cut the matrix to --rank before each step"),
+    "tv_scales": ("tv_scales", "levels of the pyramid the total variation is over"),
+    "pixel_scale": ("splic_pixel_scale", "value of a white pixel in the iteration"),
+    "channels": ("splic_channels", "complete channels one by one, or side by side"),
+    "mask": ("splic_mask", "one mask for all channels, or one for each"),
+}
+
+
+def define_data_flags() -> None:
+    """Defines --dataset, --data_dir, --num_train, --num_test and --texture_bias."""
+    if "dataset" in FLAGS:
+        return
+    flags.DEFINE_enum("dataset", "shapes", list(data.SPLITS), "the images")
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "folder with the data set's files as its authors publish them; without it "
+        "cifar10 and svhn_cropped are downloaded (shapes needs neither)",
+    )
+    for split in ("train", "test"):
+        flags.DEFINE_integer(
+            f"num_{split}",
+            None,
+            f"number of {split} images; default all",
+            lower_bound=1,
+        )
+    flags.DEFINE_float(
+        "texture_bias",
+        None,
+        "shapes only: share of the training images whose texture agrees with the class",
+        lower_bound=0,
+        upper_bound=1,
+    )
+
+
+def dataset_from_flags(split: str) -> data.Dataset:
+    """Loads the split ("train", "test", "cue_conflict") that the flags ask for.
+
+    Raises:
+        UserError: if the flags contradict each other or the data cannot be read.
+    """
+    texture_bias = texture_bias_from_flags()
+    options = {} if texture_bias is None else {"texture_bias": texture_bias}
+    return data.load(
+        FLAGS.dataset,
+        split,
+        data_dir=FLAGS.data_dir,
+        num_examples=FLAGS.num_train if split == "train" else FLAGS.num_test,
+        **options,
+    )
+
+
+def texture_bias_from_flags() -> float | None:
+    """Returns the texture bias of shapes, None for another data set.
+
+    Raises:
+        UserError: if one is given for another data set.
+    """
+    if FLAGS.dataset == "shapes":
+        given = FLAGS.texture_bias
+        return shapes.DEFAULT_TEXTURE_BIAS if given is None else given
+    if FLAGS.texture_bias is not None:
+        raise UserError(f"--texture_bias is for shapes only, not {FLAGS.dataset}")
+    return None
+
+
+def define_splic_flags() -> None:
+    """Defines one flag for each field of `SPLICConfig`, with the field's default."""
+    if "tv_weight" in FLAGS:
+        return
+    types = typing.get_type_hints(SPLICConfig)
+    for field in dataclasses.fields(SPLICConfig):
+        name, text = SPLIC_FLAGS[field.name]
+        text = f"SPLIC: {text}"
+        if isinstance(field.default, bool):
+            flags.DEFINE_bool(name, field.default, text)
+        elif isinstance(field.default, str):
+            choices = typing.get_args(types[field.name])
+            flags.DEFINE_enum(name, field.default, choices, text)
+        elif isinstance(field.default, float):
+            flags.DEFINE_float(name, field.default, text)
+        else:
+            flags.DEFINE_integer(name, field.default, text)
+
+
+def splic_config_from_flags() -> SPLICConfig:
+    """Returns the `SPLICConfig` that the flags ask for.
+
+    Raises:
+        UserError: for a value that makes no sense, naming the flag.
+    """
+    values = {field: FLAGS[flag].value for field, (flag, _) in SPLIC_FLAGS.items()}
+    if FLAGS.splic_step == "printed" and not FLAGS["splic_pixel_scale"].present:
+        values["pixel_scale"] = SPLICConfig.printed().pixel_scale
+    try:
+        return SPLICConfig(**values)
+    except ValueError as error:
+        field, _, rest = str(error).partition(" ")
+        flag = SPLIC_FLAGS.get(field, (field, ""))[0]
+        raise UserError(f"--{flag} {rest}") from None

@@ -1,0 +1,49 @@
+"""The record of a training run: JSON lines, and TensorBoard events."""
+
+import json
+import os
+import pathlib
+
+import tensorboardX
+
+
+class MetricWriter:
+    """Appends to ``metrics.jsonl`` and to the events in ``tensorboard/``.
+
+    Args:
+        folder: of the run.
+        last_step: the step the run goes on from; what an interrupted run wrote about
+            later ones is dropped, for they are done again.
+    """
+
+    def __init__(self, folder: pathlib.Path, last_step: int):
+        self._path = folder / "metrics.jsonl"
+        _drop_after(self._path, last_step)
+        self._events = tensorboardX.SummaryWriter(
+            str(folder / "tensorboard"), purge_step=last_step + 1
+        )
+
+    def write(self, step: int, **values: float) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def _drop_after(path: pathlib.Path, last_step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off when the run was stopped
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,137 @@
+"""Purifies images piece by piece, and measures how far they moved."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+import splic_jax
+from splic_jax import SPLICConfig, purify
+from splic_jax.purification import default_chunk_size
+
+_SSIM_WINDOW = 11
+
+
+class Purified(NamedTuple):
+    """A purified piece.
+
+    Attributes:
+        images: of the shape, dtype and range of the input; alpha as it was.
+        psnr: of each image's colours against the input's, in dB; None if none changed.
+        ssim: likewise; None for images smaller than its window of 11 x 11 pixels.
+    """
+
+    images: Shaped[np.ndarray, "n h w c"]
+    psnr: list[float | None]
+    ssim: list[float | None]
+
+
+@dataclasses.dataclass
+class Tally:
+    """What a run did.
+
+    Attributes:
+        done: images purified.
+        before: images found done by an earlier run.
+        failed: pictures that could not be read, purified or written.
+        seconds: that purifying took.
+        psnr: of each image, done now or before, where it has one.
+        ssim: likewise.
+    """
+
+    done: int = 0
+    before: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    psnr: list[float] = dataclasses.field(default_factory=list)
+    ssim: list[float] = dataclasses.field(default_factory=list)
+
+    def add_quality(self, entry: Mapping[str, Any]) -> None:
+        """Adds an image by its line in the record."""
+        for name, values in (("psnr", self.psnr), ("ssim", self.ssim)):
+            if entry.get(name) is not None:
+                values.append(entry[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class Purifier:
+    """Purifies pieces of a set of images.
+
+    Attributes:
+        config: the settings of the completion.
+        seed: of the masks.
+        batch: images processed at a time; None chooses from shape and platform.
+    """
+
+    config: SPLICConfig
+    seed: int = 0
+    batch: int | None = None
+
+    def description(self) -> dict[str, Any]:
+        """Everything but the input that the result depends on, as JSON has it."""
+        return {
+            "splic_jax": splic_jax.__version__,
+            "seed": self.seed,
+            "config": dataclasses.asdict(self.config),
+        }
+
+    def piece_size(self, shape: tuple[int, int, int]) -> int:
+        """Images of this shape in a piece; never depends on how many there are."""
+        return self.batch or default_chunk_size(shape, jax.default_backend())
+
+    def __call__(
+        self, images: Shaped[np.ndarray, "n h w c"], indices: Int[np.ndarray, " n"]
+    ) -> Purified:
+        """Purifies up to `piece_size` images, with the masks of `indices`.
+
+        Compiles once for each shape, for a piece is filled up with its last image.
+
+        Raises:
+            ValueError: for images or settings that `purify` does not take.
+        """
+        # JAX takes no byte order but the machine's.
+        inputs = images.astype(images.dtype.newbyteorder("="))
+        filling = self.piece_size(images.shape[1:]) - len(images)
+        inputs = np.concatenate([inputs, np.repeat(inputs[-1:], filling, axis=0)])
+        purified = purify(
+            inputs,
+            jax.random.key(self.seed),
+            self.config,
+            chunk_size=len(inputs),
+            indices=np.concatenate([indices, np.repeat(indices[-1:], filling)]),
+        )
+        psnr, ssim = jax.device_get(_quality(inputs, purified))
+        result = np.array(purified)[: len(images)].astype(images.dtype)
+        if images.shape[-1] in (2, 4):
+            result[..., -1] = images[..., -1]  # to the bit, whatever JAX's precision
+        return Purified(
+            result,
+            [_number(value) for value in psnr[: len(images)]],
+            [_number(value) for value in ssim[: len(images)]],
+        )
+
+
+@jax.jit
+def _quality(
+    before: Shaped[Array, "n h w c"], after: Shaped[Array, "n h w c"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    *_, height, width, channels = before.shape
+    colours = channels - (channels in (2, 4))
+    scale = 255 if before.dtype == jnp.uint8 else 1
+    before, after = (
+        x[..., :colours].astype(jnp.float32) / scale for x in (before, after)
+    )
+    psnr = dm_pix.psnr(before, after)
+    if min(height, width) < _SSIM_WINDOW:
+        return psnr, jnp.full_like(psnr, jnp.nan)
+    return psnr, dm_pix.ssim(before, after, filter_size=_SSIM_WINDOW)
+
+
+def _number(value: np.floating) -> float | None:
+    return round(float(value), 4) if math.isfinite(value) else None

@@ -1,0 +1,198 @@
+"""The whole story in minutes: train, attack, purify, measure, and show it.
+
+    ./launch.sh
+
+Makes the `shapes` pictures, trains a small network on them as they are and one on
+purified ones, attacks both, and writes `out/quickstart/`: `quickstart.json` with every
+number and `quickstart.png`, the first test pictures clean, attacked and purified. What
+an interrupted run finished is not done again.
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+from absl import flags
+
+from splic_jax import SPLICConfig
+from train import data, errors, evaluate, evaluation, models, provenance
+from train.checkpoints import LoadedModel, dataset_checksum
+from train.evaluation import AttackSettings
+from train.figure import Row, picture_grid
+from train.progress import Progress
+from train.settings import TrainSettings
+from train.train import train
+
+FLAGS = flags.FLAGS
+FORMAT = 1
+SHOWN = 10  # pictures in the figure
+
+
+def define_flags() -> None:
+    """Defines the flags of this binary."""
+    flags.DEFINE_string("out", "out/quickstart", "folder for everything it writes")
+    flags.DEFINE_integer("num_train", 2000, "training pictures", lower_bound=1)
+    flags.DEFINE_integer("num_test", 200, "pictures to attack", lower_bound=1)
+    flags.DEFINE_integer("epochs", 15, "passes over the training set", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of the weights, the attacks and the masks")
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    start, cpu_start = time.monotonic(), time.process_time()
+    folder = pathlib.Path(FLAGS.out)
+    progress = Progress()
+
+    def say(stage: int, text: str) -> None:
+        minutes = (time.monotonic() - start) / 60
+        progress.line(f"[{stage}/5, {minutes:.1f} min] {text}")
+
+    splic, attack = SPLICConfig(), AttackSettings()
+    say(1, f"drawing {FLAGS.num_train} + {FLAGS.num_test} pictures of 10 shapes")
+    training = data.load("shapes", "train", num_examples=FLAGS.num_train)
+    test = data.load("shapes", "test", num_examples=FLAGS.num_test)
+
+    networks = {}
+    for stage, (name, defense, text) in enumerate(
+        (
+            ("bare", None, "training a small network on the pictures as they are"),
+            (
+                "splic",
+                splic,
+                "purifying the pictures and training a second one on them",
+            ),
+        ),
+        start=2,
+    ):
+        say(stage, text)
+        settings = TrainSettings(epochs=FLAGS.epochs, defense=defense, seed=FLAGS.seed)
+        networks[name] = train(
+            settings,
+            training,
+            test,
+            folder / name,
+            cache_dir=folder / "purified",
+            progress=progress,
+        )
+
+    say(
+        4,
+        f"attacking both, {evaluation.describe_attack(attack)}, and purifying: "
+        f"{len(test.images)} test pictures",
+    )
+    path = folder / "quickstart.json"
+    inputs = {
+        "format": FORMAT,
+        "dataset": {"name": "shapes", "split": "test", "count": len(test.images)},
+        "training": {
+            name: dataclasses.asdict(loaded.settings) | {"num_train": FLAGS.num_train}
+            for name, loaded in networks.items()
+        },
+        "dataset_sha256": dataset_checksum(test),
+        "defense": dataclasses.asdict(splic),
+        "attack": dataclasses.asdict(attack),
+        "seed": FLAGS.seed,
+    }
+    inputs = json.loads(json.dumps(inputs))
+    results = _evaluate(networks, test, splic, attack, path, inputs, progress)
+
+    say(5, f"drawing {folder / 'quickstart.png'}")
+    _draw(networks, test, splic, attack, folder / "quickstart.png")
+
+    console = rich.console.Console()
+    for name, cells in results.items():
+        title = {
+            "bare": "Network trained on the pictures as they are",
+            "splic": "Network trained on purified pictures",
+        }[name]
+        console.print(evaluate.table(title, cells))
+    minutes, cpu = time.monotonic() - start, time.process_time() - cpu_start
+    progress.line(
+        f"done in {minutes / 60:.1f} minutes ({cpu / 60:.1f} CPU-minutes): "
+        f"{path} and {folder / 'quickstart.png'}"
+    )
+
+
+def _evaluate(
+    networks: dict[str, LoadedModel],
+    test: data.Dataset,
+    splic: SPLICConfig,
+    attack: AttackSettings,
+    path: pathlib.Path,
+    inputs: dict[str, Any],
+    progress: Progress,
+) -> dict[str, list[dict[str, Any]]]:
+    """Measures both networks; cells that `path` holds already are taken from there."""
+    record = {"provenance": provenance.provenance(), **inputs}
+    results: dict[str, list[dict[str, Any]]] = {}
+    done = evaluate.results_of(path, inputs)
+    for name, loaded in networks.items():
+        progress.line(f"network '{name}'")
+
+        def store(cells: list[dict[str, Any]], name: str = name) -> None:
+            evaluate.write_json(
+                path, {**record, "networks": {**done, **results, name: cells}}
+            )
+
+        results[name] = evaluation.evaluate(
+            models.logits_function(loaded.graphdef, loaded.variables),
+            test,
+            {"none": None, "splic": splic},
+            attack=attack,
+            seed=FLAGS.seed,
+            progress=progress,
+            done=evaluate.by_name(done.get(name, [])),
+            store=store,
+        )
+    return results
+
+
+def _draw(
+    networks: dict[str, LoadedModel],
+    test: data.Dataset,
+    splic: SPLICConfig,
+    attack: AttackSettings,
+    path: pathlib.Path,
+) -> None:
+    """The first test pictures, and what the networks say of them."""
+    attack_key, mask_key = jax.random.split(jax.random.key(FLAGS.seed))
+    clean = np.asarray(test.images[:SHOWN], np.float32) / 255
+    labels = test.labels[:SHOWN]
+    bare, trained = (
+        models.logits_function(loaded.graphdef, loaded.variables)
+        for loaded in (networks["bare"], networks["splic"])
+    )
+    attacked = evaluation.attack_batch(bare, clean, labels, attack_key, 0, None, attack)
+    rows = []
+    for title, network, images, config in (
+        ("clean", bare, clean, None),
+        ("attacked", bare, attacked, None),
+        ("attacked,\nthen purified\nby SPLIC", trained, attacked, splic),
+    ):
+        predicted, seen = evaluation.classify_batch(
+            network, images, mask_key, 0, config
+        )
+        rows.append(Row(title, np.asarray(seen), np.asarray(predicted)))
+    picture_grid(
+        rows,
+        labels,
+        test.class_names,
+        path,
+        caption=(
+            f"The first {len(labels)} test pictures. Under each what the network says "
+            "(green: right, red: wrong).\nAttack on the bare network, which answers in "
+            f"rows 1 and 2: {evaluation.describe_attack(attack)}.\nRow 3 is answered "
+            "by the network trained on purified pictures."
+        ),
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    errors.run(main)

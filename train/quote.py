@@ -1,0 +1,139 @@
+"""Writes the tables that README.md quotes from the files in results/.
+
+    python -m train.quote
+
+Each stands between a pair of comments, ``<!-- name -->`` and ``<!-- end name -->``;
+what lies between them is replaced. A test fails where the two differ.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from train import errors
+from train.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def markdown_table(rows: Sequence[Sequence[str]], numbers_from: int) -> str:
+    """Rows as a Markdown table; columns from `numbers_from` on are set right."""
+    head, *body = rows
+    rule = ["---" if i < numbers_from else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
+
+
+def accuracy_table(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """One row for each network and cell, with the 95 % Wilson interval."""
+    rows = [["network trained on", "defence", "threat", "accuracy, %", "95 % interval"]]
+    words = {"bare": "images as they are", "splic": "purified images"}
+    for name, cells in networks.items():
+        for cell in cells:
+            low, high = cell["accuracy_interval"]
+            defense = {"none": "none", "splic": "SPLIC", "srf": "SPLIC without TV"}
+            rows.append(
+                [
+                    words[name],
+                    defense[cell["defense"]],
+                    cell["threat"],
+                    f"{100 * cell['accuracy']:.1f}",
+                    f"{100 * low:.1f} to {100 * high:.1f}",
+                ]
+            )
+    return markdown_table(rows, 3)
+
+
+def provenance_line(record: Mapping[str, Any]) -> str:
+    """Where a result comes from, in one line."""
+    facts = record["provenance"]
+    return f"{facts['hardware']}, jax {facts['versions']['jax']}, {facts['date']}"
+
+
+def quickstart(results: pathlib.Path) -> str:
+    """The quickstart's table."""
+    record = json.loads((results / "quickstart.json").read_text())
+    training = record["training"]["bare"]
+    return (
+        f"{accuracy_table(record['networks'])}\n\n"
+        f"`shapes`, {record['dataset']['count']} test images, "
+        f"{training['num_train']} training images, {training['epochs']} epochs, seed "
+        f"{record['seed']}; PGD-{record['attack']['steps']} at "
+        f"{255 * record['attack']['epsilon']:g}/255. "
+        "[results/quickstart.json](results/quickstart.json)"
+    )
+
+
+def cifar10(results: pathlib.Path) -> str:
+    """CIFAR-10: the same for a network trained bare and one on purified images."""
+    names = ("bare", "splic")
+    records = {
+        name: json.loads((results / f"cifar10_{name}.json").read_text())
+        for name in names
+    }
+    networks = {name: record["cells"] for name, record in records.items()}
+    record = records["bare"]
+    settings = record["network"]["settings"]
+    gaps = {
+        row["threat"]: row["psnr_difference_db"]
+        for row in record["comparisons"]
+        if row["other"] == "srf"
+    }
+    tv = " and ".join(
+        f"{gap['mean']:+.2f} dB (+- {gap['half_width']:.2f}) on {where} images"
+        for where, gap in (("clean", gaps["clean"]), ("attacked", gaps["gray-box"]))
+    )
+    return (
+        f"{accuracy_table(networks)}\n\n"
+        f"CIFAR-10, JPEG export; the first {record['dataset']['count']} test images; "
+        f"`{settings['model']}` network, "
+        f"{record['network']['training_set']['num_train']:,} training images, "
+        f"{settings['epochs']} epochs; seed {record['seed']}. The total variation "
+        f"changes the PSNR of the purified images by {tv}, paired, 95 %. "
+        "[bare](results/cifar10_bare.json), [splic](results/cifar10_splic.json)"
+    )
+
+
+def gradients(results: pathlib.Path) -> str:
+    """Accuracy and cost of the ways to the gradient of the smoothed rank."""
+    record = json.loads((results / "gradients.json").read_text())
+    return record["markdown"]
+
+
+BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
+    "quickstart": quickstart,
+    "cifar10": cifar10,
+    "gradients": gradients,
+}
+
+
+def fill(text: str, results: pathlib.Path) -> str:
+    """`text` with every block replaced by what `results` holds.
+
+    Raises:
+        UserError: if a block's file is missing.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        name = match["name"]
+        try:
+            return f"<!-- {name} -->\n{BLOCKS[name](results)}\n<!-- end {name} -->"
+        except FileNotFoundError as error:
+            raise UserError(
+                f"README.md quotes {error.filename}, which is missing"
+            ) from error
+
+    names = "|".join(BLOCKS)
+    pattern = rf"<!-- (?P<name>{names}) -->\n.*?<!-- end (?P=name) -->"
+    return re.sub(pattern, replace, text, flags=re.DOTALL)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    path = ROOT / "README.md"
+    path.write_text(fill(path.read_text(), ROOT / "results"))
+
+
+if __name__ == "__main__":
+    errors.run(main)
