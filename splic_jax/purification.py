@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from splic_jax.completion import complete_alternating
@@ -19,26 +20,25 @@ _CHUNK_VALUES = 2**22
 
 
 def purify(
-    images: Shaped[Array | np.ndarray, "*n h w c"],
+    images: Shaped[Array | np.ndarray, "..."],
     key: Key[Array, ""],
     config: SPLICConfig = SPLICConfig(),
     *,
     chunk_size: int | None = None,
-    first_index: int = 0,
+    first_index: Int[ArrayLike, ""] = 0,
     indices: Int[Array | np.ndarray, " count"] | None = None,
     rounds: int | None = None,
     devices: Sequence[jax.Device] | None = None,
-) -> Shaped[Array, "*n h w c"]:
+) -> Shaped[Array, "..."]:
     """Purifies images by alternated low-rank completion (paper sections 3.2 to 3.4).
 
     Image i draws its mask from ``fold_in(key, first_index + i)`` and is completed by
     itself, so its result depends on its own content and key, never on the batch it
-    comes in. On the CPU images run one after another through the same compiled
-    program and results are equal to the bit whatever the batch, the chunk or the
-    number of devices; on an accelerator that holds for equal chunk sizes, which are
-    chosen from the image's shape and never from the batch (a last chunk is padded).
-    Chunks of different sizes may sum in another order; because the rank cut is
-    discontinuous such a difference can grow, to a mean of at most 1e-3 of the range.
+    comes in. On the CPU images run one after another and results are equal to the bit
+    whatever the batch, the chunk or the number of devices. On an accelerator the
+    chunk's size is chosen from the image's shape, never from the batch, and a last
+    chunk is filled up; given another size, sums may be taken in another order, and as
+    the rank cut is discontinuous the difference may grow.
 
     Memory grows with the chunk, not with the number of images. Compiled once for each
     shape, `config` and chunk size; pure, so `jax.jit`, and `jax.grad` with `rounds`
@@ -87,20 +87,25 @@ def purify(
             f"indices must have shape ({len(batch)},), got {indices.shape}"
         )
 
-    # One program on each device, started before the first is waited for.
-    parts = []
-    for part, device in zip(
-        np.array_split(np.arange(len(batch)), len(devices or [None])),
-        devices or [None],
-        strict=True,
-    ):
-        if len(part):
-            inputs = (batch[part[0] : part[-1] + 1], indices[part], key)
-            inputs = jax.device_put(inputs, device) if device else inputs
-            parts.append(_purify_batch(*inputs, config, chunk, rounds))
-    if devices:
-        parts = [jax.device_put(part, devices[0]) for part in parts]
-    purified = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+    if not devices:
+        purified = _purify_batch(batch, indices, key, config, chunk, rounds)
+    else:
+        # A program on each device, all of them started before any is waited for.
+        parts = [
+            _purify_batch(
+                *jax.device_put((batch[part], indices[part], key), device),
+                config,
+                chunk,
+                rounds,
+            )
+            for device, part in zip(
+                devices,
+                np.array_split(np.arange(len(batch)), len(devices)),
+                strict=True,
+            )
+            if len(part)
+        ]
+        purified = jnp.concatenate(jax.device_put(parts, devices[0]))
     return purified if images.ndim == 4 else purified[0]
 
 

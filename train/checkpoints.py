@@ -160,7 +160,7 @@ def start_run(folder: pathlib.Path, settings: TrainSettings, dataset: Dataset) -
             "name": dataset.name,
             "num_train": len(dataset.images),
             "image_shape": list(dataset.images.shape[1:]),
-            "sha256": _dataset_checksum(dataset),
+            "sha256": dataset_checksum(dataset),
         },
         "class_names": list(dataset.class_names),
         "versions": _versions(),
@@ -242,7 +242,8 @@ def _checksum(checkpoint: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
-def _dataset_checksum(dataset: Dataset) -> str:
+def dataset_checksum(dataset: Dataset) -> str:
+    """Returns the SHA-256 of a data set's images and labels."""
     digest = hashlib.sha256(np.ascontiguousarray(dataset.images))
     digest.update(np.ascontiguousarray(dataset.labels, np.int32))
     return digest.hexdigest()

@@ -1,10 +1,10 @@
-"""Where pictures come from: three sources behind one function, `load`.
+"""Where images come from: three sources behind one function, `load`.
 
     load("shapes", "train")                              # drawn here, no download
-    load("cifar10", "test", data_dir="~/data")           # files that people have on disk
+    load("cifar10", "test", data_dir="~/data")           # files on disk
     load("svhn_cropped", "test", num_examples=1000)      # tensorflow-datasets
 
-`batches` gives the order in which training visits the pictures.
+`batches` gives the order in which training visits the images.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ SPLITS = {
 NUM_SHAPES = {"train": 10_000, "test": 2_000, "cue_conflict": 2_000}
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-_SVHN_URL = "http://ufldl.stanford.edu/housenumbers/{}"
+_SVHN_URL = "http://ufldl.stanford.edu/housenumbers"
 
 Images = UInt8[np.ndarray, "n h w c"]
 Labels = Int32[np.ndarray, " n"]
@@ -62,7 +62,7 @@ def load(
     seed: int = 0,
     texture_bias: float = shapes.DEFAULT_TEXTURE_BIAS,
 ) -> Dataset:
-    """Loads a split, or its first `num_examples` pictures, into memory.
+    """Loads a split, or its first `num_examples` images.
 
     Args:
         name: "shapes" (drawn by `train.shapes`), "cifar10" or "svhn_cropped".
@@ -72,7 +72,7 @@ def load(
             in the directory or in the sub-directory their archive makes), or SVHN
             `train_32x32.mat` and `test_32x32.mat`. Without it they come from
             tensorflow-datasets, which downloads them on first use; the order of the
-            pictures is that of the source.
+            images is that of the source.
         num_examples: how many; all there are (for `shapes`, `NUM_SHAPES`) if None.
         seed: of `shapes`; the real sets have none.
         texture_bias: of `shapes`: how often the texture agrees with the class.
@@ -92,21 +92,34 @@ def load(
         raise UserError(f"num_examples must be at least 1, not {num_examples}")
 
     if name == "shapes":
-        return _load_shapes(split, data_dir, num_examples, seed, texture_bias)
+        if data_dir is not None:
+            raise UserError("shapes is drawn, not read: leave out the data directory")
+        count = NUM_SHAPES[split] if num_examples is None else num_examples
+        try:
+            drawn = shapes.make(split, count, seed=seed, texture_bias=texture_bias)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return Dataset(
+            name,
+            drawn.images,
+            drawn.shape_labels,
+            CLASS_NAMES[name],
+            drawn.texture_labels,
+        )
     if data_dir is None:
         images, labels = _load_tfds(name, split, num_examples)
     elif name == "cifar10":
-        images, labels = _load_cifar(Path(data_dir).expanduser(), split, num_examples)
+        directory = Path(data_dir).expanduser()
+        images, labels = official.load_cifar(directory, split, num_examples)
     else:
-        images, labels = _load_svhn(Path(data_dir).expanduser(), split)
-    if num_examples is not None:
-        if num_examples > len(images):
-            raise UserError(
-                f"num_examples={num_examples}, but the {split} split of {name} "
-                f"has {len(images)}"
-            )
-        images, labels = images[:num_examples], labels[:num_examples]
-    return Dataset(name, images, labels, CLASS_NAMES[name])
+        images, labels = official.load_svhn(Path(data_dir).expanduser(), split)
+    if num_examples is not None and num_examples > len(images):
+        raise UserError(
+            f"the {split} split of {name} has {len(images)} images, not {num_examples}"
+        )
+    return Dataset(
+        name, images[:num_examples], labels[:num_examples], CLASS_NAMES[name]
+    )
 
 
 def batches(
@@ -117,62 +130,37 @@ def batches(
     *,
     num_steps: int,
 ) -> Iterator[Int64[np.ndarray, " batch_size"]]:
-    """Yields the indices of the training pictures of steps first_step to num_steps - 1.
+    """Gives the indices of the training images for steps first_step to num_steps - 1.
 
-    Every epoch is a new permutation, and epochs follow each other without a gap, so
-    every batch is full and no picture is left out. The batch of a step depends on the
-    arguments and the step alone: a run resumed at `first_step` sees what it would have
-    seen. Seeds are in [0, 2**32).
+    Every epoch is a new permutation, and epochs follow each other without a gap: every
+    batch is full and no image is left out. The batch of a step depends on the first
+    three arguments and on the step, so a run resumed at `first_step` sees what it would
+    have seen. Seeds are in [0, 2**32).
     """
     if not 1 <= batch_size <= num_examples:
         raise UserError(
-            f"batch_size must be between 1 and the {num_examples} training examples, "
-            f"not {batch_size}"
+            f"the batch size must be from 1 to the number of training images, "
+            f"{num_examples}, not {batch_size}"
         )
-    _check_seed(seed)
-    # Imported here, as tensorflow-datasets below: neither is needed to evaluate.
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be in [0, 2**32), not {seed}")
+    # Imported here, like tensorflow-datasets below, because only some runs need it.
     import grain
 
     order = grain.MapDataset.range(num_examples).seed(seed).shuffle().repeat()
     order = order.batch(batch_size, drop_remainder=True)
-    for step in range(first_step, num_steps):
-        yield np.asarray(order[step], np.int64)
+    return (np.asarray(order[step], np.int64) for step in range(first_step, num_steps))
 
 
-def _load_shapes(
-    split: str,
-    data_dir: str | None,
-    num_examples: int | None,
-    seed: int,
-    texture_bias: float,
-) -> Dataset:
-    if data_dir is not None:
-        raise UserError("shapes is drawn, not read: leave out data_dir")
-    if not 0 <= texture_bias <= 1:
-        raise UserError(f"texture_bias must be in [0, 1], not {texture_bias}")
-    _check_seed(seed)
-    count = NUM_SHAPES[split] if num_examples is None else num_examples
-    made = shapes.make(split, count, seed=seed, texture_bias=texture_bias)
-    return Dataset(
-        "shapes",
-        made.images,
-        made.shape_labels,
-        CLASS_NAMES["shapes"],
-        made.texture_labels,
-    )
+def _load_tfds(
+    name: str, split: str, num_examples: int | None
+) -> tuple[Images, Labels]:
+    """Reads what tensorflow-datasets has prepared, or else the files it downloads.
 
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed must be in [0, 2**32), not {seed}")
-
-
-def _load_tfds(name: str, split: str, num_examples: int | None) -> Batch:
-    """Reads what tensorflow-datasets has prepared, or the files that it downloads.
-
-    Both ways work without TensorFlow. Preparing these two sets does not (issue 11058 of
-    tensorflow/datasets), so where nobody has prepared them, the official files are
-    fetched and verified by its download manager, and read as if they were on disk.
+    Reading a prepared set works without TensorFlow, preparing one of these two does not
+    (issue 11058 of tensorflow/datasets). So where nobody has prepared it, the official
+    file comes through the download manager, which verifies its checksum and keeps it,
+    and is read like a file on disk. The two ways order the images differently.
     """
     try:
         import tensorflow_datasets as tfds
@@ -186,25 +174,40 @@ def _load_tfds(name: str, split: str, num_examples: int | None) -> Batch:
                 np.stack([example["image"] for example in examples]),
                 np.array([example["label"] for example in examples], np.int32),
             )
-        manager = tfds.download.DownloadManager(
+        download = tfds.download.DownloadManager(
             download_dir=Path(builder.data_dir_root) / "downloads",
             url_infos=builder.url_infos,
             dataset_name=name,
-        )
+        ).download
         if name == "svhn_cropped":
-            path = Path(manager.download(_SVHN_URL.format(f"{split}_32x32.mat")))
-            return _parse_svhn(str(path), path.read_bytes())
-        with tarfile.open(manager.download(_CIFAR_URL)) as archive:
-            members = (
-                f"cifar-10-batches-bin/{batch}.bin" for batch in _CIFAR_BATCHES[split]
-            )
-            parts = (
-                _parse_binary_batch(member, archive.extractfile(member).read())
-                for member in members
-            )
-            return _collect(parts, num_examples)
-    except Exception as error:
+            path = Path(download(f"{_SVHN_URL}/{split}_32x32.mat"))
+            return official.parse_svhn(str(path), path.read_bytes())
+        parts = _cifar_members(download(_CIFAR_URL), split)
+        return official.collect(parts, num_examples)
+    except UserError:
+        raise
+    except Exception as error:  # No network, no disk, no package, a broken download.
         raise UserError(
-            f"cannot get {name} through tensorflow-datasets ({_one_line(error)}); "
-            f"with its files on disk, use --data_dir=DIR"
+            f"cannot get {name} through tensorflow-datasets "
+            f"({official.one_line(error)}); with its files on disk, use --data_dir=DIR"
         ) from error
+
+
+def _is_prepared(builder: Any) -> bool:
+    """Whether there are files that `tfds.data_source` can read."""
+    return builder.is_prepared() and builder.info.file_format.value == "array_record"
+
+
+def _cifar_members(path: str, split: str) -> Iterator[tuple[Images, Labels]]:
+    names = [
+        f"cifar-10-batches-bin/{name}.bin" for name in official.CIFAR_BATCHES[split]
+    ]
+    # One pass in the order of the archive, which cannot be read backwards.
+    with tarfile.open(path, "r|*") as archive:
+        contents = {
+            member.name: archive.extractfile(member).read()
+            for member in archive
+            if member.name in names
+        }
+    for name in names:
+        yield official.parse_binary_batch(f"{name} in {path}", contents[name])

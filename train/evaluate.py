@@ -33,6 +33,7 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     shared_flags.define_splic_flags()
+    flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     flags.DEFINE_string("checkpoint", None, "folder of a training run", required=True)
     flags.DEFINE_list(
         "defenses",

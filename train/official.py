@@ -131,7 +131,9 @@ def parse_svhn(where: str, content: bytes) -> tuple[Images, Labels]:
 def one_line(error: Exception) -> str:
     """The type of an exception and the beginning of what it says."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    return (
+        f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    )
 
 
 def _parse_files(paths: list[Path], parse: Any) -> Iterator[tuple[Images, Labels]]:

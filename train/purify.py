@@ -32,7 +32,7 @@ from train.files import printable
 from train.progress import Progress
 from train.purifier import Purifier, Tally
 from train.purify_arrays import SUFFIXES as ARRAY_SUFFIXES
-from train.purify_arrays import from_dataset, from_file, purify_arrays
+from train.purify_arrays import from_dataset, open_file, purify_arrays
 from train.purify_pictures import Source, purify_pictures
 
 FLAGS = flags.FLAGS
@@ -43,6 +43,7 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     shared_flags.define_splic_flags()
+    flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     flags.DEFINE_multi_string(
         "input",
         [],
@@ -184,7 +185,8 @@ def _purify(console: rich.console.Console) -> Tally:
         return purify_arrays(arrays, target, purifier, **options)
     if len(inputs) == 1 and inputs[0].suffix.lower() in ARRAY_SUFFIXES:
         target = _array_target(output, inputs[0].name, inputs[0])
-        return purify_arrays(from_file(inputs[0]), target, purifier, **options)
+        with open_file(inputs[0]) as arrays:
+            return purify_arrays(arrays, target, purifier, **options)
     sources, folder = find_sources(inputs, output, options["progress"])
     return purify_pictures(sources, folder, purifier, **options)
 

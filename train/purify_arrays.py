@@ -47,21 +47,24 @@ class Arrays(NamedTuple):
     bare: bool = False
 
 
-def from_file(path: pathlib.Path) -> Arrays:
+@contextlib.contextmanager
+def open_file(path: pathlib.Path) -> Iterator[Arrays]:
     """Opens a ``.npy`` or ``.npz`` file; nothing in it is ever unpickled.
 
     Raises:
         UserError: if it is none.
     """
-    with _reading(path):
-        mapped = "r" if path.suffix.lower() == ".npy" else None
-        arrays = np.load(path, mmap_mode=mapped, allow_pickle=False)
-        if isinstance(arrays, np.ndarray) != (mapped is not None):
-            raise ValueError(f"its content is not that of a {path.suffix} file")
-        digest = files.digest_of(path)
-    if mapped:
-        return Arrays(str(path), {"": arrays}, digest, bare=True)
-    return Arrays(str(path), arrays, digest)
+    bare = path.suffix.lower() == ".npy"
+    with contextlib.ExitStack() as stack:
+        with _reading(path):
+            mapped = "r" if bare else None
+            arrays = np.load(path, mmap_mode=mapped, allow_pickle=False)
+            if not isinstance(arrays, np.ndarray):
+                stack.enter_context(arrays)
+            if isinstance(arrays, np.ndarray) != bare:
+                raise ValueError(f"its content is not that of a {path.suffix} file")
+            digest = files.digest_of(path)
+        yield Arrays(str(path), {"": arrays} if bare else arrays, digest, bare)
 
 
 def from_dataset(dataset: Dataset) -> Arrays:
@@ -232,6 +235,8 @@ def _purify_into(
     if not lines and partial.exists():
         raise UserError(f"{partial} is in the way and was not made here; remove it")
     if lines[:1] != [head]:
+        if lines:
+            progress.line(printable(f"{partial} was of other settings: starting over"))
         shutil.rmtree(partial, ignore_errors=True)
         files.write_whole(record, (json.dumps(head) + "\n").encode())
         lines = [head]

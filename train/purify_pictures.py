@@ -149,6 +149,8 @@ def purify_pictures(
                     piece = group[first : first + size]
                     _purify_piece(piece, purifier, record, tally, fail)
                     advance(len(piece))
+                if len(groups) > MANY_SHAPES:
+                    jax.clear_caches()  # programs of 10 MB each would pile up
         tally.seconds = time.monotonic() - start
     return tally
 

@@ -86,7 +86,9 @@ def make(
         _block(seed, SPLITS.index(split), first, share)
         for first in range(0, num_images, _BLOCK)
     ]
-    return Shapes(*(np.concatenate(parts)[:num_images] for parts in zip(*blocks, strict=True)))
+    return Shapes(
+        *(np.concatenate(parts)[:num_images] for parts in zip(*blocks, strict=True))
+    )
 
 
 def _block(seed: int, split: int, first: int, texture_bias: float) -> Shapes:

@@ -323,6 +323,7 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     shared_flags.define_splic_flags()
+    flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     default = TrainSettings()
     flags.DEFINE_enum("model", default.model, models.NAMES, "the network")
     flags.DEFINE_enum(

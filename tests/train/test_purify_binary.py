@@ -46,11 +46,13 @@ def defined_flags() -> Iterator[None]:
 
     others = own()
     found.remove_flag_values(others)
-    purify.define_flags()
-    yield
-    found.remove_flag_values(own())
-    for name, flag in others.items():
-        found[name] = flag
+    try:
+        purify.define_flags()
+        yield
+    finally:
+        found.remove_flag_values(own())
+        for name, flag in others.items():
+            found[name] = flag
 
 
 def run(*arguments: object) -> int:
@@ -164,6 +166,8 @@ def test_folder_of_mixed_pictures(tmp_path, capsys, monkeypatch):
     (folder / "empty.png").touch()
     (folder / "notes.txt").write_text("left alone")
     monkeypatch.setattr(purify_pictures, "MANY_SHAPES", 2)
+    cleared = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
 
     assert run(f"--input={folder}", f"--output={out}") == 1
 
@@ -173,6 +177,7 @@ def test_folder_of_mixed_pictures(tmp_path, capsys, monkeypatch):
         assert line.startswith(f"skipped {folder / name}: ")
     assert f"{folder}: files left out, no pictures by name: 1" in shown
     assert "3 different sizes" in shown
+    assert len(cleared) == 3
     assert sorted(contents(out)) == sorted([*inputs, "photo.jpg", "purify.jsonl"])
 
     record = lines_of(out / "purify.jsonl")
@@ -437,7 +442,7 @@ def test_interrupted_array_goes_on(tmp_path, monkeypatch, computed, capsys):
     assert (out / "in.npy").read_bytes() != whole.read_bytes()
 
 
-def test_results_begun_with_other_settings_are_not_mixed_in(tmp_path, monkeypatch):
+def test_results_of_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys):
     np.save(tmp_path / "in.npy", random_pixels((2, *SHAPE)))
     command = (f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / 'out.npy'}")
     with monkeypatch.context() as context:
@@ -445,6 +450,7 @@ def test_results_begun_with_other_settings_are_not_mixed_in(tmp_path, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             run(*command, "--seed=1")
     assert run(*command) == 0
+    assert "was of other settings: starting over" in capsys.readouterr().out
     np.testing.assert_array_equal(
         np.load(tmp_path / "out.npy"), expected_batch(random_pixels((2, *SHAPE)))
     )
@@ -488,6 +494,8 @@ def make_inputs(folder: pathlib.Path) -> None:
     (folder / "text.npy").write_text("hello")
     (folder / "text.npz").write_text("hello")
     (folder / "notes.txt").write_text("hello")
+    (folder / "swapped.npy").write_bytes((folder / "high.npz").read_bytes())
+    (folder / "swapped.npz").write_bytes((folder / "good.npy").read_bytes())
     cut = (folder / "good.npy").read_bytes()
     (folder / "cut.npy").write_bytes(cut[:-100])
 
@@ -523,6 +531,8 @@ def make_inputs(folder: pathlib.Path) -> None:
         ("--input=pickled.npy --output=out.npy", "cannot read pickled.npy"),
         ("--input=text.npy --output=out.npy", "cannot read text.npy"),
         ("--input=text.npz --output=out.npz", "cannot read text.npz"),
+        ("--input=swapped.npy --output=out.npy", "not that of a .npy file"),
+        ("--input=swapped.npz --output=out.npz", "not that of a .npz file"),
         ("--input=cut.npy --output=out.npy", "cannot read cut.npy"),
         ("--input=good.npy --output=out.npy --keep_probability=0", "--keep_prob"),
     ],

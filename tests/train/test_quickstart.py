@@ -1,0 +1,114 @@
+"""The quickstart and `evaluate`, run as a user runs them, at toy size."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(module, *flags, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", module, *flags],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+TOY = ("--num_train=64", "--num_test=12", "--epochs=1")
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quick start")
+    done = run("train.quickstart", "--out=out", *TOY, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_writes_the_table_the_json_and_the_figure(first_run):
+    folder, done = first_run
+    for word in ("[1/5", "[5/5", "white-box", "gray-box", "quickstart.png"):
+        assert word in done.stdout
+    record = json.loads((folder / "out" / "quickstart.json").read_text())
+    assert record["provenance"]["versions"]["jax"]
+    assert set(record["networks"]) == {"bare", "splic"}
+    for cells in record["networks"].values():
+        names = [(cell["defense"], cell["threat"]) for cell in cells]
+        assert names == [
+            ("none", "clean"),
+            ("none", "white-box"),
+            ("splic", "clean"),
+            ("splic", "gray-box"),
+            ("splic", "white-box"),
+        ]
+        for cell in cells:
+            assert cell["count"] == 12
+            assert cell["accuracy"] == cell["correct_by_image"].count("1") / 12
+            low, high = cell["accuracy_interval"]
+            assert low <= cell["accuracy"] <= high
+    figure = np.asarray(Image.open(folder / "out" / "quickstart.png").convert("RGB"))
+    assert figure.std() > 10
+
+
+def test_a_second_run_measures_nothing_again(first_run):
+    folder, _ = first_run
+    path = folder / "out" / "quickstart.json"
+    before = json.loads(path.read_text())
+    record = json.loads(path.read_text())
+    record["networks"]["splic"].pop()  # as if interrupted before the last cell
+    path.write_text(json.dumps(record))
+    again = run("train.quickstart", "--out=out", *TOY, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("trained already") == 2
+    assert again.stdout.count("white-box, defense splic") == 1
+    assert json.loads(path.read_text())["networks"] == before["networks"]
+
+
+def test_evaluate_agrees_with_the_quickstart(first_run):
+    folder, _ = first_run
+    flags = ("--checkpoint=out/bare", "--num_test=12", "--defenses=none,splic,srf")
+    done = run("train.evaluate", *flags, "--threats=clean,gray-box", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "out" / "evaluation.json").read_text())
+    quick = json.loads((folder / "out" / "quickstart.json").read_text())
+    expected = {
+        (cell["defense"], cell["threat"]): cell["correct_by_image"]
+        for cell in quick["networks"]["bare"]
+    }
+    got = {
+        (cell["defense"], cell["threat"]): cell["correct_by_image"]
+        for cell in record["cells"]
+    }
+    assert got["none", "clean"] == expected["none", "clean"]
+    assert got["splic", "gray-box"] == expected["splic", "gray-box"]
+    assert ("srf", "gray-box") in got
+    rows = {(row["other"], row["threat"]): row for row in record["comparisons"]}
+    assert rows["srf", "clean"]["psnr_difference_db"]["half_width"] > 0
+    assert "TV changes the PSNR" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--checkpoint=nowhere",), "nowhere holds no training run"),
+        (("--checkpoint=out/bare", "--defenses=spilc"), "--defenses has 'spilc'"),
+        (("--checkpoint=out/bare", "--threats="), "--threats is empty"),
+        (("--checkpoint=out/bare", "--tv_weight=-1"), "--tv_weight must be in"),
+    ],
+)
+def test_a_users_mistake_is_one_line(first_run, flags, message):
+    folder, _ = first_run
+    done = run("train.evaluate", *flags, "--out=out/none.json", cwd=folder)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (folder / "out" / "none.json").exists()
