@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app
+from absl import app, logging
 
 
 class UserError(Exception):
@@ -19,6 +19,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 f"error: unexpected argument {argv[1]!r}; see --help", file=sys.stderr
             )
             return 1
+        # JAX and Orbax tell at length what they look for and do not find.
+        logging.set_verbosity(logging.WARNING)
         try:
             return main(argv)
         except UserError as error:

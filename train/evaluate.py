@@ -56,13 +56,18 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "out/evaluation.json", "JSON file for the results")
 
 
-def defenses_from_flags(names: Sequence[str]) -> dict[str, SPLICConfig | None]:
+def defenses_from_flags(
+    names: Sequence[str], trained_with: SPLICConfig | None
+) -> dict[str, SPLICConfig | None]:
     """Name to settings, in the order asked for.
+
+    Settings of SPLIC that no flag gives are those the network was trained with, or the
+    defaults.
 
     Raises:
         UserError: for an unknown name, or SPLIC settings that make no sense.
     """
-    splic = shared_flags.splic_config_from_flags()
+    splic = shared_flags.splic_config_from_flags(trained_with or SPLICConfig())
     known = {
         "none": None,
         "splic": splic,
@@ -134,7 +139,7 @@ def table(title: str, cells: Sequence[Mapping[str, Any]]) -> rich.table.Table:
 def main(argv: Sequence[str]) -> None:
     del argv
     loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
-    defenses = defenses_from_flags(FLAGS.defenses)
+    defenses = defenses_from_flags(FLAGS.defenses, loaded.settings.defense)
     _require_known("--threats", FLAGS.threats, evaluation.THREATS)
     if FLAGS.epsilon < 0 or FLAGS.attack_step <= 0:
         raise UserError("--epsilon must be 0 or more, and --attack_step above 0")

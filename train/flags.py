@@ -118,13 +118,19 @@ def define_splic_flags() -> None:
             flags.DEFINE_integer(name, field.default, text)
 
 
-def splic_config_from_flags() -> SPLICConfig:
+def splic_config_from_flags(base: SPLICConfig = SPLICConfig()) -> SPLICConfig:
     """Returns the `SPLICConfig` that the flags ask for.
+
+    Args:
+        base: the values of the flags that are not given.
 
     Raises:
         UserError: for a value that makes no sense, naming the flag.
     """
-    values = {field: FLAGS[flag].value for field, (flag, _) in SPLIC_FLAGS.items()}
+    values = {
+        field: FLAGS[flag].value if FLAGS[flag].present else getattr(base, field)
+        for field, (flag, _) in SPLIC_FLAGS.items()
+    }
     if FLAGS.splic_step == "printed" and not FLAGS["splic_pixel_scale"].present:
         values["pixel_scale"] = SPLICConfig.printed().pixel_scale
     try:

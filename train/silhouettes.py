@@ -33,8 +33,8 @@ def leaf(x: Grid, y: Grid) -> Grid:
 def heart(x: Grid, y: Grid) -> Grid:
     """Two disks on a square that stands on its corner."""
     x = np.abs(x)
-    lobe = np.hypot(x - 0.44, y - 0.32) - 0.5
-    corner = np.maximum(x - y - 0.89, x + y - 0.51) / np.sqrt(2)
+    lobe = np.hypot(x - 0.42, y - 0.3) - 0.48
+    corner = np.maximum(x - y - 0.8, x + y - 0.5) / np.sqrt(2)
     return np.minimum(lobe, corner)
 
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags, logging
+from absl import flags
 from flax import nnx
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
@@ -380,7 +380,6 @@ def settings_from_flags() -> TrainSettings:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    logging.set_verbosity(logging.WARNING)  # JAX reports every backend it does not find
     settings = settings_from_flags()
     dataset = shared_flags.dataset_from_flags("train")
     test_dataset = shared_flags.dataset_from_flags("test")
