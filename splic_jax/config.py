@@ -46,7 +46,7 @@ class SPLICConfig:
     delta_decay: float = 0.45
     step_size: float = 0.5
     inner_steps: int = 7
-    tolerance: float = 5e-4
+    tolerance: float = 2e-4
     max_steps: int = 112
     keep_probability: float = 0.5
     alternate: bool = True

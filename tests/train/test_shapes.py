@@ -133,7 +133,7 @@ def polygon(name):
     if name == "cross":
         corner = np.array([(0.29, 0.92), (0.29, 0.29), (0.92, 0.29)])
         turn = np.array([[0, -1], [1, 0]])
-            quarters = [corner @ np.linalg.matrix_power(turn, k) for k in range(4)]
+        quarters = [corner @ np.linalg.matrix_power(turn, k) for k in range(4)]
         return np.concatenate(quarters)
     if name == "arrow":
         right = [(0, 0.95), (0.87, 0.08), (0.24, 0.08), (0.24, -0.95)]
