@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,10 +110,10 @@ def load(
     if data_dir is None:
         images, labels = _load_tfds(name, split, num_examples)
     elif name == "cifar10":
-        directory = Path(data_dir).expanduser()
+        directory = Path(os.path.expanduser(data_dir))
         images, labels = official.load_cifar(directory, split, num_examples)
     else:
-        images, labels = official.load_svhn(Path(data_dir).expanduser(), split)
+        images, labels = official.load_svhn(Path(os.path.expanduser(data_dir)), split)
     if num_examples is not None and num_examples > len(images):
         raise UserError(
             f"the {split} split of {name} has {len(images)} images, not {num_examples}"
@@ -152,9 +153,7 @@ def batches(
     return (np.asarray(order[step], np.int64) for step in range(first_step, num_steps))
 
 
-def _load_tfds(
-    name: str, split: str, num_examples: int | None
-) -> tuple[Images, Labels]:
+def _load_tfds(name: str, split: str, num_examples: int | None) -> official.Batch:
     """Reads what tensorflow-datasets has prepared, or else the files it downloads.
 
     Reading a prepared set works without TensorFlow, preparing one of these two does not
@@ -198,7 +197,7 @@ def _is_prepared(builder: Any) -> bool:
     return builder.is_prepared() and builder.info.file_format.value == "array_record"
 
 
-def _cifar_members(path: str, split: str) -> Iterator[tuple[Images, Labels]]:
+def _cifar_members(path: str, split: str) -> Iterator[official.Batch]:
     names = [
         f"cifar-10-batches-bin/{name}.bin" for name in official.CIFAR_BATCHES[split]
     ]

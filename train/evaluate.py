@@ -41,7 +41,14 @@ def define_flags() -> None:
         "what stands before the network, of none, splic, and srf (splic without TV)",
     )
     flags.DEFINE_list(
-        "threats", list(evaluation.THREATS), "of clean, gray-box and white-box"
+        "threats",
+        list(evaluation.THREATS),
+        "of clean, black-box (with --surrogate), gray-box and white-box",
+    )
+    flags.DEFINE_string(
+        "surrogate",
+        None,
+        "folder of the training run that a black-box attacker attacks instead",
     )
     default = AttackSettings()
     flags.DEFINE_float("epsilon", default.epsilon * 255, "radius, in 1/255")
@@ -75,6 +82,14 @@ def defenses_from_flags(
     }
     _require_known("--defenses", names, DEFENSES)
     return {name: known[name] for name in names}
+
+
+def network_record(loaded: checkpoints.LoadedModel) -> dict[str, Any]:
+    """What a network was trained with and on, for the record."""
+    return {
+        "settings": dataclasses.asdict(loaded.settings),
+        "training_set": dict(loaded.dataset),
+    }
 
 
 def _require_known(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -141,17 +156,19 @@ def main(argv: Sequence[str]) -> None:
     loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
     defenses = defenses_from_flags(FLAGS.defenses, loaded.settings.defense)
     _require_known("--threats", FLAGS.threats, evaluation.THREATS)
+    surrogate = FLAGS.surrogate and checkpoints.load_checkpoint(FLAGS.surrogate)
     if FLAGS.epsilon < 0 or FLAGS.attack_step <= 0:
         raise UserError("--epsilon must be 0 or more, and --attack_step above 0")
     attack = AttackSettings(
         FLAGS.epsilon / 255, FLAGS.attack_step / 255, FLAGS.attack_steps
     )
     dataset = shared_flags.dataset_from_flags(FLAGS.split)
-    if dataset.class_names != loaded.class_names:
-        raise UserError(
-            f"{FLAGS.checkpoint} was trained on {loaded.dataset['name']}, not "
-            f"{dataset.name}; give --dataset={loaded.dataset['name']}"
-        )
+    for path, network in ((FLAGS.checkpoint, loaded), (FLAGS.surrogate, surrogate)):
+        if network and network.class_names != dataset.class_names:
+            raise UserError(
+                f"{path} was trained on {network.dataset['name']}, not "
+                f"{dataset.name}; give --dataset={network.dataset['name']}"
+            )
     inputs = {
         "format": FORMAT,
         "dataset": {
@@ -160,10 +177,8 @@ def main(argv: Sequence[str]) -> None:
             "count": len(dataset.images),
             "sha256": checkpoints.dataset_checksum(dataset),
         },
-        "network": {
-            "settings": dataclasses.asdict(loaded.settings),
-            "training_set": dict(loaded.dataset),
-        },
+        "network": network_record(loaded),
+        "surrogate": surrogate and network_record(surrogate),
         "defenses": {
             name: config and dataclasses.asdict(config)
             for name, config in defenses.items()
@@ -189,6 +204,8 @@ def main(argv: Sequence[str]) -> None:
         threats=tuple(FLAGS.threats),
         attack=attack,
         seed=FLAGS.seed,
+        surrogate=surrogate
+        and models.logits_function(surrogate.graphdef, surrogate.variables),
         progress=progress,
         done=done,
         store=lambda cells: write_json(path, {**record, "cells": cells}),

@@ -3,6 +3,8 @@
 Who knows what, in the paper's terms (section 3.5):
 
     clean       nobody attacks
+    black-box   the attacker knows neither the network nor the defence, and attacks a
+                network of their own: PGD on that surrogate
     gray-box    the attacker knows the network, not the defence: PGD on the bare
                 network, and what comes out is purified and classified
     white-box   the attacker knows both: PGD through the defence, whose derivative is
@@ -29,7 +31,7 @@ from splic_jax import SPLICConfig, purify
 from train.data import Dataset
 from train.progress import Progress
 
-THREATS = ("clean", "gray-box", "white-box")
+THREATS = ("clean", "black-box", "gray-box", "white-box")
 
 # Images attacked at a time, at most: few enough that a step of progress is seconds.
 MAX_BATCH = 64
@@ -156,6 +158,7 @@ def measure(
     *,
     attack: AttackSettings,
     seed: int,
+    surrogate: Callable[[jax.Array], jax.Array] | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Cell:
     """Measures one cell.
@@ -172,6 +175,7 @@ def measure(
         config: its settings; None for the bare network.
         attack: settings of PGD.
         seed: of the attack's start and the masks.
+        surrogate: the network that a black-box attacker attacks, images to logits.
         advance: called with the number of images done since the last call.
 
     Returns:
@@ -179,6 +183,7 @@ def measure(
     """
     attack_key, mask_key = jax.random.split(jax.random.key(seed))
     knows = config if threat == "white-box" else None
+    target = surrogate if threat == "black-box" else logits_fn
     correct, psnr = [], []
     count = len(dataset.images)
     batch = math.ceil(count / math.ceil(count / MAX_BATCH))
@@ -191,7 +196,7 @@ def measure(
         images = clean
         if threat != "clean":
             images = attack_batch(
-                logits_fn, clean, labels, attack_key, start, knows, attack
+                target, clean, labels, attack_key, start, knows, attack
             )
         predicted, seen = classify_batch(logits_fn, images, mask_key, start, config)
         correct += np.asarray(predicted == labels)[:size].tolist()
@@ -213,6 +218,7 @@ def evaluate(
     threats: tuple[str, ...] = THREATS,
     attack: AttackSettings = AttackSettings(),
     seed: int = 0,
+    surrogate: Callable[[jax.Array], jax.Array] | None = None,
     progress: Progress | None = None,
     done: Mapping[tuple[str, str], dict[str, Any]] | None = None,
     store: Callable[[list[dict[str, Any]]], None] = lambda cells: None,
@@ -220,7 +226,8 @@ def evaluate(
     """Measures every threat against every defence.
 
     Args:
-        logits_fn, dataset, attack, seed: as in `measure`.
+        logits_fn, dataset, attack, seed, surrogate: as in `measure`; there is no
+            black-box attack without a surrogate.
         defenses: name to settings; None stands for the bare network.
         threats: which of `THREATS`.
         progress: where to show how far it is; None shows nothing.
@@ -236,6 +243,8 @@ def evaluate(
         for threat in threats:
             if config is None and threat == "gray-box":
                 continue
+            if surrogate is None and threat == "black-box":
+                continue
             found = (done or {}).get((defense, threat))
             if found is None:
                 name = f"{threat}, defense {defense}"
@@ -248,6 +257,7 @@ def evaluate(
                         config,
                         attack=attack,
                         seed=seed,
+                        surrogate=surrogate,
                         advance=advance,
                     )
                 found = cell.summary()

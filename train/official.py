@@ -10,8 +10,9 @@ pickled under lead to stand-ins here, which only write their arguments down.
 """
 
 import io
+import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ _RECORD = 1 + 3 * 32 * 32
 
 Images = UInt8[np.ndarray, "n 32 32 3"]
 Labels = Int32[np.ndarray, " n"]
+Batch = tuple[Images, Labels]
 
 
-def load_cifar(directory: Path, split: str, num_examples: int | None) -> tuple:
+def load_cifar(directory: Path, split: str, num_examples: int | None) -> Batch:
     """Reads CIFAR-10 batches, as many of them as hold `num_examples` images.
 
     They are looked for in the directory and in the sub-directory that their archive
@@ -44,7 +46,7 @@ def load_cifar(directory: Path, split: str, num_examples: int | None) -> tuple:
     ):
         for folder in (directory, directory / subdirectory):
             paths = [folder / f"{name}{suffix}" for name in names]
-            if any(path.is_file() for path in paths):
+            if any(os.path.isfile(path) for path in paths):
                 return collect(_parse_files(paths, parse), num_examples)
     raise UserError(
         f"no CIFAR-10 {split} batches in {directory}: looked for {names[0]}.bin there "
@@ -52,18 +54,16 @@ def load_cifar(directory: Path, split: str, num_examples: int | None) -> tuple:
     )
 
 
-def load_svhn(directory: Path, split: str) -> tuple[Images, Labels]:
+def load_svhn(directory: Path, split: str) -> Batch:
     """Reads `train_32x32.mat` or `test_32x32.mat`."""
     _check_directory(directory)
     path = directory / f"{split}_32x32.mat"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"no {path.name} in {directory} (SVHN, cropped digits)")
     return parse_svhn(str(path), _read(path))
 
 
-def collect(
-    parts: Iterable[tuple[Images, Labels]], num_examples: int | None
-) -> tuple[Images, Labels]:
+def collect(parts: Iterable[Batch], num_examples: int | None) -> Batch:
     """Joins batches until `num_examples` images are there, or all of them."""
     images, labels, count = [], [], 0
     for batch_images, batch_labels in parts:
@@ -75,7 +75,7 @@ def collect(
     return np.concatenate(images), np.concatenate(labels)
 
 
-def parse_binary_batch(where: str, content: bytes) -> tuple[Images, Labels]:
+def parse_binary_batch(where: str, content: bytes) -> Batch:
     """Reads records of a label and 3072 bytes: red, green and blue, row by row."""
     if not content or len(content) % _RECORD:
         raise UserError(
@@ -86,7 +86,7 @@ def parse_binary_batch(where: str, content: bytes) -> tuple[Images, Labels]:
     return _from_planes(records[:, 1:]), _check_labels(where, records[:, 0], 0, 9)
 
 
-def parse_python_batch(where: str, content: bytes) -> tuple[Images, Labels]:
+def parse_python_batch(where: str, content: bytes) -> Batch:
     """Reads a pickled dict: data uint8 [n, 3072] in the order above, and labels."""
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -95,12 +95,12 @@ def parse_python_batch(where: str, content: bytes) -> tuple[Images, Labels]:
         rows, labels = batch["data"].array(), batch["labels"]
         if isinstance(labels, _PickledArray):
             labels = labels.array()
-        labels = np.array(labels, np.int64)
+        labels = np.asarray(labels)
     except Exception as error:  # Damaged bytes raise anything at all.
         raise UserError(
             f"{where} is damaged or no CIFAR-10 Python batch: {one_line(error)}"
         ) from error
-    if rows.dtype != np.uint8 or labels.ndim != 1 or rows.shape != (len(labels), 3072):
+    if rows.dtype != np.uint8 or not rows.size or rows.shape != (*labels.shape, 3072):
         raise UserError(
             f"{where} is no CIFAR-10 Python batch: data is {rows.dtype} "
             f"{list(rows.shape)} for {labels.size} labels, not uint8 [n, 3072] for n"
@@ -108,7 +108,7 @@ def parse_python_batch(where: str, content: bytes) -> tuple[Images, Labels]:
     return _from_planes(rows), _check_labels(where, labels, 0, 9)
 
 
-def parse_svhn(where: str, content: bytes) -> tuple[Images, Labels]:
+def parse_svhn(where: str, content: bytes) -> Batch:
     """Reads X, uint8 [32, 32, 3, n], and y in 1 .. 10, where 10 is the digit 0."""
     import scipy.io
 
@@ -119,7 +119,8 @@ def parse_svhn(where: str, content: bytes) -> tuple[Images, Labels]:
         raise UserError(
             f"{where} is damaged or no SVHN file: {one_line(error)}"
         ) from error
-    if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
+    shape = (32, 32, 3, len(labels))
+    if images.dtype != np.uint8 or not images.size or images.shape != shape:
         raise UserError(
             f"{where} is no SVHN file: X is {images.dtype} {list(images.shape)} for "
             f"{len(labels)} labels, not uint8 [32, 32, 3, n] for n"
@@ -136,15 +137,17 @@ def one_line(error: Exception) -> str:
     )
 
 
-def _parse_files(paths: list[Path], parse: Any) -> Iterator[tuple[Images, Labels]]:
+def _parse_files(
+    paths: list[Path], parse: Callable[[str, bytes], Batch]
+) -> Iterator[Batch]:
     for path in paths:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(f"{path.parent} holds CIFAR-10 batches, but no {path.name}")
         yield parse(str(path), _read(path))
 
 
 def _check_directory(directory: Path) -> None:
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise UserError(f"the data directory {directory} is not there")
 
 

@@ -130,9 +130,13 @@ def _evaluate(
 ) -> dict[str, list[dict[str, Any]]]:
     """Measures both networks; cells that `path` holds already are taken from there."""
     record = {"provenance": provenance.provenance(), **inputs}
+    functions = {
+        name: models.logits_function(loaded.graphdef, loaded.variables)
+        for name, loaded in networks.items()
+    }
     results: dict[str, list[dict[str, Any]]] = {}
     done = evaluate.results_of(path, inputs)
-    for name, loaded in networks.items():
+    for name, logits_fn in functions.items():
         progress.line(f"network '{name}'")
 
         def store(cells: list[dict[str, Any]], name: str = name) -> None:
@@ -141,11 +145,12 @@ def _evaluate(
             )
 
         results[name] = evaluation.evaluate(
-            models.logits_function(loaded.graphdef, loaded.variables),
+            logits_fn,
             test,
             {"none": None, "splic": splic},
             attack=attack,
             seed=FLAGS.seed,
+            surrogate=functions["bare"] if name == "splic" else None,
             progress=progress,
             done=evaluate.by_name(done.get(name, [])),
             store=store,

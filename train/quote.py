@@ -1,4 +1,4 @@
-"""Writes the tables that README.md quotes from the files in results/.
+"""Writes the tables that README.md and docs/ quote from the files in results/.
 
     python -m train.quote
 
@@ -16,6 +16,7 @@ from train import errors
 from train.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/formulas.md")
 
 
 def markdown_table(rows: Sequence[Sequence[str]], numbers_from: int) -> str:
@@ -101,10 +102,36 @@ def gradients(results: pathlib.Path) -> str:
     return record["markdown"]
 
 
+def stopping(results: pathlib.Path) -> str:
+    """What the two stopping parameters cost and bring."""
+    record = json.loads((results / "stopping.json").read_text())
+    heads = "tolerance, max_steps, steps taken, PSNR clean dB, noisy dB, error if flat"
+    rows = [heads.split(", ")]
+    for row in record["rows"]:
+        rows.append(
+            [
+                f"{row['tolerance']:g}",
+                str(row["max_steps"]),
+                f"{row['noisy']['mean_steps']:.0f}",
+                f"{row['clean']['psnr_db']['mean']:.2f}",
+                f"{row['noisy']['psnr_db']['mean']:.2f}",
+                f"{row['flat_error']:.4f}",
+            ]
+        )
+    names = {"cifar10": "CIFAR-10, JPEG export"}
+    dataset = record["dataset"]
+    return (
+        f"{markdown_table(rows, 0)}\n\n"
+        f"{names.get(dataset['name'], dataset['name'])}, the first {dataset['count']} "
+        f"test images; {provenance_line(record)}."
+    )
+
+
 BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "quickstart": quickstart,
     "cifar10": cifar10,
     "gradients": gradients,
+    "stopping": stopping,
 }
 
 
@@ -120,9 +147,7 @@ def fill(text: str, results: pathlib.Path) -> str:
         try:
             return f"<!-- {name} -->\n{BLOCKS[name](results)}\n<!-- end {name} -->"
         except FileNotFoundError as error:
-            raise UserError(
-                f"README.md quotes {error.filename}, which is missing"
-            ) from error
+            raise UserError(f"{error.filename} is quoted, but missing") from error
 
     names = "|".join(BLOCKS)
     pattern = rf"<!-- (?P<name>{names}) -->\n.*?<!-- end (?P=name) -->"
@@ -131,8 +156,9 @@ def fill(text: str, results: pathlib.Path) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    path = ROOT / "README.md"
-    path.write_text(fill(path.read_text(), ROOT / "results"))
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(fill(path.read_text(), ROOT / "results"))
 
 
 if __name__ == "__main__":

@@ -27,14 +27,14 @@ SPLITS = ("train", "test", "cue_conflict")
 CLASS_NAMES = tuple(SILHOUETTES)
 
 # Chosen by measurement, as is all below: see `make`.
-DEFAULT_TEXTURE_BIAS = 0.8
+DEFAULT_TEXTURE_BIAS = 0.9
 RADIUS = (9.0, 14.0)  # pixels
 STRETCH = 0.2  # logarithm of width over height, up to
 ROTATION = 0.8  # radians, up to
-LIGHTNESS = (0.3, 0.7)  # of the background; the range of the image is [0, 1]
-CONTRAST = (0.18, 0.38)  # between the mean lightness of filling and background
-FILLING = (0.08, 0.20)  # amplitude of the texture
-BACKGROUND = (0.03, 0.10)
+LIGHTNESS = (0.08, 0.28)  # of the background, above or below the middle of [0, 1]
+CONTRAST = (0.24, 0.46)  # between the mean lightness of filling and background
+FILLING = (0.10, 0.22)  # amplitude of the texture
+BACKGROUND = (0.05, 0.14)
 NOISE = (0.01, 0.04)  # standard deviation
 
 # Images are drawn in whole blocks of this many, because vector instructions may round
@@ -119,9 +119,9 @@ def _block(seed: int, split: int, first: int, texture_bias: float) -> Shapes:
     inside_x, inside_y = x - center_x, y - center_y
     coverage = _coverage(shapes, inside_x, inside_y, radius, uniform)
 
-    background = uniform(*LIGHTNESS)
-    sign = np.where(background + uniform(-0.1, 0.1) < 0.5, 1, -1)
-    filling = background + sign * uniform(*CONTRAST)
+    side = np.where(uniform(0, 1) < 0.5, 1, -1)
+    background = 0.5 - side * uniform(*LIGHTNESS)
+    filling = background + side * uniform(*CONTRAST)
     filling = filling + uniform(*FILLING) * _texture(
         textures, inside_x, inside_y, fine[:, 0], coarse[:, 0], uniform
     )

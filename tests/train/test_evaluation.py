@@ -78,7 +78,14 @@ def test_clean_and_attacked_accuracy_of_the_bare_network(dataset):
 def test_cells_do_not_depend_on_how_many_images_there_are(dataset, threat):
     few = Dataset("toy", dataset.images[:9], dataset.labels[:9], dataset.class_names)
     run = lambda data: evaluation.measure(
-        LOGITS, data, threat, "splic", QUICK, attack=ATTACK, seed=3
+        LOGITS,
+        data,
+        threat,
+        "splic",
+        QUICK,
+        attack=ATTACK,
+        seed=3,
+        surrogate=jax.tree_util.Partial(lambda images: -brightness(images)),
     )
     long, short = run(dataset), run(few)
     assert len(long.correct) == 70
@@ -104,6 +111,26 @@ def test_white_box_attacks_through_the_defence(dataset):
     assert (moved > 0).mean() > 0.7
     direction = jnp.where(labels == 1, -1, 1)[:, None, None, None]
     assert (jnp.sign(through - start) * direction >= 0).all()
+
+
+def test_black_box_attacks_the_surrogate(dataset):
+    run = lambda surrogate: evaluation.measure(
+        LOGITS,
+        dataset,
+        "black-box",
+        "none",
+        None,
+        attack=AttackSettings(),
+        seed=0,
+        surrogate=surrogate,
+    )
+    white = evaluation.measure(
+        LOGITS, dataset, "white-box", "none", None, attack=AttackSettings(), seed=0
+    )
+    assert run(LOGITS).correct == white.correct
+    # A surrogate that answers the other way round makes every image safer.
+    backwards = jax.tree_util.Partial(lambda images: -brightness(images))
+    assert sum(run(backwards).correct) > sum(white.correct) + 20
 
 
 def test_classify_shows_what_the_network_saw(dataset):

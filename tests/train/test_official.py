@@ -188,14 +188,19 @@ def test_bytes_that_claim_to_be_object_pointers_are_refused(labels):
         ({"data": np.zeros((1, 3072)), "labels": [1]}, "array of type 'f8'"),
         ({"data": np.zeros((1, 3072), ">i4"), "labels": [1]}, "big-endian"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": 1}, "1 labels"),
-        ({"data": np.zeros((1, 3072), np.uint8), "labels": ["x"]}, "invalid literal"),
+        ({"data": np.zeros((1, 3072), np.uint8), "labels": ["x"]}, "is x, not one of"),
+        (
+            {"data": np.zeros((1, 3072), np.uint8), "labels": [1.5]},
+            "is 1.5, not one of",
+        ),
+        ({"data": np.zeros((0, 3072), np.uint8), "labels": []}, "for 0 labels"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, "is 10, not one of"),
         ({"data": np.zeros((1, 3072), np.uint8), "labels": [-1]}, "is -1, not one of"),
     ],
 )
 def test_pickles_that_are_no_batch(batch, message):
     with pytest.raises(UserError, match=message) as error:
-        official.parse_python_batch("file", pickle.dumps(batch, protocol=2))
+        official.parse_python_batch("file", pickle.dumps(batch, protocol=3))
     assert_one_line(error)
 
 
@@ -225,6 +230,7 @@ def test_binary_labels_outside_the_classes(images, labels):
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[11], [1]]}, "is 11, not one"),
         ({"X": np.zeros((32, 32, 3, 2), np.uint8), "y": [[1.5], [1]]}, "is 1.5, not"),
         ({"X": np.zeros((32, 32, 3, 1), np.uint8), "y": "a"}, "is a, not one of"),
+        ({"X": np.zeros((32, 32, 3, 0), np.uint8), "y": np.ones((0, 1))}, "0 labels"),
     ],
 )
 def test_matlab_files_that_are_no_svhn(variables, message):

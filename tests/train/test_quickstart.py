@@ -41,15 +41,20 @@ def test_writes_the_table_the_json_and_the_figure(first_run):
     record = json.loads((folder / "out" / "quickstart.json").read_text())
     assert record["provenance"]["versions"]["jax"]
     assert set(record["networks"]) == {"bare", "splic"}
-    for cells in record["networks"].values():
+    for name, cells in record["networks"].items():
         names = [(cell["defense"], cell["threat"]) for cell in cells]
-        assert names == [
+        expected = [
             ("none", "clean"),
+            ("none", "black-box"),
             ("none", "white-box"),
             ("splic", "clean"),
+            ("splic", "black-box"),
             ("splic", "gray-box"),
             ("splic", "white-box"),
         ]
+        if name == "bare":  # the surrogate of the other one
+            expected = [pair for pair in expected if pair[1] != "black-box"]
+        assert names == expected
         for cell in cells:
             assert cell["count"] == 12
             assert cell["accuracy"] == cell["correct_by_image"].count("1") / 12
@@ -75,20 +80,27 @@ def test_a_second_run_measures_nothing_again(first_run):
 
 def test_evaluate_agrees_with_the_quickstart(first_run):
     folder, _ = first_run
-    flags = ("--checkpoint=out/bare", "--num_test=12", "--defenses=none,splic,srf")
-    done = run("train.evaluate", *flags, "--threats=clean,gray-box", cwd=folder)
+    flags = (
+        "--checkpoint=out/splic",
+        "--surrogate=out/bare",
+        "--num_test=12",
+        "--defenses=none,splic,srf",
+        "--threats=clean,black-box,gray-box",
+    )
+    done = run("train.evaluate", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "out" / "evaluation.json").read_text())
     quick = json.loads((folder / "out" / "quickstart.json").read_text())
     expected = {
         (cell["defense"], cell["threat"]): cell["correct_by_image"]
-        for cell in quick["networks"]["bare"]
+        for cell in quick["networks"]["splic"]
     }
     got = {
         (cell["defense"], cell["threat"]): cell["correct_by_image"]
         for cell in record["cells"]
     }
     assert got["none", "clean"] == expected["none", "clean"]
+    assert got["splic", "black-box"] == expected["splic", "black-box"]
     assert got["splic", "gray-box"] == expected["splic", "gray-box"]
     assert ("srf", "gray-box") in got
     rows = {(row["other"], row["threat"]): row for row in record["comparisons"]}
@@ -102,6 +114,7 @@ def test_evaluate_agrees_with_the_quickstart(first_run):
         (("--checkpoint=nowhere",), "nowhere holds no training run"),
         (("--checkpoint=out/bare", "--defenses=spilc"), "--defenses has 'spilc'"),
         (("--checkpoint=out/bare", "--threats="), "--threats is empty"),
+        (("--checkpoint=out/bare", "--surrogate=out"), "out holds no training run"),
         (("--checkpoint=out/bare", "--tv_weight=-1"), "--tv_weight must be in"),
     ],
 )

@@ -8,13 +8,14 @@ from train.errors import UserError
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def test_the_readme_quotes_what_the_results_hold():
-    text = (ROOT / "README.md").read_text()
-    assert quote.fill(text, ROOT / "results") == text, (
-        "README.md is out of step with results/: run `python -m train.quote`"
-    )
+def test_pages_quote_what_the_results_hold():
+    pages = {page: (ROOT / page).read_text() for page in quote.PAGES}
+    for page, text in pages.items():
+        assert quote.fill(text, ROOT / "results") == text, (
+            f"{page} is out of step with results/: run `python -m train.quote`"
+        )
     for name in quote.BLOCKS:
-        assert f"<!-- {name} -->" in text
+        assert any(f"<!-- {name} -->" in text for text in pages.values())
 
 
 def test_blocks_are_replaced_and_the_rest_is_left(monkeypatch, tmp_path):
@@ -26,5 +27,5 @@ def test_blocks_are_replaced_and_the_rest_is_left(monkeypatch, tmp_path):
 
 
 def test_a_missing_result_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"quickstart\.json, which is missing"):
+    with pytest.raises(UserError, match=r"quickstart\.json is quoted, but missing"):
         quote.fill("<!-- quickstart -->\n<!-- end quickstart -->", tmp_path)
