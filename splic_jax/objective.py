@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from splic_jax.smoothed_rank import smoothed_rank
@@ -9,7 +10,10 @@ from splic_jax.total_variation import total_variation
 
 
 def objective(
-    x: Float[Array, "m n"], delta: Any, tv_weight: float = 0.02, tv_scales: int = 1
+    x: Float[Array | np.ndarray, "m n"],
+    delta: Any,
+    tv_weight: Any = 0.02,
+    tv_scales: int = 1,
 ) -> Float[Array, ""]:
     r"""Smoothed rank plus weighted total variation, paper eq. (5).
 

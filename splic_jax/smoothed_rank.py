@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 # I - exp(-B) is summed as a power series where ||B|| <= 2^-4, to this degree: the
@@ -27,7 +28,7 @@ def _matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def smoothed_rank(x: Float[Array, "m n"], delta: Any) -> Float[Array, ""]:
+def smoothed_rank(x: Float[Array | np.ndarray, "m n"], delta: Any) -> Float[Array, ""]:
     r"""Smoothed rank of a matrix, paper eq. (3).
 
     .. math::
@@ -109,7 +110,9 @@ def smoothed_rank(x: Float[Array, "m n"], delta: Any) -> Float[Array, ""]:
     return jnp.trace(complement)
 
 
-def smoothed_rank_gradient(x: Float[Array, "m n"], delta: Any) -> Float[Array, "m n"]:
+def smoothed_rank_gradient(
+    x: Float[Array | np.ndarray, "m n"], delta: Any
+) -> Float[Array, "m n"]:
     r"""Gradient of the smoothed rank, paper eq. (9), from an SVD.
 
     .. math::
@@ -118,9 +121,9 @@ def smoothed_rank_gradient(x: Float[Array, "m n"], delta: Any) -> Float[Array, "
         \qquad X = U \, \mathrm{diag}(\sigma_k) V^T
 
     The closed form as printed (U holds the left singular vectors and V the right ones;
-    the paper's text below eq. (7) has them the other way round). Accurate for any
-    delta > 0; itself not differentiable where singular values coincide: differentiate
-    `smoothed_rank` instead.
+    the paper's text below eq. (7) has them the other way round). Off by some
+    ``eps sigma_1 / delta^2``, the SVD's own rounding, at any delta. Differentiate
+    `smoothed_rank`, not this: where singular values coincide it has no derivative.
 
     Args:
         x: matrix, float32 or float64, entries in any unit.

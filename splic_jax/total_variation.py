@@ -4,12 +4,15 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 TVForm = Literal["exact", "printed"]
 
 
-def total_variation(x: Float[Array, "m n"], scales: int = 1) -> Float[Array, ""]:
+def total_variation(
+    x: Float[Array | np.ndarray, "m n"], scales: int = 1
+) -> Float[Array, ""]:
     r"""Squared differences between neighbouring pixels, paper eq. (6).
 
     .. math::
@@ -28,6 +31,7 @@ def total_variation(x: Float[Array, "m n"], scales: int = 1) -> Float[Array, ""]
     Returns:
         A scalar of x's dtype, in the unit of x squared.
     """
+    x = jnp.asarray(x)
     value = jnp.zeros((), x.dtype)
     for level in range(scales):
         x = x if level == 0 else halve(x)
@@ -37,7 +41,7 @@ def total_variation(x: Float[Array, "m n"], scales: int = 1) -> Float[Array, ""]
 
 
 def total_variation_gradient(
-    x: Float[Array, "m n"], form: TVForm = "exact", scales: int = 1
+    x: Float[Array | np.ndarray, "m n"], form: TVForm = "exact", scales: int = 1
 ) -> Float[Array, "m n"]:
     r"""Gradient of `total_variation`, or eq. (10) as printed.
 
@@ -67,6 +71,7 @@ def total_variation_gradient(
     """
     if form not in ("exact", "printed"):
         raise ValueError(f"form must be 'exact' or 'printed', got {form!r}")
+    x = jnp.asarray(x)
     # forward[i] = x[i] - x[i+1], 0 at the end; backward[i] = x[i] - x[i-1], 0 at 0.
     down, right = -jnp.diff(x, axis=0), -jnp.diff(x, axis=1)
     gradient = jnp.pad(down, ((0, 1), (0, 0))) + jnp.pad(right, ((0, 0), (0, 1)))
@@ -79,7 +84,7 @@ def total_variation_gradient(
     return gradient
 
 
-def halve(x: Float[Array, "m n"]) -> Float[Array, "p q"]:
+def halve(x: Float[Array | np.ndarray, "m n"]) -> Float[Array, "p q"]:
     """Mean of each 2 x 2 block; the last row or column of an odd side is repeated."""
     m, n = x.shape
     x = jnp.pad(x, ((0, m % 2), (0, n % 2)), mode="edge")

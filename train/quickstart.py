@@ -71,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
         start=2,
     ):
         say(stage, text)
-        settings = TrainSettings(epochs=FLAGS.epochs, defense=defense, seed=FLAGS.seed)
+        settings = TrainSettings(
+            epochs=FLAGS.epochs, batch_size=64, defense=defense, seed=FLAGS.seed
+        )
         networks[name] = train(
             settings,
             training,

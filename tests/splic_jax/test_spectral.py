@@ -1,0 +1,105 @@
+"""The spectral step against NumPy's SVD, and its derivative against differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from splic_jax.spectral import cut_and_descend
+
+SHAPES = [(6, 6), (4, 9), (9, 4), (1, 5), (5, 1), (32, 32)]
+
+
+def matrix(shape, seed=0):
+    return np.random.default_rng(seed).uniform(size=shape)
+
+
+def reference(x, delta, rank, step_size, relative):
+    """Lines 4 to 8 of Algorithm 1 and the smoothed rank's part of line 11."""
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    s[rank:] = 0
+    cut = u @ np.diag(s) @ vt
+    gradient = u @ np.diag(s / delta**2 * np.exp(-(s**2) / 2 / delta**2)) @ vt
+    return cut, cut - step_size * (delta**2 if relative else 1) * gradient
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_numpy(x64, shape, relative):
+    x = matrix(shape)
+    for rank in {1, max(1, min(shape) // 2), min(shape)}:
+        for delta in (0.3, 2.0, 50.0):
+            got = cut_and_descend(
+                jnp.asarray(x), delta, rank=rank, step_size=0.5, relative=relative
+            )
+            expected = reference(x, delta, rank, 0.5, relative)
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
+def directional(f, x, direction, h=1e-6):
+    return (f(x + h * direction) - f(x - h * direction)) / (2 * h)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("shape", [(6, 6), (4, 7), (7, 4), (1, 5)])
+@pytest.mark.parametrize("full", [True, False])
+def test_derivative_equals_finite_differences(x64, shape, full, relative):
+    rank = min(shape) if full else max(1, min(shape) // 2)
+    run = functools.partial(
+        cut_and_descend, rank=rank, step_size=0.5, relative=relative
+    )
+    x, rng = jnp.asarray(matrix(shape, 1)), np.random.default_rng(2)
+    weights = rng.normal(size=(2, *shape))
+    total = lambda x, delta: jnp.sum(weights * jnp.stack(run(x, delta)))
+    gradient, slope = jax.grad(total, (0, 1))(x, 0.7)
+    for _ in range(3):
+        direction = rng.normal(size=shape)
+        numeric = directional(lambda x: total(x, 0.7), x, direction)
+        np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=1e-6)
+        _, forward = jax.jvp(lambda x: total(x, 0.7), (x,), (jnp.asarray(direction),))
+        np.testing.assert_allclose(forward, numeric, rtol=1e-6)
+    numeric = directional(lambda delta: total(x, delta), 0.7, 1.0)
+    np.testing.assert_allclose(slope, numeric, rtol=1e-6)
+
+
+def test_derivative_equals_autodiff_through_the_svd(x64):
+    x = jnp.asarray(matrix((6, 5)))
+
+    def through_svd(x, delta):
+        u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+        s = jnp.where(jnp.arange(5) < 2, s, 0)
+        return (u * (s * (1 - 0.5 * jnp.exp(-((s / delta) ** 2) / 2)))) @ vt
+
+    ours = lambda x, d: cut_and_descend(x, d, rank=2, step_size=0.5, relative=True)[1]
+    expected = jax.jacrev(through_svd, (0, 1))(x, 0.9)
+    got = jax.jacrev(ours, (0, 1))(x, 0.9)
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["zero", "flat", "identity", "rank 1"])
+def test_derivative_is_finite_where_the_svds_is_not(kind):
+    x = {
+        "zero": jnp.zeros((5, 5)),
+        "flat": jnp.full((5, 5), 0.5),
+        "identity": jnp.eye(5),
+        "rank 1": jnp.outer(jnp.arange(5.0), jnp.ones(5)),
+    }[kind]
+    for rank in (2, 5):
+        run = functools.partial(
+            cut_and_descend, rank=rank, step_size=0.5, relative=True
+        )
+        jacobians = jax.jacrev(run)(x, 0.8)
+        assert all(np.isfinite(jacobian).all() for jacobian in jacobians)
+
+
+def test_uncut_derivative_is_right_at_ties(x64):
+    """Without a cut the step is smooth, at the identity and at zero too."""
+    run = lambda x: cut_and_descend(x, 0.8, rank=4, step_size=0.5, relative=True)[1]
+    rng = np.random.default_rng(0)
+    for x in (np.eye(4), np.zeros((4, 4)), np.full((4, 4), 0.5)):
+        direction = rng.normal(size=(4, 4))
+        _, got = jax.jvp(run, (jnp.asarray(x),), (jnp.asarray(direction),))
+        np.testing.assert_allclose(got, directional(run, x, direction), atol=1e-8)
