@@ -38,7 +38,7 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     flags.DEFINE_string("out", "out/quickstart", "folder for everything it writes")
     flags.DEFINE_integer("num_train", 2000, "training pictures", lower_bound=1)
-    flags.DEFINE_integer("num_test", 200, "pictures to attack", lower_bound=1)
+    flags.DEFINE_integer("num_test", 128, "pictures to attack", lower_bound=1)
     flags.DEFINE_integer("epochs", 15, "passes over the training set", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "of the weights, the attacks and the masks")
 

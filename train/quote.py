@@ -99,7 +99,38 @@ def cifar10(results: pathlib.Path) -> str:
 def gradients(results: pathlib.Path) -> str:
     """Accuracy and cost of the ways to the gradient of the smoothed rank."""
     record = json.loads((results / "gradients.json").read_text())
-    return record["markdown"]
+    routes = ("stable", "singular values", "singular vectors")
+    rows = [
+        ["", *(f"`jax.grad`, {'' if r == 'stable' else 'through '}{r}" for r in routes)]
+    ]
+    rows[0][1] += " form"
+    for kind in dict.fromkeys(row["matrix"] for row in record["failures"]):
+        cells = [kind]
+        for route in routes:
+            (row,) = (
+                row
+                for row in record["failures"]
+                if (row["matrix"], row["route"]) == (kind, route)
+            )
+            error = row["gradient_error"]
+            second = "" if row["second_derivative_finite"] else ", second NaN"
+            cells.append("NaN" if error is None else f"{error:.0e}{second}")
+        rows.append(cells)
+    for size, batch in ((32, 16), (256, 1)):
+        times = {
+            row["route"]: f"{row['ratio_to_closed_form']:.2g} x"
+            for row in record["timings"]
+            if (row["size"], row["batch"]) == (size, batch)
+        }
+        name = f"time, {size} x {size}, batch {batch}"
+        rows.append([name, *(times[route] for route in routes)])
+    return (
+        f"{markdown_table(rows, 1)}\n\n"
+        "Error of the gradient in float32 at delta = sigma_1 / 2, as a share of the "
+        "largest it can be (and whether the second derivative is NaN), by kind of "
+        "matrix, 32 x 32; time as a multiple of the closed form (9) in the same run. "
+        f"{provenance_line(record)}. [results/gradients.json](results/gradients.json)"
+    )
 
 
 def stopping(results: pathlib.Path) -> str:

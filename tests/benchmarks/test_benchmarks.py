@@ -1,0 +1,71 @@
+"""Each benchmark at toy size, as a user runs it."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def run(name, *flags, cwd):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", *flags],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_gradients(tmp_path):
+    out = run("gradients", "--max_size=8", "--repeats=1", "--out=g.json", cwd=tmp_path)
+    assert "stable" in out
+    record = json.loads((tmp_path / "g.json").read_text())
+    assert record["provenance"]["versions"]["jax"]
+
+    for row in record["accuracy"]:
+        if row["delta_over_sigma"] >= 0.1 and row["route"] == "stable":
+            assert row["error"] < (1e-4 if row["dtype"] == "float32" else 1e-10)
+    found = {(row["matrix"], row["route"]): row for row in record["failures"]}
+    for (matrix, route), row in found.items():
+        if route == "stable":
+            assert row["gradient_error"] < 1e-5, matrix
+            assert row["second_derivative_finite"], matrix
+    # What the stable form is for: here the SVD's own derivatives are NaN.
+    assert found["flat", "singular vectors"]["gradient_error"] is None
+    assert not found["flat", "singular values"]["second_derivative_finite"]
+
+    routes = {row["route"] for row in record["timings"]}
+    assert routes == {
+        "closed form",
+        "stable",
+        "singular values",
+        "singular vectors",
+        "forward",
+        "directional",
+    }
+    for row in record["timings"]:
+        assert row["compile_seconds"] > 0
+        assert row["route"] != "closed form" or row["ratio_to_closed_form"] == 1
+    plot = np.asarray(Image.open(tmp_path / "g.png").convert("RGB"))
+    assert plot.std() > 10
+
+
+def test_stopping(tmp_path):
+    run("stopping", "--num_test=2", "--num_images=2", "--out=s.json", cwd=tmp_path)
+    rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+    far, *rest = rows
+    assert far["clean"]["mean_difference"] == 0
+    assert far["clean"]["mean_steps"] == 420
+    steps = {(r["tolerance"], r["max_steps"]): r["clean"]["mean_steps"] for r in rest}
+    for (tolerance, most), taken in steps.items():
+        assert taken <= most
+        assert steps[1e-4, most] >= taken, tolerance
+    assert min(row["flat_error"] for row in rows) < 0.01
