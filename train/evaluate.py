@@ -129,10 +129,18 @@ def by_name(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
     return {(cell["defense"], cell["threat"]): cell for cell in cells}
 
 
-def table(title: str, cells: Sequence[Mapping[str, Any]]) -> rich.table.Table:
+def table(
+    title: str, cells: Sequence[Mapping[str, Any]], attack: AttackSettings
+) -> rich.table.Table:
     """The cells as a table for the terminal."""
-    grid = rich.table.Table(title=title, title_justify="left")
-    for heading in ("defence", "threat", "attack"):
+    grid = rich.table.Table(
+        title=title,
+        title_justify="left",
+        caption=f"{evaluation.describe_attack(attack)}; white-box through the defence "
+        "by BPDA",
+        caption_justify="left",
+    )
+    for heading in ("defence", "threat"):
         grid.add_column(heading)
     for heading in ("images", "accuracy", "95 % interval", "PSNR, dB"):
         grid.add_column(heading, justify="right")
@@ -142,7 +150,6 @@ def table(title: str, cells: Sequence[Mapping[str, Any]]) -> rich.table.Table:
         grid.add_row(
             cell["defense"],
             cell["threat"],
-            cell["attack"],
             str(cell["count"]),
             f"{cell['accuracy']:.1%}",
             f"{low:.1%} to {high:.1%}",
@@ -218,7 +225,7 @@ def main(argv: Sequence[str]) -> None:
     write_json(path, {**record, "cells": cells, "comparisons": comparisons})
     trained_with = "SPLIC" if loaded.settings.defense else "no defence"
     title = f"{dataset.name}, network trained with {trained_with}"
-    rich.console.Console().print(table(title, cells))
+    rich.console.Console().print(table(title, cells, attack))
     for row in comparisons:
         gap = row["psnr_difference_db"]
         if row["other"] == "srf" and gap:

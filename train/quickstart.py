@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     results = _evaluate(networks, test, splic, attack, path, inputs, progress)
 
     say(5, f"drawing {folder / 'quickstart.png'}")
-    _draw(networks, test, splic, attack, folder / "quickstart.png")
+    _draw(networks, test, splic, attack, results, folder / "quickstart.png")
 
     console = rich.console.Console()
     for name, cells in results.items():
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> None:
             "bare": "Network trained on the pictures as they are",
             "splic": "Network trained on purified pictures",
         }[name]
-        console.print(evaluate.table(title, cells))
+        console.print(evaluate.table(title, cells, attack))
     minutes, cpu = time.monotonic() - start, time.process_time() - cpu_start
     progress.line(
         f"done in {minutes / 60:.1f} minutes ({cpu / 60:.1f} CPU-minutes): "
@@ -165,6 +165,7 @@ def _draw(
     test: data.Dataset,
     splic: SPLICConfig,
     attack: AttackSettings,
+    results: dict[str, list[dict[str, Any]]],
     path: pathlib.Path,
 ) -> None:
     """The first test pictures, and what the networks say of them."""
@@ -177,14 +178,16 @@ def _draw(
     )
     attacked = evaluation.attack_batch(bare, clean, labels, attack_key, 0, None, attack)
     rows = []
-    for title, network, images, config in (
-        ("clean", bare, clean, None),
-        ("attacked", bare, attacked, None),
-        ("attacked,\nthen purified\nby SPLIC", trained, attacked, splic),
+    for title, name, network, images, config, threat in (
+        ("clean", "bare", bare, clean, None, "clean"),
+        ("attacked", "bare", bare, attacked, None, "white-box"),
+        ("attacked,\nthen purified", "splic", trained, attacked, splic, "black-box"),
     ):
         predicted, seen = evaluation.classify_batch(
             network, images, mask_key, 0, config
         )
+        cell = evaluate.by_name(results[name])["splic" if config else "none", threat]
+        title += f"\n\n{cell['accuracy']:.0%} right"
         rows.append(Row(title, np.asarray(seen), np.asarray(predicted)))
     picture_grid(
         rows,
@@ -192,10 +195,12 @@ def _draw(
         test.class_names,
         path,
         caption=(
-            f"The first {len(labels)} test pictures. Under each what the network says "
-            "(green: right, red: wrong).\nAttack on the bare network, which answers in "
-            f"rows 1 and 2: {evaluation.describe_attack(attack)}.\nRow 3 is answered "
-            "by the network trained on purified pictures."
+            f"The first {len(labels)} of {len(test.images)} test pictures, and what the "
+            "network says of them (green: right, red: wrong); shares are of all "
+            f"{len(test.images)}.\nRows 1 and 2: network trained on pictures as they "
+            f"are, attacked by {evaluation.describe_attack(attack)}.\nRow 3: the same "
+            "attacked pictures, purified by SPLIC, and the network trained on purified "
+            "pictures (black-box)."
         ),
     )
 
