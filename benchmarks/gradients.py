@@ -233,7 +233,8 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
         left.set_xlabel("delta / largest singular value")
         left.set_ylabel("error / largest gradient")
         left.set_title(f"{side} x {side}; solid float32, dotted float64", fontsize=8)
-        left.legend(fontsize=7)
+        left.set_ylim(bottom=1e-23)
+        left.legend(fontsize=7, loc="lower left", ncols=2)
         batch = min(16, max(row["batch"] for row in record["timings"]))
         for name in ROUTES:
             rows = [
@@ -249,7 +250,9 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
                 markersize=3,
                 label=name,
             )
-        sizes = sorted({row["size"] for row in record["timings"]})
+        sizes = sorted(
+            {row["size"] for row in record["timings"] if row["batch"] == batch}
+        )
         right.set_xticks(sizes, [str(size) for size in sizes], minor=False)
         right.minorticks_off()
         right.set_xlabel("side of the matrix, pixels")

@@ -195,7 +195,7 @@ def _draw(
         test.class_names,
         path,
         caption=(
-            f"The first {len(labels)} of {len(test.images)} test pictures, and what the "
+            f"The first {len(labels)} of {len(test.images)} test pictures, and what a "
             "network says of them (green: right, red: wrong); shares are of all "
             f"{len(test.images)}.\nRows 1 and 2: network trained on pictures as they "
             f"are, attacked by {evaluation.describe_attack(attack)}.\nRow 3: the same "

@@ -14,7 +14,7 @@ KINDS = {
     "zero": np.zeros,
     "flat": lambda shape: np.full(shape, 0.7),
     "identity": lambda shape: np.eye(*shape),
-    "rank one": lambda shape: np.outer(*(np.arange(1.0, n + 1) for n in shape)),
+    "rank one": lambda shape: np.outer(*(np.arange(1.0, n + 1) / n for n in shape)),
 }
 value_and_grad = jax.jit(jax.value_and_grad(objective))
 
@@ -22,7 +22,7 @@ value_and_grad = jax.jit(jax.value_and_grad(objective))
 def reference(x, delta, tv_weight):
     """Eq. (5), and its gradient from eq. (9) and the definition of eq. (6)."""
     u, s, vt = np.linalg.svd(x, full_matrices=False)
-    value = len(s) - np.exp(-((s / delta) ** 2) / 2).sum()
+    value = -np.expm1(-((s / delta) ** 2) / 2).sum()
     gradient = (u * (s / delta**2 * np.exp(-((s / delta) ** 2) / 2))) @ vt
     for axis in (0, 1):
         difference = np.diff(x, axis=axis)

@@ -185,7 +185,7 @@ def test_jit_and_vmap_equal_eager():
             )
 
 
-def test_an_unknown_form_is_refused_by_name(request):
+def test_an_unknown_form_is_refused_by_name():
     unchecked = getattr(total_variation_gradient, "__wrapped__", None)
     with pytest.raises(ValueError, match="'exact' or 'printed', got 'forward'"):
         (unchecked or total_variation_gradient)(jnp.ones((2, 2)), form="forward")
