@@ -18,7 +18,6 @@ a gradient can be. Times are medians of repeats in turn, after warm-up, as ratio
 closed form in the same run. Writes results/gradients.json and results/gradients.png.
 """
 
-import os
 import pathlib
 import statistics
 import time
@@ -37,6 +36,7 @@ from matplotlib.figure import Figure
 from splic_jax import smoothed_rank, smoothed_rank_gradient
 from train import errors, provenance
 from train.evaluate import write_json
+from train.files import written_whole
 from train.progress import Progress
 
 FLAGS = flags.FLAGS
@@ -261,9 +261,8 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
         right.legend(fontsize=7)
         for axis in (left, right):
             axis.grid(alpha=0.3)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format="png", dpi=130)
-        os.replace(temporary, path)
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=130)
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from flax import nnx
 from train import models
 from train.data import Dataset
 from train.errors import UserError
+from train.files import write_whole
 from train.flags import SPLIC_FLAGS
 from train.settings import TrainSettings
 
@@ -174,10 +175,7 @@ def start_run(folder: pathlib.Path, settings: TrainSettings, dataset: Dataset) -
             raise _damaged(folder / "run.json") from error
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "run.json.tmp"
-        temporary.write_text(json.dumps(run, indent=2) + "\n")
-        os.replace(temporary, folder / "run.json")
+        write_whole(folder / "run.json", (json.dumps(run, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(
             f"cannot write to {folder}: {error.strerror}; choose another --out"

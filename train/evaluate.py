@@ -8,7 +8,6 @@ with the first cell that is missing. See `train.evaluation` for who knows what.
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from train import checkpoints, errors, evaluation, models, provenance
 from train import flags as shared_flags
 from train.errors import UserError
 from train.evaluation import AttackSettings
+from train.files import write_whole
 from train.progress import Progress
 
 FLAGS = flags.FLAGS
@@ -102,11 +102,8 @@ def _require_known(flag: str, names: Sequence[str], known: Sequence[str]) -> Non
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes JSON so that the file is whole or as it was before."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(values, indent=1) + "\n")
-        os.replace(temporary, path)
+        write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from train.errors import UserError
+from train.files import written_whole
 
 # Okabe and Ito's bluish green and vermilion: told apart by the colour-blind too.
 RIGHT, WRONG = "#007a5a", "#d55e00"
@@ -73,9 +74,8 @@ def picture_grid(
                 for spine in axis.spines.values():
                     spine.set(color=RIGHT if right else WRONG, linewidth=2)
         figure.supxlabel(caption, fontsize=8.5, color="#333333")
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            figure.savefig(temporary, format="png", dpi=110)
-            os.replace(temporary, path)
+            with written_whole(path) as temporary:
+                figure.savefig(temporary, format="png", dpi=110)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -9,16 +9,26 @@ from collections.abc import Iterator
 from train.errors import UserError
 
 
-def write_whole(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file, and its folder where missing; a reader never sees half of it."""
+@contextlib.contextmanager
+def written_whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a file to write, which becomes `path` at the end and not before.
+
+    Makes its folder where missing; leaves nothing where the writing fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file; a reader never sees half of it."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def digest_of(path: pathlib.Path) -> str:

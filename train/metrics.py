@@ -1,10 +1,11 @@
 """The record of a training run: JSON lines, and TensorBoard events."""
 
 import json
-import os
 import pathlib
 
 import tensorboardX
+
+from train.files import write_whole
 
 
 class MetricWriter:
@@ -44,6 +45,4 @@ def _drop_after(path: pathlib.Path, last_step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue  # cut off when the run was stopped
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, "".join(kept).encode())

@@ -23,6 +23,7 @@ import splic_jax
 from splic_jax.purification import default_chunk_size
 from train.data import Dataset
 from train.errors import UserError
+from train.files import write_whole, written_whole
 from train.progress import Progress
 
 # Raise it when the files' layout, or how keys are derived from the seed, changes.
@@ -133,7 +134,7 @@ def _compute(
                 target[:] = splic_jax.purify(piece, key, config, first_index=start)
             except ValueError as error:
                 raise UserError(f"cannot purify the images: {error}") from error
-            _replace(path, hashlib.sha256(target).digest() + target.tobytes())
+            write_whole(path, hashlib.sha256(target).digest() + target.tobytes())
             advance(len(target))
     return result
 
@@ -165,18 +166,9 @@ def _read_final(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None
 def _write_final(path: pathlib.Path, images: np.ndarray, inputs: dict) -> None:
     # The description first: images without one do not count as finished.
     text = json.dumps({**inputs, "sha256": _digest(images)}, indent=2)
-    _replace(path.with_suffix(".json"), text.encode())
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    write_whole(path.with_suffix(".json"), text.encode())
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
         np.save(file, images)
-    os.replace(temporary, path)
-
-
-def _replace(path: pathlib.Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def _digest(array: np.ndarray) -> str:

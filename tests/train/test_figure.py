@@ -30,5 +30,6 @@ def test_right_is_green_and_wrong_is_red(tmp_path):
 
 
 def test_one_line_where_it_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserError, match="cannot write"):
-        picture_grid(rows(), np.array([0, 1]), NAMES, tmp_path / "no" / "such.png")
+        picture_grid(rows(), np.array([0, 1]), NAMES, tmp_path / "file" / "x.png")

@@ -87,7 +87,7 @@ def test_finished_set_is_read_not_computed(tmp_path, monkeypatch) -> None:
     np.testing.assert_array_equal(first, again)
     (stored,) = tmp_path.glob("*.npy")
     np.testing.assert_array_equal(np.load(stored), first)
-    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob("*.part"))
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 4, 5])
