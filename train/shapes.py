@@ -26,15 +26,17 @@ SIZE = 32
 SPLITS = ("train", "test", "cue_conflict")
 CLASS_NAMES = tuple(SILHOUETTES)
 
-# Chosen by measurement, as is all below: see `make`.
+# These numbers were chosen by training the small network: it is to be neither near
+# chance nor near 100 %, misled by texture, and below 10 % under PGD (quickstart.json and
+# cue_conflict_bare.json in results/).
 DEFAULT_TEXTURE_BIAS = 0.9
 RADIUS = (9.0, 14.0)  # pixels
 STRETCH = 0.2  # logarithm of width over height, up to
 ROTATION = 0.8  # radians, up to
 LIGHTNESS = (0.08, 0.28)  # of the background, above or below the middle of [0, 1]
-CONTRAST = (0.22, 0.44)  # between the mean lightness of filling and background
+CONTRAST = (0.24, 0.46)  # between the mean lightness of filling and background
 FILLING = (0.10, 0.22)  # amplitude of the texture
-BACKGROUND = (0.06, 0.16)
+BACKGROUND = (0.05, 0.14)
 NOISE = (0.01, 0.04)  # standard deviation
 
 # Images are drawn in whole blocks of this many, because vector instructions may round
