@@ -66,6 +66,22 @@ def quickstart(results: pathlib.Path) -> str:
     )
 
 
+def cue_conflict(results: pathlib.Path) -> str:
+    """Accuracy by shape where shape and texture disagree."""
+    records = {
+        name: json.loads((results / f"cue_conflict_{name}.json").read_text())
+        for name in ("bare", "splic")
+    }
+    table = accuracy_table({name: record["cells"] for name, record in records.items()})
+    count = records["bare"]["dataset"]["count"]
+    return (
+        f"{table}\n\n"
+        f"`shapes`, {count} images whose texture is that of another class; networks of "
+        "the quickstart. [bare](results/cue_conflict_bare.json), "
+        "[splic](results/cue_conflict_splic.json)"
+    )
+
+
 def cifar10(results: pathlib.Path) -> str:
     """CIFAR-10: the same for a network trained bare and one on purified images."""
     names = ("bare", "splic")
@@ -160,6 +176,7 @@ def stopping(results: pathlib.Path) -> str:
 
 BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "quickstart": quickstart,
+    "cue_conflict": cue_conflict,
     "cifar10": cifar10,
     "gradients": gradients,
     "stopping": stopping,

@@ -27,8 +27,8 @@ SPLITS = ("train", "test", "cue_conflict")
 CLASS_NAMES = tuple(SILHOUETTES)
 
 # These numbers were chosen by training the small network: it is to be neither near
-# chance nor near 100 %, misled by texture, and below 10 % under PGD (quickstart.json and
-# cue_conflict_bare.json in results/).
+# chance nor near 100 %, misled by texture, and below 10 % under PGD (results/ holds
+# quickstart.json and cue_conflict_bare.json).
 DEFAULT_TEXTURE_BIAS = 0.9
 RADIUS = (9.0, 14.0)  # pixels
 STRETCH = 0.2  # logarithm of width over height, up to
