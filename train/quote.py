@@ -170,7 +170,8 @@ def stopping(results: pathlib.Path) -> str:
     return (
         f"{markdown_table(rows, 0)}\n\n"
         f"{names.get(dataset['name'], dataset['name'])}, the first {dataset['count']} "
-        f"test images; {provenance_line(record)}."
+        f"test images; {provenance_line(record)}. "
+        "[results/stopping.json](../results/stopping.json)"
     )
 
 
