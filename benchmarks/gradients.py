@@ -50,7 +50,9 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     flags.DEFINE_integer("max_size", 256, "largest side", lower_bound=8)
     flags.DEFINE_integer("repeats", 15, "timed calls of each", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "of the matrices")
+    flags.DEFINE_integer(
+        "seed", 0, "of the matrices", lower_bound=0, upper_bound=2**31 - 1
+    )
     flags.DEFINE_string("out", "results/gradients.json", "JSON file; a plot beside it")
 
 
@@ -102,7 +104,7 @@ def error(got: np.ndarray, x: np.ndarray, delta: float) -> float | None:
 
 
 def accuracy(rng: np.random.Generator, size: int) -> list[dict[str, Any]]:
-    """Error of each route against delta, in both precisions."""
+    """Error of each route against delta, in both precisions, at one size."""
     rows = []
     x64 = rng.uniform(size=(size, size))
     for dtype in ("float32", "float64"):
@@ -213,12 +215,14 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     with matplotlib.rc_context({"font.size": 8}):
         figure = Figure(figsize=(7.2, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2)
+        side = min(32, max(row["size"] for row in record["accuracy"]))
         for name in ("closed form", *FUNCTIONS):
             for dtype, line in (("float32", "-"), ("float64", ":")):
                 rows = [
                     row
                     for row in record["accuracy"]
-                    if (row["route"], row["dtype"]) == (name, dtype) and row["error"]
+                    if (row["route"], row["dtype"], row["size"]) == (name, dtype, side)
+                    and row["error"]
                 ]
                 left.loglog(
                     [row["delta_over_sigma"] for row in rows],
@@ -229,7 +233,6 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
                     markersize=3,
                     label=name if dtype == "float32" else None,
                 )
-        side = record["accuracy"][0]["size"]
         left.set_xlabel("delta / largest singular value")
         left.set_ylabel("error / largest gradient")
         left.set_title(f"{side} x {side}; solid float32, dotted float64", fontsize=8)
@@ -282,7 +285,7 @@ def main(argv: Sequence[str]) -> None:
         "provenance": provenance.provenance(),
         "seed": FLAGS.seed,
         "repeats": FLAGS.repeats,
-        "accuracy": accuracy(rng, min(32, FLAGS.max_size)),
+        "accuracy": [row for size in sizes for row in accuracy(rng, size)],
         "failures": failures(rng, min(32, FLAGS.max_size)),
     }
     cells = sum(b == 1 or b * s**2 <= MAX_VALUES for s in sizes for b in BATCHES)

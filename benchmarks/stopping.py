@@ -37,7 +37,9 @@ def define_flags() -> None:
     shared_flags.define_data_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     flags.DEFINE_integer("num_images", 48, "test images", lower_bound=2)
-    flags.DEFINE_integer("seed", 0, "of the masks and the noise")
+    flags.DEFINE_integer(
+        "seed", 0, "of the masks and the noise", lower_bound=0, upper_bound=2**31 - 1
+    )
     flags.DEFINE_string("out", "results/stopping.json", "JSON file for the results")
 
 

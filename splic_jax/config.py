@@ -20,6 +20,9 @@ class SPLICConfig:
         tolerance: epsilon, the relative change of the last step of a round at which
             the loop stops; >= 0, and 0 never stops it early.
         max_steps: maxiter; tested between rounds, so rounded up to whole rounds; >= 1.
+            The default is chosen for sides of 32 pixels and more. On smaller images
+            rows without an anchor are common, and filled in only as fast as the total
+            variation spreads: give them thousands.
         keep_probability: chance of a pixel to be an anchor; in (0, 1].
         alternate: also complete the anchors from the completed pixels (section 3.4).
         step_scaling: "relative" multiplies the gradient of the smoothed rank by

@@ -58,7 +58,8 @@ def purify(
         devices: spread the images over these devices; None runs where they are.
 
     Returns:
-        Purified images, of the shape, dtype and range of the input.
+        Purified images, of the shape, dtype and range of the input (float64 needs
+        `jax_enable_x64`, as everywhere in JAX; without, it comes back as float32).
 
     Raises:
         ValueError: for a shape, dtype or value out of range (naming the first), or a

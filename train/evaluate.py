@@ -7,11 +7,15 @@ with the first cell that is missing. See `train.evaluation` for who knows what.
 """
 
 import dataclasses
+import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import numpy as np
 import rich.console
 import rich.table
 from absl import flags
@@ -56,7 +60,13 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "attack_steps", default.steps, "gradient steps of PGD", lower_bound=0
     )
-    flags.DEFINE_integer("seed", 0, "of the attack's start and the masks")
+    flags.DEFINE_integer(
+        "seed",
+        0,
+        "of the attack's start and the masks",
+        lower_bound=0,
+        upper_bound=2**31 - 1,
+    )
     flags.DEFINE_enum(
         "split", "test", ["test", "cue_conflict"], "which images (shapes has both)"
     )
@@ -86,9 +96,13 @@ def defenses_from_flags(
 
 def network_record(loaded: checkpoints.LoadedModel) -> dict[str, Any]:
     """What a network was trained with and on, for the record."""
+    weights = hashlib.sha256()
+    for leaf in jax.tree.leaves(loaded.variables):
+        weights.update(np.ascontiguousarray(leaf))
     return {
         "settings": dataclasses.asdict(loaded.settings),
         "training_set": dict(loaded.dataset),
+        "weights_sha256": weights.hexdigest(),
     }
 
 
@@ -161,8 +175,10 @@ def main(argv: Sequence[str]) -> None:
     defenses = defenses_from_flags(FLAGS.defenses, loaded.settings.defense)
     _require_known("--threats", FLAGS.threats, evaluation.THREATS)
     surrogate = FLAGS.surrogate and checkpoints.load_checkpoint(FLAGS.surrogate)
-    if FLAGS.epsilon < 0 or FLAGS.attack_step <= 0:
+    if not (0 <= FLAGS.epsilon < math.inf and 0 < FLAGS.attack_step < math.inf):
         raise UserError("--epsilon must be 0 or more, and --attack_step above 0")
+    if "black-box" in FLAGS.threats and FLAGS["threats"].present and not surrogate:
+        raise UserError("--threats=black-box needs --surrogate, the network to attack")
     attack = AttackSettings(
         FLAGS.epsilon / 255, FLAGS.attack_step / 255, FLAGS.attack_steps
     )
@@ -173,6 +189,9 @@ def main(argv: Sequence[str]) -> None:
                 f"{path} was trained on {network.dataset['name']}, not "
                 f"{dataset.name}; give --dataset={network.dataset['name']}"
             )
+    for config in defenses.values():
+        if config:
+            shared_flags.require_rank(config, dataset.images.shape[1:])
     inputs = {
         "format": FORMAT,
         "dataset": {
@@ -214,12 +233,18 @@ def main(argv: Sequence[str]) -> None:
         done=done,
         store=lambda cells: write_json(path, {**record, "cells": cells}),
     )
+    if not cells:
+        raise UserError(
+            "nothing to measure: without a defence gray-box is white-box; give others "
+            "of --threats or --defenses"
+        )
     comparisons = [
         row
         for other in ("none", "srf")
         for row in evaluation.compare(cells, "splic", other)
     ]
-    write_json(path, {**record, "cells": cells, "comparisons": comparisons})
+    if len(done) < len(cells):  # else the file stays as it was measured
+        write_json(path, {**record, "cells": cells, "comparisons": comparisons})
     trained_with = "SPLIC" if loaded.settings.defense else "no defence"
     title = f"{dataset.name}, network trained with {trained_with}"
     rich.console.Console().print(table(title, cells, attack))

@@ -232,7 +232,7 @@ def evaluate(
         threats: which of `THREATS`.
         progress: where to show how far it is; None shows nothing.
         done: summaries measured before, by defence and threat; not measured again.
-        store: called with all summaries so far after each new one.
+        store: called with all summaries so far after each that was measured.
 
     Returns:
         The summaries of the cells (see `Cell.summary`), in order.
@@ -262,8 +262,8 @@ def evaluate(
                     )
                 found = cell.summary()
                 progress.line(describe(found))
+                store([*cells, found])
             cells.append(found)
-            store(cells)
     return cells
 
 

@@ -6,6 +6,7 @@ import, so that one binary can import another.
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -139,3 +140,13 @@ def splic_config_from_flags(base: SPLICConfig = SPLICConfig()) -> SPLICConfig:
         field, _, rest = str(error).partition(" ")
         flag = SPLIC_FLAGS.get(field, (field, ""))[0]
         raise UserError(f"--{flag} {rest}") from None
+
+
+def require_rank(config: SPLICConfig, image_shape: Sequence[int]) -> None:
+    """Raises a `UserError` if --rank does not fit images [h, w, c] of this shape."""
+    height, width, channels = image_shape
+    side_by_side = channels if config.channels == "concatenated" else 1
+    try:
+        config.rank_of((height, width * side_by_side))
+    except ValueError as error:
+        raise UserError(f"--{error}") from None

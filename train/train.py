@@ -397,7 +397,11 @@ def main(argv: Sequence[str]) -> None:
         checkpoint_every=FLAGS.checkpoint_every,
         progress=progress,
     )
-    progress.line(f"done; next: python -m train.evaluate --checkpoint={FLAGS.out}")
+    source = f" --data_dir={FLAGS.data_dir}" if FLAGS.data_dir else ""
+    progress.line(
+        f"done; next: ./launch.sh evaluate --dataset={FLAGS.dataset}{source} "
+        f"--checkpoint={FLAGS.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -116,6 +116,13 @@ def test_evaluate_agrees_with_the_quickstart(first_run):
         (("--checkpoint=out/bare", "--threats="), "--threats is empty"),
         (("--checkpoint=out/bare", "--surrogate=out"), "out holds no training run"),
         (("--checkpoint=out/bare", "--tv_weight=-1"), "--tv_weight must be in"),
+        (("--checkpoint=out/bare", "--rank=40"), "--rank=40 exceeds"),
+        (("--checkpoint=out/bare", "--epsilon=nan"), "--epsilon must be"),
+        (("--checkpoint=out/bare", "--threats=black-box"), "needs --surrogate"),
+        (
+            ("--checkpoint=out/bare", "--threats=gray-box", "--defenses=none"),
+            "nothing to measure",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line(first_run, flags, message):
