@@ -4,7 +4,7 @@
 
 Purifies test images, clean and with +-8/255 noise on every value, with several
 settings of the two, and compares with a run far past them. Writes
-results/stopping.json. The defaults of `SPLICConfig` are read off it: docs/formulas.md.
+out/stopping.json; results/ holds one of CIFAR-10. The defaults of `SPLICConfig` are read off it: docs/formulas.md.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "seed", 0, "of the masks and the noise", lower_bound=0, upper_bound=2**31 - 1
     )
-    flags.DEFINE_string("out", "results/stopping.json", "JSON file for the results")
+    flags.DEFINE_string("out", "out/stopping.json", "JSON file for the results")
 
 
 @functools.partial(jax.jit, static_argnames="config")

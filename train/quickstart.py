@@ -204,9 +204,9 @@ def _draw(
         path,
         caption=(
             f"The first {len(labels)} of {len(test.images)} test pictures, and what "
-            "the network trained on pictures as they are says of\nthem (green: right, red: "
-            f"wrong); shares are of all {len(test.images)}. The attack: "
-            f"{evaluation.describe_attack(attack)}, by someone who\nknows the network "
+            "the network trained on pictures as they are says of them\n(green: right, "
+            f"red: wrong); shares are of all {len(test.images)}. The attack: "
+            f"{evaluation.describe_attack(attack)}, by someone\nwho knows the network "
             "and not the defence (gray-box). No network was trained for the last row."
         ),
     )
