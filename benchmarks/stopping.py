@@ -3,8 +3,8 @@
     ./launch.sh bench stopping --dataset=cifar10 --data_dir=DIR
 
 Purifies test images, clean and with +-8/255 noise on every value, with several
-settings of the two, and compares with a run far past them. Writes
-out/stopping.json; results/ holds one of CIFAR-10. The defaults of `SPLICConfig` are read off it: docs/formulas.md.
+settings of the two, and compares with a run far past them. Writes out/stopping.json.
+The defaults of `SPLICConfig` are read off results/stopping.json: docs/formulas.md.
 """
 
 import dataclasses
