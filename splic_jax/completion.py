@@ -222,7 +222,7 @@ def _start(matrix: Array, mask: Array, config: SPLICConfig) -> tuple[Array, _Sta
     anchors = jnp.where(mask, matrix, 0) * config.pixel_scale
     # The values alone: their derivative, unlike that of the vectors, has no gaps.
     largest = jnp.linalg.svd(anchors, compute_uv=False)[0]
-    delta = jnp.where(largest > 0, largest, 1)  # a black image has none
+    delta = jnp.maximum(largest, _smallest_delta(matrix.dtype))
     changes = jnp.full((config.inner_steps,), jnp.inf, matrix.dtype)
     return anchors, _State(anchors, delta, jnp.zeros((), jnp.int32), changes)
 
@@ -240,8 +240,7 @@ def _round(
         return new, jnp.sqrt(jax.lax.stop_gradient(change))
 
     x, changes = jax.lax.scan(step, state.x, length=config.inner_steps)
-    smallest = jnp.sqrt(jnp.finfo(x.dtype).tiny)
-    delta = jnp.maximum(state.delta * config.delta_decay, smallest)
+    delta = jnp.maximum(state.delta * config.delta_decay, _smallest_delta(x.dtype))
     return _State(x, delta, state.round + 1, changes)
 
 
@@ -276,3 +275,8 @@ def _step(
 
 def _finish(x: Array, matrix: Array, mask: Array, config: SPLICConfig) -> Array:
     return jnp.where(mask, matrix, x / config.pixel_scale)
+
+
+def _smallest_delta(dtype: jnp.dtype) -> float:
+    # A black image has no largest singular value; 1 / delta^4 must not overflow.
+    return float(jnp.finfo(dtype).tiny) ** 0.2

@@ -30,12 +30,14 @@ def cut_and_descend(
 
     where ``g = step_size * delta^2`` if `relative`, else ``g = step_size``.
     Differentiable in `x` and `delta` wherever ``sigma_r > sigma_{r+1}``, whatever the
-    other gaps; at a tie of those two, where the cut jumps, the derivative leaves the
-    tied pair out.
+    other gaps; at a tie of those two to rounding, where the cut jumps, the derivative
+    leaves the tied pair out. A delta under ``eps * sigma_1``, which could only act on
+    rounding errors, acts as that number.
 
     Args:
         x: matrix, float32 or float64.
-        delta: width of the smoothed rank, in the unit of x's singular values; > 0.
+        delta: width of the smoothed rank, in the unit of x's singular values; > 0, and
+            for a derivative above the fifth root of the dtype's smallest normal number.
         rank: r, 1 to min(m, n); min(m, n) keeps all.
         step_size: mu.
         relative: multiply the gradient by delta^2 (reference [4]) or not (line 11).
@@ -54,6 +56,10 @@ def _matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+def _floor(delta: Array, s: Array) -> Array:
+    return jnp.maximum(delta, jnp.finfo(s.dtype).eps * s[0])
+
+
 def _gain(delta: Array, step_size: float, relative: bool) -> Array:
     return jnp.full_like(delta, step_size) if relative else step_size / delta**2
 
@@ -61,6 +67,7 @@ def _gain(delta: Array, step_size: float, relative: bool) -> Array:
 def _weights(
     s: Array, delta: Array, rank: int, step_size: float, relative: bool
 ) -> tuple[Array, Array]:
+    delta = _floor(delta, s)
     kept = (jnp.arange(s.shape[0]) < rank).astype(s.dtype)
     shrink = _gain(delta, step_size, relative) * jnp.exp(-((s / delta) ** 2) / 2)
     return kept, kept * (1 - shrink)
@@ -78,11 +85,16 @@ def _cut_and_descend_jvp(rank, step_size, relative, primals, tangents):
     x, delta = primals
     dx, ddelta = tangents
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-    us = u * s
     kept, shrunk = _weights(s, delta, rank, step_size, relative)
     _, (_, dshrunk) = jax.jvp(
         lambda d: _weights(s, d, rank, step_size, relative), (delta,), (ddelta,)
     )
+
+    # In units of sigma_1 from here on, so that no square under- or overflows.
+    unit = jnp.where(s[0] > 0, s[0], 1)
+    width = _floor(delta, s) / unit
+    s = s / unit
+    us = u * s
 
     # d(X^T X) in the basis of the right singular vectors.
     dx_v = _matmul(dx, vt.T)
@@ -93,17 +105,18 @@ def _cut_and_descend_jvp(rank, step_size, relative, primals, tangents):
     # weight jumps to 0; within the kept ones it is that of g exp(-sigma^2/2 delta^2).
     gap = s[:, None] ** 2 - s[None, :] ** 2
     across = kept[:, None] * (1 - kept[None, :])
-    inverse_gap = across * jnp.where(gap == 0, 0, 1 / jnp.where(gap == 0, 1, gap))
-    t = jnp.abs(gap) / (2 * delta**2)
+    tie = jnp.abs(gap) < jnp.finfo(s.dtype).eps ** 2
+    inverse_gap = across * jnp.where(tie, 0, 1 / jnp.where(tie, 1, gap))
+    t = jnp.abs(gap) / (2 * width**2)
     slope = jnp.where(t == 0, 1, -jnp.expm1(-t) / jnp.where(t == 0, 1, t))
     smaller = jnp.minimum(s[:, None], s[None, :])
     within = kept[:, None] * kept[None, :] * slope
-    within *= jnp.exp(-((smaller / delta) ** 2) / 2) / (2 * delta**2)
-    within *= _gain(delta, step_size, relative)
+    within *= jnp.exp(-((smaller / width) ** 2) / 2) / (2 * width**2)
+    within *= _gain(width * unit, step_size, relative)
 
     def tangent(weights, dweights, differences):
-        right = dx_v * weights + _matmul(us, differences * dgram) + us * dweights
-        return _matmul(right, vt)
+        rotated = _matmul(us, differences * dgram)
+        return _matmul(dx_v * weights + rotated + us * unit * dweights, vt)
 
     jumps = inverse_gap * kept[:, None]
     dcut = tangent(kept, jnp.zeros_like(kept), jumps + jumps.T)

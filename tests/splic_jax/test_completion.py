@@ -274,3 +274,15 @@ def test_refuses_what_cannot_be_completed(image, mask, message):
 def test_refuses_a_rank_above_the_smaller_side():
     with pytest.raises(ValueError, match="rank=5 exceeds"):
         complete(jnp.ones((4, 6)), jnp.ones((4, 6), bool), SPLICConfig(rank=5))
+
+
+@pytest.mark.parametrize("scaling", ["relative", "printed"])
+def test_gradient_is_finite_after_any_number_of_rounds(scaling):
+    # Delta falls to 1e-21 of what it was, and its square to less than a float32 holds.
+    config = SPLICConfig(step_scaling=scaling)
+    mask = jnp.asarray(random_mask((6, 6)))
+    total = lambda x: jnp.sum(complete_rounds(x, mask, config, rounds=60) ** 2)
+    gradient = jax.jit(jax.grad(total))
+    for value in (0.0, 0.5):
+        assert np.isfinite(gradient(jnp.full((6, 6), value))).all()
+    assert np.isfinite(gradient(jnp.asarray(smooth_image((6, 6)), jnp.float32))).all()

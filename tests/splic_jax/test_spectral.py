@@ -97,6 +97,30 @@ def test_derivative_is_finite_where_the_svds_is_not(kind):
         assert all(np.isfinite(jacobian).all() for jacobian in jacobians)
 
 
+@pytest.mark.parametrize("relative", [True, False])
+def test_derivative_is_finite_at_any_scale_in_float32(relative):
+    # Squares of such singular values and of such a delta under- and overflow.
+    run = functools.partial(cut_and_descend, step_size=0.5, relative=relative)
+    run = jax.jit(jax.jacrev(run, (0, 1)), static_argnames="rank")
+    for x in (
+        jnp.diag(jnp.array([1.0, 1e-19, 3e-19, 1e-30])),
+        jnp.zeros((4, 4)),
+        jnp.full((4, 4), 1e-20),
+    ):
+        for rank in (2, 4):
+            for delta in (1e-7, 1e-3):
+                jacobians = jax.tree.leaves(run(x, jnp.float32(delta), rank=rank))
+                assert all(np.isfinite(jacobian).all() for jacobian in jacobians)
+
+
+def test_a_vanishing_delta_only_acts_on_rounding_errors():
+    x = jnp.asarray(matrix((6, 4)), jnp.float32)
+    for delta in (1e-12, 1e-8):
+        results = cut_and_descend(x, delta, rank=4, step_size=0.5, relative=True)
+        for result in results:
+            np.testing.assert_allclose(result, x, rtol=0, atol=1e-6)
+
+
 def test_uncut_derivative_is_right_at_ties(x64):
     """Without a cut the step is smooth, at the identity and at zero too."""
     run = lambda x: cut_and_descend(x, 0.8, rank=4, step_size=0.5, relative=True)[1]
