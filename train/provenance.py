@@ -65,20 +65,16 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """The checkout's commit, with a plus sign where files differ from it."""
-    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
     try:
-        name = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        name = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None
     return name + ("+" if changed else "")
+
+
+def _git(*words: str) -> str:
+    """What git prints of the checkout that this file is in."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent), *words]
+    done = subprocess.run(git, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
