@@ -117,6 +117,9 @@ set_up() {
 # being searched for modules.
 run_module() {
   set_up
+  # Large pages for large arrays, or a tenth of a training step on a CPU goes into
+  # getting memory page by page. Other C libraries than glibc take no notice.
+  export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
   PYTHONPATH=$root exec "$venv/bin/python" -P -m "$@"
 }
 

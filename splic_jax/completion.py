@@ -6,7 +6,9 @@ target pixels from the anchors, then the anchors from the completed targets. All
 functions of one matrix: `jax.vmap` and `jax.jit` are the caller's.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,15 @@ import numpy as np
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int
 
+from splic_jax import lanes, spectral, tracked
 from splic_jax.config import SPLICConfig
-from splic_jax.spectral import cut_and_descend
 from splic_jax.total_variation import total_variation_gradient
+
+# Matrices completed side by side on the CPU: single precision fills a vector register.
+LANES = 16
+# With sides up to this it pays to write the products out; beyond, one matrix is enough
+# work for the ordinary product.
+_LARGEST_IN_LANES = 64
 
 
 class Completion(NamedTuple):
@@ -39,10 +47,19 @@ class Completion(NamedTuple):
 
 
 class _State(NamedTuple):
-    x: Array
+    x: Array  # the iterate, in units of `_Problem.unit`
+    vectors: Array | None  # what the fast solver tracks
     delta: Array
     round: Array
     changes: Array  # relative change of each step of the last round
+
+
+class _Problem(NamedTuple):
+    """Matrices ``[m, n, *lanes]`` to complete; the exact solver takes one at a time."""
+
+    anchors: Array  # 0 where there is none
+    mask: Array  # 1 at the anchors, 0 elsewhere
+    unit: Array  # ``[*lanes]``; 1 with the exact solver
 
 
 def complete(
@@ -84,36 +101,94 @@ def complete(
         return _run_to_convergence(matrix, mask, config, trace, blocks)
 
     if jax.default_backend() == "cpu":
-        # The CPU's SVDs run one after another anyway. One completion after another
-        # stops each as soon as it has converged, and sums in the same order as alone.
-        run = jax.custom_batching.sequential_vmap(run)
+        # One completion after another, or one set of lanes after another, stops each
+        # as soon as it has converged, and sums in the same order as alone.
+        if uses_lanes(config, matrix.shape, matrix.dtype):
+            run = _in_lanes(run)
+        else:
+            run = jax.custom_batching.sequential_vmap(run)
     return run(matrix, mask)
+
+
+def uses_lanes(
+    config: SPLICConfig, shape: tuple[int, int], dtype: Any = jnp.float32
+) -> bool:
+    """Whether matrices of this shape are completed `LANES` at a time on the CPU."""
+    return _is_fast(config, shape, dtype) and max(shape) <= _LARGEST_IN_LANES
+
+
+def _in_lanes(run: Callable[[Array, Array], Completion]) -> Callable:
+    """`run`, which takes ``[m, n, lanes]``, as a function of one matrix.
+
+    Always `LANES` of them are done together, however many there are: so each one's
+    result is the same whatever the batch.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def run_batch(matrices: Array, masks: Array) -> Completion:
+        return _map_lanes(run, matrices, masks)
+
+    @run_batch.def_vmap
+    def _(size: int, batched: list[bool], *arrays: Array) -> tuple[Completion, Any]:
+        arrays = [
+            a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
+            for a, is_batched in zip(arrays, batched, strict=True)
+        ]
+        done = run_batch(*(a.reshape(-1, *a.shape[2:]) for a in arrays))
+        done = jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), done)
+        return done, jax.tree.map(lambda _: True, done)
+
+    def run_one(matrix: Array, mask: Array) -> Completion:
+        done = run_batch(matrix[None], mask[None])
+        return jax.tree.map(lambda a: a[0], done)
+
+    return run_one
+
+
+def _map_lanes(run: Callable, matrices: Array, masks: Array) -> Any:
+    """Maps `run`, which takes ``[m, n, LANES]``, over ``[b, m, n]``."""
+    count = len(matrices)
+    filling = ((0, -count % LANES), (0, 0), (0, 0))
+    groups = (-1, LANES, *matrices.shape[1:])
+    matrices = jnp.pad(matrices, filling).reshape(groups)
+    masks = jnp.pad(masks, filling, constant_values=True).reshape(groups)
+
+    def run_group(group):
+        done = run(*(jnp.moveaxis(a, 0, -1) for a in group))
+        return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), done)
+
+    done = jax.lax.map(run_group, (matrices, masks))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], done)
 
 
 def _run_to_convergence(
     matrix: Array, mask: Array, config: SPLICConfig, trace: bool, blocks: int
 ) -> Completion:
-    anchors, start = _start(matrix, mask, config)
+    problem, start = _start(matrix, mask, config)
     size = config.max_rounds * config.inner_steps
-    history = jnp.full((size if trace else 0,), jnp.nan, matrix.dtype)
+    history = jnp.full((size if trace else 0, *matrix.shape[2:]), jnp.nan, matrix.dtype)
 
-    def unfinished(carry):
-        state, _ = carry
+    def unfinished(state):
         change = state.changes[-1]
         return (state.round < config.max_rounds) & (change > config.tolerance)
 
     def advance(carry):
         state, history = carry
-        new = _round(state, anchors, mask, config, blocks)
+        going_on = unfinished(state)
+        new = _round(state, problem, config, blocks)
         if trace:
-            first = state.round * config.inner_steps
-            history = jax.lax.dynamic_update_slice(history, new.changes, (first,))
-        return new, history
+            first = jnp.max(state.round) * config.inner_steps
+            old = jax.lax.dynamic_slice_in_dim(history, first, config.inner_steps)
+            changes = jnp.where(going_on, new.changes, old)
+            history = jax.lax.dynamic_update_slice_in_dim(history, changes, first, 0)
+        return lanes.choose(going_on, new, state), history
 
-    state, history = jax.lax.while_loop(unfinished, advance, (start, history))
+    state, history = jax.lax.while_loop(
+        lambda carry: jnp.any(unfinished(carry[0])), advance, (start, history)
+    )
     change = state.changes[-1]
     return Completion(
-        matrix=_finish(state.x, matrix, mask, config),
+        matrix=_finish(state.x, matrix, problem, config),
         steps=state.round * config.inner_steps,
         relative_change=change,
         converged=change <= config.tolerance,
@@ -147,14 +222,20 @@ def complete_rounds(
         ValueError: as `complete`.
     """
     matrix, mask = _checked(matrix, mask)
-    anchors, state = _start(matrix, mask, config)
+    return _run_rounds(matrix, mask, config, rounds, blocks)
+
+
+def _run_rounds(
+    matrix: Array, mask: Array, config: SPLICConfig, rounds: int, blocks: int
+) -> Array:
+    problem, state = _start(matrix, mask, config)
 
     @jax.checkpoint
     def advance(state, _):
-        return _round(state, anchors, mask, config, blocks), None
+        return _round(state, problem, config, blocks), None
 
     state, _ = jax.lax.scan(advance, state, length=rounds)
-    return _finish(state.x, matrix, mask, config)
+    return _finish(state.x, matrix, problem, config)
 
 
 def complete_alternating(
@@ -189,13 +270,56 @@ def complete_alternating(
             return complete(matrix, mask, config, blocks=blocks).matrix
         return complete_rounds(matrix, mask, config, rounds=rounds, blocks=blocks)
 
-    matrix, mask = _checked(matrix, mask)
-    first = one_pass(matrix, mask)
+    return _alternate(one_pass, *_checked(matrix, mask), config)
+
+
+def complete_batch(
+    matrices: Float[Array, "b m n"],
+    masks: Bool[Array, "b m n"],
+    config: SPLICConfig = SPLICConfig(),
+    *,
+    rounds: int | None = None,
+    blocks: int = 1,
+) -> Float[Array, "b m n"]:
+    """`complete_alternating` of many matrices, laid out as the device likes it.
+
+    The same as under `jax.vmap`, but fast on a CPU with `rounds` too.
+    """
+    shape, dtype = matrices.shape[1:], matrices.dtype
+    if jax.default_backend() != "cpu" or not uses_lanes(config, shape, dtype):
+        run = functools.partial(
+            complete_alternating, config=config, rounds=rounds, blocks=blocks
+        )
+        return jax.vmap(run)(matrices, masks)
+
+    def one_pass(matrix, mask):
+        if rounds is None:
+            return _run_to_convergence(matrix, mask, config, False, blocks).matrix
+        return _run_rounds(matrix, mask, config, rounds, blocks)
+
+    return _map_lanes(
+        lambda matrix, mask: _alternate(one_pass, matrix, mask, config), matrices, masks
+    )
+
+
+def _alternate(
+    one_pass: Callable[[Array, Array], Array],
+    matrix: Array,
+    mask: Array,
+    config: SPLICConfig,
+) -> Array:
     if not config.alternate:
-        return first
-    nothing_to_swap = jnp.all(mask)
-    second = one_pass(first, ~mask | nothing_to_swap)
-    return jnp.where(nothing_to_swap, first, second)
+        return one_pass(matrix, mask)
+    # Without a target pass 1 gives the matrix back, and pass 2 has nothing to start
+    # from: all pixels are anchors once more, and it too gives the matrix back.
+    nothing_to_swap = jnp.all(mask, axis=(0, 1))
+
+    def swap(carry, _):
+        matrix, mask = carry
+        return (one_pass(matrix, mask), ~mask | nothing_to_swap), None
+
+    (matrix, _), _ = jax.lax.scan(swap, (matrix, mask), length=2)
+    return matrix
 
 
 def _checked(
@@ -218,63 +342,112 @@ def _checked(
     return matrix, mask
 
 
-def _start(matrix: Array, mask: Array, config: SPLICConfig) -> tuple[Array, _State]:
+def _is_fast(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
+    # Where nothing is cut, the smallest singular values matter as much as the largest;
+    # small matrices cost little; and the fast solver is as good as single precision.
+    return (
+        config.solver == "fast"
+        and config.rank_cut
+        and min(shape[:2]) >= tracked.SMALLEST_SIDE
+        and config.rank_of(shape[:2]) < min(shape[:2])
+        and dtype == jnp.float32
+    )
+
+
+def _start(matrix: Array, mask: Array, config: SPLICConfig) -> tuple[_Problem, _State]:
     anchors = jnp.where(mask, matrix, 0) * config.pixel_scale
-    # The values alone: their derivative, unlike that of the vectors, has no gaps.
-    largest = jnp.linalg.svd(anchors, compute_uv=False)[0]
+    lanes_shape = matrix.shape[2:]
+    if _is_fast(config, matrix.shape, matrix.dtype):
+        rank = config.rank_of(matrix.shape[:2])
+        size = tracked.basis_size(rank, min(matrix.shape[:2]))
+        # A power of two near the largest singular value: squares of its square neither
+        # overflow nor vanish, and nothing is rounded.
+        bound = jnp.sqrt(lanes.total(lanes.total(anchors**2)))
+        unit = jax.lax.stop_gradient(
+            jnp.ldexp(jnp.ones_like(bound), jnp.frexp(bound)[1])
+        )
+        anchors = anchors / unit
+        vectors, largest = tracked.decompose(anchors, size)
+    else:
+        unit, vectors = jnp.ones(lanes_shape, matrix.dtype), None
+        # The values alone: their derivative, unlike that of the vectors, has no gaps.
+        largest = jnp.linalg.svd(anchors, compute_uv=False)[0]
     delta = jnp.maximum(largest, _smallest_delta(matrix.dtype))
-    changes = jnp.full((config.inner_steps,), jnp.inf, matrix.dtype)
-    return anchors, _State(anchors, delta, jnp.zeros((), jnp.int32), changes)
+    changes = jnp.full((config.inner_steps, *lanes_shape), jnp.inf, matrix.dtype)
+    state = _State(anchors, vectors, delta, jnp.zeros(lanes_shape, jnp.int32), changes)
+    return _Problem(anchors, mask.astype(matrix.dtype), unit), state
 
 
 def _round(
-    state: _State, anchors: Array, mask: Array, config: SPLICConfig, blocks: int
+    state: _State, problem: _Problem, config: SPLICConfig, blocks: int
 ) -> _State:
     """Lines 3 to 16 of Algorithm 1: the steps at one delta."""
 
     @jax.checkpoint
-    def step(x, _):
-        new = _step(x, anchors, mask, state.delta, config, blocks)
-        moved, size = jnp.sum((new - x) ** 2), jnp.sum(x**2)
-        change = jnp.where(size > 0, moved / jnp.where(size > 0, size, 1), moved)
-        return new, jnp.sqrt(jax.lax.stop_gradient(change))
+    def step(carry, _):
+        x, vectors = carry
+        new, vectors = _step(x, vectors, state.delta, problem, config, blocks)
+        return (new, vectors), jax.lax.stop_gradient(_relative_change(x, new))
 
-    x, changes = jax.lax.scan(step, state.x, length=config.inner_steps)
+    (x, vectors), changes = jax.lax.scan(
+        step, (state.x, state.vectors), length=config.inner_steps
+    )
     delta = jnp.maximum(state.delta * config.delta_decay, _smallest_delta(x.dtype))
-    return _State(x, delta, state.round + 1, changes)
+    return _State(x, vectors, delta, state.round + 1, changes)
+
+
+def _relative_change(x: Array, new: Array) -> Array:
+    moved = lanes.total(lanes.total((new - x) ** 2))
+    size = lanes.total(lanes.total(x**2))
+    return jnp.sqrt(jnp.where(size > 0, moved / jnp.where(size > 0, size, 1), moved))
 
 
 def _step(
     x: Array,
-    anchors: Array,
-    mask: Array,
+    vectors: Array | None,
     delta: Array,
+    problem: _Problem,
     config: SPLICConfig,
     blocks: int,
-) -> Array:
+) -> tuple[Array, Array | None]:
     """Lines 4 to 13 of Algorithm 1."""
-    cut, descended = cut_and_descend(
-        x,
-        delta,
-        rank=config.rank_of(x.shape) if config.rank_cut else min(x.shape),
-        step_size=config.step_size,
-        relative=config.step_scaling == "relative",
-    )
+    rank = config.rank_of(x.shape[:2]) if config.rank_cut else min(x.shape[:2])
+    relative = config.step_scaling == "relative"
+    if vectors is None:
+        cut, descended = spectral.cut_and_descend(
+            x, delta, rank=rank, step_size=config.step_size, relative=relative
+        )
+    else:
+        cut, descended, vectors = tracked.cut_and_descend(
+            x,
+            vectors,
+            delta,
+            rank=rank,
+            step_size=config.step_size,
+            unit=None if relative else problem.unit,
+        )
+    return _smooth_and_restore(cut, descended, problem, config, blocks), vectors
+
+
+@functools.partial(lanes.kernel, static_argnums=(3, 4))
+def _smooth_and_restore(
+    cut: Array, descended: Array, problem: _Problem, config: SPLICConfig, blocks: int
+) -> Array:
+    """The total variation's part of line 11, and line 13."""
     if config.tv_weight:
-        images = cut.reshape(x.shape[0], blocks, -1)
-        gradient = jax.vmap(
-            lambda image: total_variation_gradient(
-                image, config.tv_form, config.tv_scales
-            ),
-            in_axes=1,
-            out_axes=1,
-        )(images)
-        descended -= config.step_size * config.tv_weight * gradient.reshape(x.shape)
-    return jnp.where(mask, anchors, descended)
+        images = cut
+        if blocks > 1:
+            images = cut.reshape(cut.shape[0], blocks, -1, *cut.shape[2:])
+            images = jnp.moveaxis(images, 1, -1)
+        gradient = total_variation_gradient(images, config.tv_form, config.tv_scales)
+        if blocks > 1:
+            gradient = jnp.moveaxis(gradient, -1, 1).reshape(cut.shape)
+        descended -= config.step_size * config.tv_weight * gradient
+    return problem.anchors + (1 - problem.mask) * descended
 
 
-def _finish(x: Array, matrix: Array, mask: Array, config: SPLICConfig) -> Array:
-    return jnp.where(mask, matrix, x / config.pixel_scale)
+def _finish(x: Array, matrix: Array, problem: _Problem, config: SPLICConfig) -> Array:
+    return jnp.where(problem.mask > 0, matrix, x * (problem.unit / config.pixel_scale))
 
 
 def _smallest_delta(dtype: jnp.dtype) -> float:

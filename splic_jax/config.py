@@ -37,6 +37,9 @@ class SPLICConfig:
             for ``step_scaling="printed"`` alone.
         channels: "separate" completes each channel as a matrix of its own;
             "concatenated" puts them side by side into one m x (c n) matrix (ME-Net).
+        solver: how the singular vectors of each step are found. "fast" follows them
+            from step to step by matrix products alone, in float32 where the rank is
+            cut; "exact" decomposes every iterate, as is done anyway in other cases.
         mask: "shared" draws one mask for all channels of an image; "independent" one
             for each channel.
 
@@ -60,6 +63,7 @@ class SPLICConfig:
     pixel_scale: float = 1.0
     channels: Literal["separate", "concatenated"] = "separate"
     mask: Literal["shared", "independent"] = "shared"
+    solver: Literal["fast", "exact"] = "fast"
 
     @classmethod
     def printed(cls) -> "SPLICConfig":
@@ -92,6 +96,7 @@ class SPLICConfig:
             ("tv_form", ("exact", "printed")),
             ("channels", ("separate", "concatenated")),
             ("mask", ("shared", "independent")),
+            ("solver", ("fast", "exact")),
             ("alternate", (True, False)),
             ("rank_cut", (True, False)),
         ):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +10,15 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from splic_jax.completion import complete_alternating
+from splic_jax.completion import LANES, complete_batch, uses_lanes
 from splic_jax.config import SPLICConfig
 from splic_jax.masks import sample_mask
 
 # Values in one chunk on an accelerator: enough to fill it, and its working set small.
 _CHUNK_VALUES = 2**22
+# Images in one chunk where the CPU does `LANES` matrices at a time: enough for two
+# cores to have work, and few for someone who has few.
+_CHUNK_OF_LANES = 2 * LANES
 
 
 def purify(
@@ -80,7 +82,7 @@ def purify(
     if len(batch) == 0:
         return jnp.asarray(images)
     platform = devices[0].platform if devices else jax.default_backend()
-    chunk = chunk_size or default_chunk_size(batch.shape[1:], platform)
+    chunk = chunk_size or default_chunk_size(batch.shape[1:], platform, config)
     if indices is None:
         indices = np.arange(len(batch)) + first_index
     elif indices.shape != (len(batch),):
@@ -88,15 +90,25 @@ def purify(
             f"indices must have shape ({len(batch)},), got {indices.shape}"
         )
 
+    def chunk_of(count: int) -> int:
+        if platform != "cpu" or chunk_size:
+            return chunk
+        # Equal chunks leave little to fill up; results do not depend on them here.
+        return -(-count // -(-count // chunk))
+
+    side_by_side = platform == "cpu" and uses_lanes(config, batch.shape[1:3])
+    purify_batch = _compiled_for_lanes if side_by_side else _compiled
     if not devices:
-        purified = _purify_batch(batch, indices, key, config, chunk, rounds)
+        purified = purify_batch(
+            batch, indices, key, config, chunk_of(len(batch)), rounds
+        )
     else:
         # A program on each device, all of them started before any is waited for.
         parts = [
-            _purify_batch(
+            purify_batch(
                 *jax.device_put((batch[part], indices[part], key), device),
                 config,
-                chunk,
+                chunk_of(len(part)),
                 rounds,
             )
             for device, part in zip(
@@ -110,16 +122,19 @@ def purify(
     return purified if images.ndim == 4 else purified[0]
 
 
-def default_chunk_size(shape: tuple[int, int, int], platform: str) -> int:
+def default_chunk_size(
+    shape: tuple[int, int, int], platform: str, config: SPLICConfig = SPLICConfig()
+) -> int:
     """Images of this shape that `purify` processes at a time on this platform.
 
-    The CPU's SVDs run one after another anyway, and alone each image stops as soon as
-    it has converged; an accelerator wants many at once.
+    One on a CPU, where each then stops as soon as it has converged, unless the fast
+    solver takes many small ones side by side.
     """
-    return 1 if platform == "cpu" else max(1, _CHUNK_VALUES // math.prod(shape))
+    if platform == "cpu":
+        return _CHUNK_OF_LANES if uses_lanes(config, shape[:2]) else 1
+    return max(1, _CHUNK_VALUES // math.prod(shape))
 
 
-@partial(jax.jit, static_argnames=("config", "chunk", "rounds"))
 def _purify_batch(
     images: Shaped[Array, "n h w c"],
     indices: Int[Array, " n"],
@@ -138,16 +153,16 @@ def _purify_batch(
     colours = values.shape[-1] - (values.shape[-1] in (2, 4))
     values = values[..., :colours]
 
-    def one(image, index):
-        return _purify_image(image, jax.random.fold_in(key, index), config, rounds)
+    def purify_chunk(piece):
+        images, indices = piece
+        return _purify_chunk(images, indices, key, config, rounds)
 
     padding = -len(values) % chunk
     values = jnp.pad(values, ((0, padding), (0, 0), (0, 0), (0, 0)), mode="edge")
     indices = jnp.pad(indices, (0, padding), mode="edge")
     pieces = values.reshape(-1, chunk, *values.shape[1:])
-    values = jax.lax.map(
-        lambda piece: jax.vmap(one)(*piece), (pieces, indices.reshape(-1, chunk))
-    ).reshape(values.shape)[: len(images)]
+    values = jax.lax.map(purify_chunk, (pieces, indices.reshape(-1, chunk)))
+    values = values.reshape(-1, *values.shape[2:])[: len(images)]
     values = jnp.clip(values, 0, 1)
     if images.dtype == jnp.uint8:
         values = jnp.round(values * 255)
@@ -156,25 +171,53 @@ def _purify_batch(
     )
 
 
-def _purify_image(
-    image: Float[Array, "h w c"],
+_STATIC = ("config", "chunk", "rounds")
+_compiled = jax.jit(_purify_batch, static_argnames=_STATIC)
+# The CPU's cores are for different images (`devices`): each operation is too small to
+# be split among them. And all of a vector register is to be used.
+_compiled_for_lanes = jax.jit(
+    _purify_batch,
+    static_argnames=_STATIC,
+    compiler_options={
+        "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
+        "xla_cpu_prefer_vector_width": "512",
+    },
+)
+
+
+def _purify_chunk(
+    images: Float[Array, "n h w c"],
+    indices: Int[Array, " n"],
     key: Key[Array, ""],
     config: SPLICConfig,
     rounds: int | None,
-) -> Float[Array, "h w c"]:
-    mask = sample_mask(key, image.shape, config.keep_probability, config.mask)
-    height, width, channels = image.shape
-    if config.channels == "separate":
-        run = partial(complete_alternating, config=config, rounds=rounds)
-        return jax.vmap(run, in_axes=-1, out_axes=-1)(image, mask)
+) -> Float[Array, "n h w c"]:
+    count, height, width, channels = images.shape
 
-    def side_by_side(x):
-        return x.transpose(0, 2, 1).reshape(height, channels * width)
+    def draw(index):
+        image_key = jax.random.fold_in(key, index)
+        shape = (height, width, channels)
+        return sample_mask(image_key, shape, config.keep_probability, config.mask)
 
-    completed = complete_alternating(
-        side_by_side(image), side_by_side(mask), config, rounds=rounds, blocks=channels
+    separate = config.channels == "separate"
+    blocks = 1 if separate else channels
+
+    def to_matrices(x):
+        x = x.transpose(0, 3, 1, 2) if separate else x.transpose(0, 1, 3, 2)
+        return x.reshape(-1, height, blocks * width)
+
+    completed = complete_batch(
+        to_matrices(images),
+        to_matrices(jax.vmap(draw)(indices)),
+        config,
+        rounds=rounds,
+        blocks=blocks,
     )
-    return completed.reshape(height, channels, width).transpose(0, 2, 1)
+    if separate:
+        completed = completed.reshape(count, channels, height, width)
+        return completed.transpose(0, 2, 3, 1)
+    completed = completed.reshape(count, height, channels, width)
+    return completed.transpose(0, 1, 3, 2)
 
 
 def _check(images: Array | np.ndarray) -> None:

@@ -100,9 +100,41 @@ def _cut_and_descend_jvp(rank, step_size, relative, primals, tangents):
     dx_v = _matmul(dx, vt.T)
     half = _matmul(dx_v.T, us)
     dgram = half + half.T
+    of_cut, of_descended = divided_differences(
+        s, kept, shrunk, width, _gain(width * unit, step_size, relative)
+    )
 
-    # Divided differences of the weights as functions of sigma^2. Across the cut the
-    # weight jumps to 0; within the kept ones it is that of g exp(-sigma^2/2 delta^2).
+    def tangent(weights, dweights, differences):
+        rotated = _matmul(us, differences * dgram)
+        return _matmul(dx_v * weights + rotated + us * unit * dweights, vt)
+
+    dcut = tangent(kept, jnp.zeros_like(kept), of_cut)
+    ddescended = tangent(shrunk, dshrunk, of_descended)
+    return _cut_and_descend(x, delta, rank, step_size, relative), (dcut, ddescended)
+
+
+def divided_differences(
+    s: Float[Array, "p *batch"],
+    kept: Float[Array, "p *batch"],
+    shrunk: Float[Array, "p *batch"],
+    width: Float[Array, "*batch"],
+    gain: Float[Array, "*batch"],
+) -> tuple[Float[Array, "p p *batch"], Float[Array, "p p *batch"]]:
+    """Divided differences of both results' weights, as functions of sigma squared.
+
+    Across the cut a weight jumps to 0; within the kept ones that of the cut is
+    constant, and that of the descent is ``1 - gain exp(-sigma^2 / 2 width^2)``.
+
+    Args:
+        s: singular values, in any order, of about 1 or less.
+        kept: 1 where a singular value is among the first r, else 0: the cut's weights.
+        shrunk: the descent's weights.
+        width: delta, in the unit of s.
+        gain: the gradient step times 1 / delta^2.
+
+    Returns:
+        Those of the cut and of the descent, symmetric.
+    """
     gap = s[:, None] ** 2 - s[None, :] ** 2
     across = kept[:, None] * (1 - kept[None, :])
     tie = jnp.abs(gap) < jnp.finfo(s.dtype).eps ** 2
@@ -111,15 +143,10 @@ def _cut_and_descend_jvp(rank, step_size, relative, primals, tangents):
     slope = jnp.where(t == 0, 1, -jnp.expm1(-t) / jnp.where(t == 0, 1, t))
     smaller = jnp.minimum(s[:, None], s[None, :])
     within = kept[:, None] * kept[None, :] * slope
-    within *= jnp.exp(-((smaller / width) ** 2) / 2) / (2 * width**2)
-    within *= _gain(width * unit, step_size, relative)
+    within *= gain * jnp.exp(-((smaller / width) ** 2) / 2) / (2 * width**2)
 
-    def tangent(weights, dweights, differences):
-        rotated = _matmul(us, differences * dgram)
-        return _matmul(dx_v * weights + rotated + us * unit * dweights, vt)
+    def both_ways(weights):
+        jumps = inverse_gap * weights[:, None]
+        return jumps + jnp.swapaxes(jumps, 0, 1)
 
-    jumps = inverse_gap * kept[:, None]
-    dcut = tangent(kept, jnp.zeros_like(kept), jumps + jumps.T)
-    jumps = inverse_gap * shrunk[:, None]
-    ddescended = tangent(shrunk, dshrunk, jumps + jumps.T + within)
-    return _cut_and_descend(x, delta, rank, step_size, relative), (dcut, ddescended)
+    return both_ways(kept), both_ways(shrunk) + within

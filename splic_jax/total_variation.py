@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from splic_jax.lanes import kernel
+
 TVForm = Literal["exact", "printed"]
 
 
@@ -41,8 +43,8 @@ def total_variation(
 
 
 def total_variation_gradient(
-    x: Float[Array | np.ndarray, "m n"], form: TVForm = "exact", scales: int = 1
-) -> Float[Array, "m n"]:
+    x: Float[Array | np.ndarray, "m n *batch"], form: TVForm = "exact", scales: int = 1
+) -> Float[Array, "m n *batch"]:
     r"""Gradient of `total_variation`, or eq. (10) as printed.
 
     ``form="exact"`` is the gradient of eq. (6), the 5-point Laplacian: at each pixel
@@ -59,7 +61,7 @@ def total_variation_gradient(
     backward differences, so (10) is the gradient of no function.
 
     Args:
-        x: matrix, any float dtype and unit.
+        x: matrix, any float dtype and unit; further axes are a batch.
         form: "exact" or "printed".
         scales: levels of the pyramid of `total_variation`, >= 1.
 
@@ -72,11 +74,11 @@ def total_variation_gradient(
     if form not in ("exact", "printed"):
         raise ValueError(f"form must be 'exact' or 'printed', got {form!r}")
     x = jnp.asarray(x)
-    # forward[i] = x[i] - x[i+1], 0 at the end; backward[i] = x[i] - x[i-1], 0 at 0.
-    down, right = -jnp.diff(x, axis=0), -jnp.diff(x, axis=1)
-    gradient = jnp.pad(down, ((0, 1), (0, 0))) + jnp.pad(right, ((0, 0), (0, 1)))
+    # A neighbour beyond the edge has the pixel's own value.
+    padded = _with_border(x)
+    gradient = (x - padded[2:, 1:-1]) + (x - padded[1:-1, 2:])
     if form == "exact":
-        gradient -= jnp.pad(down, ((1, 0), (0, 0))) + jnp.pad(right, ((0, 0), (1, 0)))
+        gradient += (x - padded[:-2, 1:-1]) + (x - padded[1:-1, :-2])
     if scales > 1:
         coarse, adjoint = jax.vjp(halve, x)
         (pulled,) = adjoint(total_variation_gradient(coarse, form, scales - 1))
@@ -84,8 +86,13 @@ def total_variation_gradient(
     return gradient
 
 
-def halve(x: Float[Array | np.ndarray, "m n"]) -> Float[Array, "p q"]:
+@kernel
+def _with_border(x: Array) -> Array:
+    return jnp.pad(x, ((1, 1), (1, 1), *((0, 0),) * (x.ndim - 2)), mode="edge")
+
+
+def halve(x: Float[Array | np.ndarray, "m n *batch"]) -> Float[Array, "p q *batch"]:
     """Mean of each 2 x 2 block; the last row or column of an odd side is repeated."""
-    m, n = x.shape
-    x = jnp.pad(x, ((0, m % 2), (0, n % 2)), mode="edge")
+    m, n = x.shape[:2]
+    x = jnp.pad(x, ((0, m % 2), (0, n % 2), *((0, 0),) * (x.ndim - 2)), mode="edge")
     return (x[0::2, 0::2] + x[1::2, 0::2] + x[0::2, 1::2] + x[1::2, 1::2]) / 4

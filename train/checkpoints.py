@@ -77,11 +77,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
         class_names = tuple(run["class_names"])
         dataset = dict(run["dataset"])
         channels = dataset["image_shape"][-1]
-        model = nnx.eval_shape(  # the structure alone, without drawing weights
-            lambda: models.create(
-                settings.model, len(class_names), settings.seed, channels=channels
-            )
-        )
+        model = models.outline(settings.model, len(class_names), channels=channels)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise _damaged(folder / "run.json") from error
     graphdef, variables = models.split(model)
@@ -195,7 +191,9 @@ def _require_same(folder: pathlib.Path, found: dict, run: dict) -> None:
 
 def _flags(run: dict) -> dict[str, Any]:
     """The settings of a run by the flags that set them, the telling ones first."""
-    dataset, settings = dict(run["dataset"]), dict(run["settings"])
+    # A run is older than some settings: it had what is the default now.
+    settings = dataclasses.asdict(TrainSettings()) | run["settings"]
+    dataset = dict(run["dataset"])
     defense = settings.pop("defense")
     values = {
         "--dataset": dataset["name"],

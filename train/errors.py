@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, logging
 
+from train.devices import use_all_cores
+
 
 class UserError(Exception):
     """A mistake in the input or the flags: what was wrong, where, and what to do."""
@@ -21,6 +23,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
             return 1
         # JAX and Orbax tell at length what they look for and do not find.
         logging.set_verbosity(logging.WARNING)
+        use_all_cores()
         try:
             return main(argv)
         except UserError as error:

@@ -21,7 +21,7 @@ import rich.table
 from absl import flags
 
 from splic_jax import SPLICConfig
-from train import checkpoints, errors, evaluation, models, provenance
+from train import checkpoints, compilation, errors, evaluation, models, provenance
 from train import flags as shared_flags
 from train.errors import UserError
 from train.evaluation import AttackSettings
@@ -71,6 +71,8 @@ def define_flags() -> None:
         "split", "test", ["test", "cue_conflict"], "which images (shapes has both)"
     )
     flags.DEFINE_string("out", "out/evaluation.json", "JSON file for the results")
+    compilation.define_flag("`compiled` beside --out")
+    flags.adopt_module_key_flags(compilation)
 
 
 def defenses_from_flags(
@@ -171,6 +173,7 @@ def table(
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    compilation.keep(pathlib.Path(FLAGS.out).parent / "compiled")
     loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
     defenses = defenses_from_flags(FLAGS.defenses, loaded.settings.defense)
     _require_known("--threats", FLAGS.threats, evaluation.THREATS)

@@ -37,6 +37,11 @@ THREATS = ("clean", "black-box", "gray-box", "white-box")
 MAX_BATCH = 64
 
 
+def batch_size(count: int) -> int:
+    """Images in a batch of `measure`: at most `MAX_BATCH`, and the last nearly full."""
+    return math.ceil(count / math.ceil(count / MAX_BATCH))
+
+
 @dataclasses.dataclass(frozen=True)
 class AttackSettings:
     """PGD as the paper sets it (section 3.5).
@@ -186,12 +191,14 @@ def measure(
     target = surrogate if threat == "black-box" else logits_fn
     correct, psnr = [], []
     count = len(dataset.images)
-    batch = math.ceil(count / math.ceil(count / MAX_BATCH))
+    batch = batch_size(count)
     for start in range(0, count, batch):
         # The last batch is filled up, because another size would compile again.
         size = min(batch, count - start)
         chosen = (start + np.arange(batch)) % count
-        clean = jnp.asarray(dataset.images[chosen], jnp.float32) / 255
+        # Put in its place, as what an attack returns is; else both are compiled for.
+        clean = jax.device_put(dataset.images[chosen], jax.devices()[0])
+        clean = clean.astype(jnp.float32) / 255
         labels = jnp.asarray(dataset.labels[chosen])
         images = clean
         if threat != "clean":

@@ -14,8 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from train import convolution
 
 # One constant for every data set and channel. A data set's own mean and standard
 # deviation are within a few hundredths of it, and BatchNorm removes the rest.
@@ -127,13 +131,48 @@ def create(name: str, num_classes: int, seed: int, *, channels: int = 3) -> ResN
     Raises:
         ValueError: for an unknown name, or fewer than one class or channel.
     """
+    graphdef, _ = nnx.split(outline(name, num_classes, channels=channels))
+
+    def draw() -> nnx.State:
+        rngs = nnx.Rngs(seed)
+        return nnx.state(
+            ResNet(STAGES[name], num_classes, channels=channels, rngs=rngs)
+        )
+
+    # Drawn once, and few: compiling that well would take many times as long as it.
+    quickly = {"xla_backend_optimization_level": 0}
+    return nnx.merge(graphdef, jax.jit(draw, compiler_options=quickly)())
+
+
+def outline(name: str, num_classes: int, *, channels: int = 3) -> ResNet:
+    """Returns the model of `create` with shapes and dtypes in place of the weights.
+
+    Raises:
+        ValueError: as `create` does.
+    """
     if name not in STAGES:
         raise ValueError(f"model {name!r} is unknown; choose from {', '.join(NAMES)}")
     if num_classes < 1 or channels < 1:
         raise ValueError(
             f"num_classes and channels must be positive, got {num_classes}, {channels}"
         )
-    return ResNet(STAGES[name], num_classes, channels=channels, rngs=nnx.Rngs(seed))
+    return nnx.eval_shape(
+        lambda: ResNet(STAGES[name], num_classes, channels=channels, rngs=nnx.Rngs(0))
+    )
+
+
+def prepare_training(model: nnx.Module, compute_dtype: DTypeLike) -> None:
+    """Sets how a model computes in training, in place; its parameters stay as they are.
+
+    Convolutions and what is between them are in `compute_dtype`; batch statistics and
+    logits in float32 all the same. On a CPU the convolutions are those of
+    `train.convolution`.
+    """
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv | nnx.BatchNorm):
+            module.dtype = jnp.dtype(compute_dtype)
+        if isinstance(module, nnx.Conv) and jax.default_backend() == "cpu":
+            module.conv_general_dilated = convolution.convolve
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State]:

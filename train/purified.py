@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 import splic_jax
 from splic_jax.purification import default_chunk_size
 from train.data import Dataset
+from train.devices import spread
 from train.errors import UserError
 from train.files import write_whole, written_whole
 from train.progress import Progress
@@ -112,7 +113,7 @@ def _compute(
 ) -> np.ndarray:
     result = np.empty(shape, np.uint8)
     # A piece is a whole number of purify's own chunks, which it would fill up else.
-    chunk = default_chunk_size(images.shape[1:], jax.default_backend())
+    chunk = default_chunk_size(images.shape[1:], jax.default_backend(), config)
     size = chunk * -(-PIECE_IMAGES // chunk)
     missing = []
     for mask in range(shape[0]):
@@ -131,7 +132,9 @@ def _compute(
             key = jax.random.fold_in(jax.random.key(seed), mask)
             piece = images[start : start + len(target)]
             try:
-                target[:] = splic_jax.purify(piece, key, config, first_index=start)
+                target[:] = splic_jax.purify(
+                    piece, key, config, first_index=start, devices=spread()
+                )
             except ValueError as error:
                 raise UserError(f"cannot purify the images: {error}") from error
             write_whole(path, hashlib.sha256(target).digest() + target.tobytes())

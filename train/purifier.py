@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 import splic_jax
 from splic_jax import SPLICConfig, purify
 from splic_jax.purification import default_chunk_size
+from train.devices import spread
 
 _SSIM_WINDOW = 11
 
@@ -83,7 +84,8 @@ class Purifier:
 
     def piece_size(self, shape: tuple[int, int, int]) -> int:
         """Images of this shape in a piece; never depends on how many there are."""
-        return self.batch or default_chunk_size(shape, jax.default_backend())
+        platform = jax.default_backend()
+        return self.batch or default_chunk_size(shape, platform, self.config)
 
     def __call__(
         self, images: Shaped[np.ndarray, "n h w c"], indices: Int[np.ndarray, " n"]
@@ -99,12 +101,14 @@ class Purifier:
         inputs = images.astype(images.dtype.newbyteorder("="))
         filling = self.piece_size(images.shape[1:]) - len(images)
         inputs = np.concatenate([inputs, np.repeat(inputs[-1:], filling, axis=0)])
+        devices = spread()
         purified = purify(
             inputs,
             jax.random.key(self.seed),
             self.config,
-            chunk_size=len(inputs),
+            chunk_size=None if devices else len(inputs),
             indices=np.concatenate([indices, np.repeat(indices[-1:], filling)]),
+            devices=devices,
         )
         psnr, ssim = jax.device_get(_quality(inputs, purified))
         result = np.array(purified)[: len(images)].astype(images.dtype)

@@ -25,7 +25,7 @@ import rich.console
 import rich.table
 from absl import flags
 
-from train import errors, pictures
+from train import compilation, errors, pictures
 from train import flags as shared_flags
 from train.errors import UserError
 from train.files import printable
@@ -36,6 +36,8 @@ from train.purify_arrays import from_dataset, open_file, purify_arrays
 from train.purify_pictures import Source, purify_pictures
 
 FLAGS = flags.FLAGS
+# Not beside the results, which belong to the user alone.
+_COMPILED = pathlib.Path(__file__).resolve().parents[1] / "out" / "compiled"
 _DATA_FLAGS = ("data_dir", "num_train", "num_test", "texture_bias", "split")
 
 
@@ -64,6 +66,8 @@ def define_flags() -> None:
         lower_bound=1,
     )
     flags.DEFINE_bool("overwrite", False, "replace what is in the way")
+    compilation.define_flag("out/compiled in the folder of launch.sh")
+    flags.adopt_module_key_flags(compilation)
 
 
 def find_sources(
@@ -213,6 +217,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def main(argv: Sequence[str]) -> int:
     del argv
+    compilation.keep(_COMPILED)
     console = rich.console.Console()
     try:
         tally = _purify(console)

@@ -21,7 +21,7 @@ import rich.console
 from absl import flags
 
 from splic_jax import SPLICConfig
-from train import data, errors, evaluate, evaluation, models, provenance
+from train import compilation, data, errors, evaluate, evaluation, models, provenance
 from train.checkpoints import LoadedModel, dataset_checksum
 from train.evaluation import AttackSettings
 from train.figure import Row, picture_grid
@@ -47,12 +47,15 @@ def define_flags() -> None:
         lower_bound=0,
         upper_bound=2**31 - 1,
     )
+    compilation.define_flag("`compiled` in --out")
+    flags.adopt_module_key_flags(compilation)  # list it under --help too
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     start, cpu_start = time.monotonic(), time.process_time()
     folder = pathlib.Path(FLAGS.out)
+    compilation.keep(folder / "compiled")
     progress = Progress()
 
     def say(stage: int, text: str) -> None:
@@ -183,8 +186,10 @@ def _draw(
 ) -> None:
     """The first test pictures, and what the network says of them."""
     attack_key, mask_key = jax.random.split(jax.random.key(FLAGS.seed))
-    clean = np.asarray(test.images[:SHOWN], np.float32) / 255
-    labels = test.labels[:SHOWN]
+    # A batch as the evaluation has it, for which all is compiled.
+    batch = evaluation.batch_size(len(test.images))
+    clean = jax.device_put(test.images[:batch], jax.devices()[0]).astype(np.float32)
+    clean, labels = clean / 255, jax.numpy.asarray(test.labels[:batch])
     bare = models.logits_function(network.graphdef, network.variables)
     attacked = evaluation.attack_batch(bare, clean, labels, attack_key, 0, None, attack)
     rows = []
@@ -196,18 +201,19 @@ def _draw(
         predicted, seen = evaluation.classify_batch(bare, images, mask_key, 0, config)
         cell = evaluate.by_name(cells)["splic" if config else "none", threat]
         title += f"\n\n{cell['accuracy']:.0%} right"
-        rows.append(Row(title, np.asarray(seen), np.asarray(predicted)))
+        rows.append(Row(title, *(np.asarray(x)[:SHOWN] for x in (seen, predicted))))
     picture_grid(
         rows,
-        labels,
+        test.labels[:SHOWN],
         test.class_names,
         path,
         caption=(
-            f"The first {len(labels)} of {len(test.images)} test pictures, and what "
-            "the network trained on pictures as they are says of them\n(green: right, "
-            f"red: wrong); shares are of all {len(test.images)}. The attack: "
-            f"{evaluation.describe_attack(attack)}, by someone\nwho knows the network "
-            "and not the defence (gray-box). No network was trained for the last row."
+            f"The first {min(SHOWN, len(test.labels))} of {len(test.images)} test "
+            "pictures, and what the network trained on pictures as they are says of "
+            f"them\n(green: right, red: wrong); shares are of all {len(test.images)}. "
+            f"The attack: {evaluation.describe_attack(attack)}, by someone\n"
+            "who knows the network and not the defence (gray-box). No network was "
+            "trained for the last row."
         ),
     )
 

@@ -7,6 +7,8 @@ from typing import Any
 from splic_jax import SPLICConfig
 from train import models
 
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
@@ -24,6 +26,8 @@ class TrainSettings:
         momentum: Nesterov momentum of SGD; in [0, 1).
         weight_decay: L2 penalty's factor in the gradient.
         seed: of the initial weights, the order, the augmentation and the masks.
+        compute_dtype: "float32", or "bfloat16" for the convolutions and what is between
+            them; parameters, batch statistics, loss and optimizer stay float32.
         texture_bias: how the "shapes" images were drawn; recorded, not used.
 
     Raises:
@@ -39,12 +43,18 @@ class TrainSettings:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     seed: int = 0
+    compute_dtype: str = "float32"
     texture_bias: float | None = None
 
     def __post_init__(self) -> None:
         if self.model not in models.NAMES:
             raise ValueError(
                 f"model must be one of {', '.join(models.NAMES)}, got {self.model!r}"
+            )
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise ValueError(
+                f"compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}, got "
+                f"{self.compute_dtype!r}"
             )
         for name in ("masks_per_image", "epochs", "batch_size"):
             if getattr(self, name) < 1:

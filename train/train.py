@@ -25,7 +25,7 @@ from absl import flags
 from flax import nnx
 from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
-from train import checkpoints, data, errors, models
+from train import checkpoints, compilation, data, errors, models
 from train import flags as shared_flags
 from train.checkpoints import LoadedModel
 from train.data import Dataset
@@ -33,7 +33,7 @@ from train.errors import UserError
 from train.metrics import MetricWriter
 from train.progress import Progress
 from train.purified import purified_dataset
-from train.settings import TrainSettings
+from train.settings import COMPUTE_DTYPES, TrainSettings
 
 FLAGS = flags.FLAGS
 CROP_PADDING = 4
@@ -94,7 +94,10 @@ def make_optimizer(
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, flips: bool
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    flips: bool,
+    compute_dtype: str = "float32",
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Returns the compiled ``(state, images, labels, key) -> (state, metrics)``.
 
@@ -103,6 +106,7 @@ def make_train_step(
 
     def loss_function(parameters, statistics, images, labels):
         model = nnx.merge(graphdef, parameters, statistics, copy=True)
+        models.prepare_training(model, compute_dtype)
         logits = model(images, train=True)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         accuracy = jnp.mean(logits.argmax(axis=-1) == labels)
@@ -213,7 +217,8 @@ def train(
     if epoch:
         state = _restore(folder, epoch, state)
         progress.line(f"resuming {folder} after epoch {epoch}")
-    train_step = make_train_step(graphdef, optimizer, dataset.name != "svhn_cropped")
+    flips = dataset.name != "svhn_cropped"
+    train_step = make_train_step(graphdef, optimizer, flips, settings.compute_dtype)
     mask_key, step_key = jax.random.split(jax.random.key(settings.seed))
     batches = data.batches(
         len(dataset.images),
@@ -340,12 +345,20 @@ def define_flags() -> None:
     flags.DEFINE_float("learning_rate", default.learning_rate, "at the first step")
     flags.DEFINE_float("momentum", default.momentum, "Nesterov momentum")
     flags.DEFINE_float("weight_decay", default.weight_decay, "L2 penalty")
+    flags.DEFINE_enum(
+        "compute_dtype",
+        default.compute_dtype,
+        COMPUTE_DTYPES,
+        "of the network in training; parameters, statistics and loss are float32",
+    )
     flags.DEFINE_integer("seed", default.seed, "weights, order, augmentation and masks")
     flags.DEFINE_string("out", "out/train", "folder of the run")
     flags.DEFINE_string("cache_dir", "out/purified", "folder of purified images")
     flags.DEFINE_integer(
         "checkpoint_every", 1, "epochs between checkpoints", lower_bound=1
     )
+    compilation.define_flag("`compiled` in --out")
+    flags.adopt_module_key_flags(compilation)
 
 
 def settings_from_flags() -> TrainSettings:
@@ -372,6 +385,7 @@ def settings_from_flags() -> TrainSettings:
             momentum=FLAGS.momentum,
             weight_decay=FLAGS.weight_decay,
             seed=FLAGS.seed,
+            compute_dtype=FLAGS.compute_dtype,
             texture_bias=shared_flags.texture_bias_from_flags(),
         )
     except ValueError as error:
@@ -381,6 +395,7 @@ def settings_from_flags() -> TrainSettings:
 def main(argv: Sequence[str]) -> None:
     del argv
     settings = settings_from_flags()
+    compilation.keep(pathlib.Path(FLAGS.out) / "compiled")
     dataset = shared_flags.dataset_from_flags("train")
     test_dataset = shared_flags.dataset_from_flags("test")
     progress = Progress()

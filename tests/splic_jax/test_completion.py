@@ -127,7 +127,7 @@ def test_fixed_rounds_equal_the_loop(rounds):
         expected = jax.jit(functools.partial(complete, config=config))(
             image, mask
         ).matrix
-    np.testing.assert_allclose(fixed(image, mask), expected, atol=1e-6)
+    np.testing.assert_allclose(fixed(image, mask), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("rank_cut", [True, False])

@@ -1,7 +1,6 @@
 """Tests of train/models.py: against NumPy in float64, and the field's ResNet-18."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,14 @@ def images_of(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).uniform(size=shape), jnp.float32)
 
 
-def filled(make: Callable[[], nnx.Module]) -> nnx.Module:
-    """The module with random weights and statistics.
+def filled(outline: nnx.Module) -> nnx.Module:
+    """The model with random weights and statistics.
 
     Fresh statistics, scales and biases are 0 and 1, and would hide a mistake in their
     use. Drawn with NumPy, because compiling each shape's draw takes seconds.
     """
     rng = np.random.default_rng(0)
-    graphdef, variables = models.split(nnx.eval_shape(make))
+    graphdef, variables = models.split(outline)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         inputs = np.prod(leaf.shape[:-1])
@@ -41,7 +40,7 @@ def filled(make: Callable[[], nnx.Module]) -> nnx.Module:
 
 @pytest.fixture(scope="module")
 def small() -> models.ResNet:
-    return filled(lambda: models.create("small", 10, 0))
+    return filled(models.outline("small", 10))
 
 
 # The same network, written in NumPy and float64.
@@ -74,7 +73,11 @@ def run_block(x: np.ndarray, block: models.BasicBlock, stride: int) -> np.ndarra
 
 @pytest.mark.parametrize("inputs, outputs, stride", [(3, 3, 1), (2, 5, 2)])
 def test_block_is_the_formula(inputs: int, outputs: int, stride: int) -> None:
-    block = filled(lambda: models.BasicBlock(inputs, outputs, stride, rngs=nnx.Rngs(0)))
+    block = filled(
+        nnx.eval_shape(
+            lambda: models.BasicBlock(inputs, outputs, stride, rngs=nnx.Rngs(0))
+        )
+    )
     x = np.random.default_rng(2).normal(size=(2, 8, 6, inputs)).astype(np.float32)
     expected = run_block(np.asarray(x, np.float64), block, stride)
     assert expected.shape == (2, 8 // stride, 6 // stride, outputs)
@@ -98,7 +101,7 @@ def test_small_is_the_formula(small: models.ResNet) -> None:
 
 def test_resnet18_has_the_size_of_the_literature() -> None:
     # The number that kuangliu/pytorch-cifar's ResNet18 has.
-    model = nnx.eval_shape(lambda: models.create("resnet18", 10, 0))
+    model = models.outline("resnet18", 10)
     assert count_parameters(model) == 11_173_962
     convolutions = [
         node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Conv)
@@ -107,7 +110,7 @@ def test_resnet18_has_the_size_of_the_literature() -> None:
 
 
 def test_small_has_eight_layers_and_less_than_100_000_parameters() -> None:
-    model = nnx.eval_shape(lambda: models.create("small", 10, 0))
+    model = models.outline("small", 10)
     kernels = [node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Conv)]
     assert len([c for c in kernels if c.kernel_size == (3, 3)]) + 1 == 8
     assert count_parameters(model) < 100_000
@@ -116,12 +119,13 @@ def test_small_has_eight_layers_and_less_than_100_000_parameters() -> None:
 @pytest.mark.parametrize("name", models.NAMES)
 @pytest.mark.parametrize("channels, classes", [(3, 10), (1, 4)])
 def test_shapes(name: str, channels: int, classes: int) -> None:
-    def logits(images):
-        model = models.create(name, classes, 0, channels=channels)
-        return model(images)
-
+    graphdef, variables = models.split(models.outline(name, classes, channels=channels))
     images = jax.ShapeDtypeStruct((5, 32, 32, channels), jnp.float32)
-    result = jax.eval_shape(logits, images)
+    result = jax.eval_shape(
+        lambda variables, images: nnx.merge(graphdef, variables)(images),
+        variables,
+        images,
+    )
     assert result.shape == (5, classes)
     assert result.dtype == jnp.float32
 

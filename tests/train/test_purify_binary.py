@@ -57,7 +57,8 @@ def defined_flags() -> Iterator[None]:
 
 def run(*arguments: object) -> int:
     with flagsaver.flagsaver():
-        flags.FLAGS(["purify", "--splic_max_steps=1", *map(str, arguments)])
+        fixed = ("--splic_max_steps=1", "--compilation_cache=none")
+        flags.FLAGS(["purify", *fixed, *map(str, arguments)])
         return purify.main(["purify"])
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from splic_jax import SPLICConfig
 from train import models, train
@@ -130,6 +131,7 @@ def test_finished_run_is_loaded(trained, run_folder: pathlib.Path) -> None:
         ({"seed": 2}, "--seed=1, not 2"),
         ({"model": "resnet18"}, "--model=small, not resnet18"),
         ({"texture_bias": 0.5}, "--texture_bias=None, not 0.5"),
+        ({"compute_dtype": "bfloat16"}, "--compute_dtype=float32, not bfloat16"),
         ({"defense": SPLICConfig()}, "--defense=none, not splic"),
     ],
 )
@@ -209,6 +211,43 @@ def test_defense_trains_on_all_masks(tmp_path, monkeypatch) -> None:
         train.train(other, TRAINING, TEST, tmp_path)
 
 
+def test_older_runs_go_on(trained, run_folder: pathlib.Path) -> None:
+    run = json.loads((run_folder / "run.json").read_text())
+    del run["settings"]["compute_dtype"]
+    (run_folder / "run.json").write_text(json.dumps(run))
+    shutil.rmtree(run_folder / "checkpoints/3")
+    assert_same(train.train(SETTINGS, TRAINING, TEST, run_folder), trained[0])
+
+
+def test_bfloat16_is_for_the_network_alone(tmp_path: pathlib.Path) -> None:
+    settings = dataclasses.replace(SETTINGS, compute_dtype="bfloat16")
+    result = train.train(settings, TRAINING, TEST, tmp_path)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(result.variables)} == {
+        "float32"
+    }
+    assert rows(tmp_path)[-1]["test_accuracy"] > 0.9
+
+    # One step: near that of float32, not the same, and of its dtypes.
+    states = {}
+    graphdef, variables = models.split(models.create("small", 2, 0))
+    for dtype in ("float32", "bfloat16"):
+        parameters, statistics = nnx.split_state(variables, nnx.Param, ...)
+        parameters = jax.tree.map(jnp.copy, parameters)
+        statistics = jax.tree.map(jnp.copy, statistics)
+        optimizer, _ = train.make_optimizer(SETTINGS, 5)
+        state = train.TrainState(
+            jnp.int32(0), parameters, statistics, optimizer.init(parameters)
+        )
+        step = train.make_train_step(graphdef, optimizer, True, dtype)
+        key = jax.random.key(0)
+        states[dtype] = step(state, TRAINING.images[:8], TRAINING.labels[:8], key)
+    for exact, near in zip(*map(jax.tree.leaves, states.values()), strict=True):
+        assert exact.dtype == near.dtype
+        np.testing.assert_allclose(exact, near, rtol=0.1, atol=0.02)
+    losses = [float(metrics.loss) for _, metrics in states.values()]
+    assert losses[0] != losses[1]
+
+
 def test_optimizer_is_the_formula() -> None:
     # Sutskever et al. 2013 as PyTorch writes it: v = m v + g, then p -= lr (g + m v).
     settings = dataclasses.replace(SETTINGS, momentum=0.8, weight_decay=0.01)
@@ -265,7 +304,7 @@ def test_augmentation_shifts_and_mirrors(flips: bool) -> None:
 def test_digits_are_not_mirrored(tmp_path, monkeypatch) -> None:
     asked = {}
 
-    def stop(graphdef, optimizer, flips):
+    def stop(graphdef, optimizer, flips, compute_dtype):
         asked[name] = flips
         raise KeyboardInterrupt
 
@@ -400,6 +439,7 @@ def test_goes_back_to_the_checkpoint_before(trained, run_folder) -> None:
         ("momentum", 1.0),
         ("weight_decay", -1.0),
         ("seed", -1),
+        ("compute_dtype", "float16"),
     ],
 )
 def test_settings_without_sense_are_named(field: str, value: object) -> None:
@@ -415,6 +455,7 @@ FLAG_CASES = {
     "--defense=splic --rank=5 --norank_cut": "rank=5",
     "--defense=splic --splic_step=printed": "pixel_scale=255.0",
     "--defense=splic --splic_step=printed --splic_pixel_scale=2": "pixel_scale=2.0",
+    "--compute_dtype=bfloat16": "compute_dtype='bfloat16'",
     "--texture_bias=0.25": "texture_bias=0.25",
     "--dataset=cifar10": "texture_bias=None",
     "--dataset=cifar10 --texture_bias=0.25": "error: --texture_bias is for shapes",

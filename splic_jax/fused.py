@@ -1,0 +1,353 @@
+"""The whole completion of a small matrix in one GPU kernel, its state on the chip.
+
+One program of the grid completes one matrix: it reads the anchors, the places to fill
+in, a basis and delta to start from, runs round after round until its own matrix has
+converged, and writes the result. The method is that of `splic_jax.tracked`, whose
+elementwise functions and constants serve here too; sums are restated, since those of
+`splic_jax.lanes` take an array apart and a kernel cannot.
+
+Triton wants sides that are powers of two, at least 16, so matrices are padded with
+zeros: rows and columns of zeros stay zero through every product, carry no singular
+value, and count as no pixel's neighbour, so that only the order of sums may change.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Bool, Float
+
+from splic_jax import completion, tracked
+from splic_jax.config import SPLICConfig
+
+_LARGEST_SIDE = 32
+_EPSILON = float(jnp.finfo(jnp.float32).eps)
+# Compiled for compute capability 9.0, a program of 1, 2, 4 or 8 warps takes 255, 255,
+# 251 or 216 registers a thread, so that a multiprocessor holds 8 warps in any case, and
+# 13, 13, 17 or 20 thousand instructions; 1 spills the most. Not measured on one.
+_WARPS = 2
+# Triton makes float32 of it. Three products in TF32 on the tensor cores would take as
+# many instructions or more: the tiles are small, and each factor has to be split.
+_PRECISION = jax.lax.Precision.HIGHEST
+
+
+def supports(
+    config: SPLICConfig, shape: tuple[int, ...], dtype: Any = jnp.float32
+) -> bool:
+    """Whether `complete_fused` completes matrices of this shape with these settings.
+
+    Else it is for `splic_jax.complete` to do: double precision, the exact solver, no
+    rank cut, a TV over several scales, or a side above 32.
+    """
+    one_scale = config.tv_scales == 1 or config.tv_weight == 0
+    return (
+        completion._is_fast(config, shape, dtype)
+        and one_scale
+        and max(shape) <= _LARGEST_SIDE
+    )
+
+
+def complete_fused(
+    matrices: Float[Array, "b m n"],
+    masks: Bool[Array, "b m n"],
+    config: SPLICConfig = SPLICConfig(),
+    *,
+    interpret: bool = False,
+) -> completion.Completion:
+    """`jax.vmap(splic_jax.complete)` of the fast solver, one GPU program a matrix.
+
+    For a matrix of 32 x 32 at rank 8 a program reads 10 KB and writes 4. Between steps
+    it holds 22 KB in float32: the iterate, the anchors, the places to fill in, and the
+    differences of rows and of columns (4 KB each), and the basis (2 KB); within one
+    also the basis' images (2 KB), three 16 x 16 matrices (1 KB each) and the factors of
+    a product. A step takes 0.39 MFLOP with a light correction and 0.73 or 0.98 with two
+    or three full ones; at rank 16, where the basis is whole, 0.66, 1.9 and 2.6.
+
+    Not differentiable: see `splic_jax.complete_rounds`.
+
+    Args:
+        matrices: pixel values.
+        masks: True at the anchors, of which each matrix needs some: this is not
+            checked, nor that they are finite.
+        config: as in `splic_jax.complete`.
+        interpret: run the kernel without compiling it, on any device: for tests.
+
+    Returns:
+        A `Completion` of arrays with a leading axis b, without trace.
+
+    Raises:
+        ValueError: for what `supports` denies, or a rank above min(m, n).
+    """
+    if matrices.ndim != 3 or matrices.shape != masks.shape:
+        raise ValueError(
+            "matrices and masks must be [b, m, n] of one shape, got "
+            f"{matrices.shape} and {masks.shape}"
+        )
+    if not supports(config, matrices.shape[1:], matrices.dtype):
+        raise ValueError(
+            f"matrices {matrices.shape[1:]} of {matrices.dtype} with {config} are not "
+            "for the fused kernel; use splic_jax.complete"
+        )
+    wide = matrices.shape[1] < matrices.shape[2]
+    if wide:
+        matrices, masks = jnp.swapaxes(matrices, 1, 2), jnp.swapaxes(masks, 1, 2)
+    done = _run(matrices, masks, config, interpret)
+    if wide:
+        done = done._replace(matrix=jnp.swapaxes(done.matrix, 1, 2))
+    return done
+
+
+def _run(
+    matrices: Array, masks: Array, config: SPLICConfig, interpret: bool
+) -> completion.Completion:
+    count, m, n = matrices.shape
+    problem, start = jax.vmap(
+        lambda matrix, mask: completion._start(matrix, mask, config)
+    )(matrices, masks)
+    sides = _padded(m), _padded(n), _padded(start.vectors.shape[-1])
+
+    def pad(arrays: Array, rows: int, columns: int) -> Array:
+        _, m, n = arrays.shape
+        return jnp.pad(arrays, ((0, 0), (0, rows - m), (0, columns - n)))
+
+    def block(*shape: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, *shape), lambda i: (i, *(0 for _ in shape)))
+
+    x, steps, change = pl.pallas_call(
+        functools.partial(
+            _kernel,
+            config=config,
+            shape=(m, n),
+            rank=config.rank_of((m, n)),
+            whole=start.vectors.shape[-1] == n,
+        ),
+        grid=(count,),
+        in_specs=[block(*s) for s in (sides[:2], sides[:2], sides[1:], (), ())],
+        out_specs=[block(*s) for s in (sides[:2], (), ())],
+        out_shape=[
+            jax.ShapeDtypeStruct((count, *sides[:2]), matrices.dtype),
+            jax.ShapeDtypeStruct((count,), jnp.int32),
+            jax.ShapeDtypeStruct((count,), matrices.dtype),
+        ],
+        interpret=interpret,
+        compiler_params=None if interpret else _compiler_params(),
+        name="splic",
+    )(
+        pad(problem.anchors, *sides[:2]),
+        pad(1 - problem.mask, *sides[:2]),
+        pad(start.vectors, *sides[1:]),
+        start.delta,
+        problem.unit,
+    )
+    finish = functools.partial(completion._finish, config=config)
+    return completion.Completion(
+        matrix=jax.vmap(finish)(x[:, :m, :n], matrices, problem),
+        steps=steps,
+        relative_change=change,
+        converged=change <= config.tolerance,
+    )
+
+
+def _compiler_params() -> Any:
+    # Here, since JAX 0.11 announces that it will go; jax_triton is to take its place.
+    from jax.experimental.pallas import triton
+
+    return triton.CompilerParams(num_warps=_WARPS, num_stages=1)
+
+
+def _padded(side: int) -> int:
+    """The least power of two that is not below `side`, and at least 16."""
+    return max(16, 1 << (side - 1).bit_length())
+
+
+def _kernel(
+    anchors,
+    free,
+    vectors,
+    delta,
+    unit,
+    result,
+    steps,
+    change,
+    *,
+    config: SPLICConfig,
+    shape: tuple[int, int],
+    rank: int,
+    whole: bool,
+) -> None:
+    """Algorithm 1 for one matrix, from the first five references into the others."""
+    free, anchors, unit = free[...], anchors[...], unit[...]
+    differences = [
+        _differences(padded, side, config.tv_form)
+        for padded, side in zip(anchors.shape, shape, strict=True)
+    ]
+    smallest = completion._smallest_delta(anchors.dtype)
+
+    def unfinished(state):
+        done, *_, changed = state
+        return (done < config.max_rounds) & (changed > config.tolerance)
+
+    def advance(state):
+        done, x, vectors, delta, _ = state
+
+        def step(_, carry):
+            _, x, vectors = carry
+            now = _follow(x, vectors, delta, rank, whole)
+            descended = _descend(now, delta, unit, differences, rank, config)
+            return x, anchors + free * descended, now.vectors
+
+        old, x, vectors = jax.lax.fori_loop(
+            0, config.inner_steps, step, (x, x, vectors)
+        )
+        delta = jnp.maximum(delta * config.delta_decay, smallest)
+        return done + 1, x, vectors, delta, _relative_change(old, x)
+
+    start = (0, anchors, vectors[...], delta[...], jnp.float32(jnp.inf))
+    done, x, _, _, changed = jax.lax.while_loop(unfinished, advance, start)
+    result[...] = x
+    steps[...] = done * config.inner_steps
+    change[...] = changed
+
+
+def _dot(a: Array, b: Array, *, contract: tuple[int, int] = (1, 0)) -> Array:
+    dimensions = (contract[:1], contract[1:]), ((), ())
+    return jax.lax.dot_general(a, b, dimensions, precision=_PRECISION)
+
+
+_dot_tn = functools.partial(_dot, contract=(0, 0))
+_dot_nt = functools.partial(_dot, contract=(1, 1))
+
+
+def _indices(size: int) -> tuple[Array, Array]:
+    return tuple(jax.lax.broadcasted_iota(jnp.int32, (size, size), k) for k in (0, 1))
+
+
+def _differences(padded: int, side: int, form: str) -> Array:
+    """D, with which the gradient of the total variation is ``D X + X D^T``."""
+    i, j = _indices(padded)
+    neighbours = (j == i + 1) & (j < side)
+    if form == "exact":
+        neighbours |= (i == j + 1) & (i < side)
+    neighbours = neighbours.astype(jnp.float32)
+    return jnp.where(i == j, jnp.sum(neighbours, axis=1)[:, None], 0) - neighbours
+
+
+def _total(a: Array) -> Array:
+    return jnp.sum(jnp.sum(a, axis=0))
+
+
+def _diagonal(a: Array) -> Array:
+    i, j = _indices(a.shape[0])
+    return jnp.sum(jnp.where(i == j, a, 0), axis=0)
+
+
+def _largest_ones(values: Array, rank: int) -> Array:
+    i, j = _indices(values.shape[0])
+    first, second = values[:, None], values[None, :]
+    before = (first > second) | ((first == second) & (i < j))
+    return (jnp.sum(before.astype(values.dtype), axis=0) < rank).astype(values.dtype)
+
+
+def _follow(
+    x: Array, vectors: Array, delta: Array, rank: int, whole: bool
+) -> tracked.Leading:
+    """`tracked.track`; `whole` says that there is nothing outside of the span."""
+    now = tracked.Leading(vectors, _dot(x, vectors))
+    gram = _dot_tn(now.images, now.images)
+    wanted = _corrections(gram, delta, rank)
+
+    def turn(now, gram):
+        t = _angles(gram, rank)
+        t2 = _dot(t, t)
+        rotation = _dot(
+            tracked._plus_identity(t), tracked._inverse_root(t2, _dot(t2, t2))
+        )
+        rotation = _dot(rotation, tracked._newton(_dot_tn(rotation, rotation)))
+        return _rotate(now, rotation), _dot_tn(rotation, _dot(gram, rotation))
+
+    def correct(_, carry):
+        now, gram = jax.lax.cond(wanted > 0, turn, lambda *same: same, *carry)
+        if not whole:
+            now = _leave_span(x, now, gram)
+        return now, _dot_tn(now.images, now.images)
+
+    now, gram = jax.lax.fori_loop(0, jnp.maximum(wanted, 1), correct, (now, gram))
+    t = _angles(gram, rank)
+    return _rotate(now, tracked._small_rotation(t, _dot(t, t)))
+
+
+def _corrections(gram: Array, delta: Array, rank: int) -> Array:
+    values = _diagonal(gram)
+    kept = _largest_ones(values, rank)
+    last = jnp.min(jnp.where(kept > 0, values, jnp.inf))
+    squares = tracked._jacobi_angles(gram, values, kept) ** 2
+    turn = jnp.max(jnp.sum(squares, axis=0) * kept)
+    ratio = delta**2 / jnp.where(last > 0, last, 1)
+    many = (ratio > tracked._DELTA_OF_MANY**2) | (turn > tracked._ANGLE_OF_MANY**2)
+    some = (ratio > tracked._DELTA_OF_SOME**2) | (turn > tracked._ANGLE_OF_SOME**2)
+    # Triton takes untyped numbers for those of the type of the condition.
+    none, few, many_of_them = map(jnp.int32, (0, tracked._SOME, tracked._MANY))
+    wanted = jnp.where(many, many_of_them, jnp.where(some, few, none))
+    return jnp.where(last > 0, wanted, none)
+
+
+def _angles(gram: Array, rank: int) -> Array:
+    values = _diagonal(gram)
+    tangent = tracked._jacobi_angles(gram, values, _largest_ones(values, rank))
+    return tracked._limited(tangent, _total(tangent**2))
+
+
+def _rotate(now: tracked.Leading, rotation: Array) -> tracked.Leading:
+    return tracked.Leading(_dot(now.vectors, rotation), _dot(now.images, rotation))
+
+
+def _leave_span(x: Array, now: tracked.Leading, gram: Array) -> tracked.Leading:
+    values = _diagonal(gram)
+    some = values > _EPSILON * jnp.max(values)
+    inverse = jnp.where(some, 1 / jnp.where(some, values, 1), 0)
+    pulled, inside = _dot_tn(x, now.images), _dot(now.vectors, gram)
+    step = tracked._first_order(pulled, inside, inverse)
+    image = _dot(x, step)
+    length, stretch = jnp.sum(step**2, axis=0), jnp.sum(image**2, axis=0)
+    rest = stretch * inverse / jnp.where(length > 0, length, 1)
+    scale = 1 / jnp.maximum(1 - rest, 0.3)
+    norm = jnp.sqrt(jnp.sum(length * scale**2))
+    scale *= jnp.minimum(1, tracked._LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
+    now = tracked._moved(now, step, image, scale)
+    defect = tracked._defect(_dot_tn(now.vectors, now.vectors))
+    square = _dot(defect, defect)
+    # One order more than in `tracked`: on an image of one row the defect is not small.
+    root = tracked._inverse_root(defect, square) + _dot(square, defect) * (5 / 16)
+    return _rotate(now, root)
+
+
+def _descend(
+    now: tracked.Leading,
+    delta: Array,
+    unit: Array,
+    differences: list[Array],
+    rank: int,
+    config: SPLICConfig,
+) -> Array:
+    """Lines 5 to 11 of Algorithm 1; the total variation's part by factors."""
+    squares = jnp.sum(now.images**2, axis=0)
+    kept = _largest_ones(squares, rank)
+    delta = jnp.maximum(delta, _EPSILON * jnp.sqrt(jnp.max(squares)))
+    relative = config.step_scaling == "relative"
+    gain = config.step_size if relative else config.step_size / (delta * unit) ** 2
+    weights = kept * (1 - gain * jnp.exp(-squares / delta**2 / 2))
+    cut, descended = tracked._times(now.images, kept, weights)
+    if not config.tv_weight:
+        return _dot_nt(descended, now.vectors)
+    rows, columns = differences
+    tv_step = config.step_size * config.tv_weight
+    descended -= tv_step * _dot(rows, cut)
+    across = tv_step * _dot(columns, now.vectors)
+    return _dot_nt(descended, now.vectors) - _dot_nt(cut, across)
+
+
+def _relative_change(x: Array, new: Array) -> Array:
+    moved, size = _total((new - x) ** 2), _total(x**2)
+    return jnp.sqrt(jnp.where(size > 0, moved / jnp.where(size > 0, size, 1), moved))

@@ -1,0 +1,173 @@
+import dataclasses
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from splic_jax import SPLICConfig, complete, fused, total_variation_gradient
+
+_spec = importlib.util.spec_from_file_location(
+    "reference", pathlib.Path(__file__).with_name("reference.py")
+)
+reference = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(reference)
+
+
+def photographs(count, shape, seed=0):
+    """Spectra falling off as those of photographs do, in [0, 1]."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij"))
+    noise = np.fft.fft2(rng.normal(size=(count, *shape)))
+    images = np.fft.ifft2(noise / (frequency + 0.02) ** 1.5).real
+    images -= images.min((1, 2), keepdims=True)
+    return (images / images.max((1, 2), keepdims=True)).astype(np.float32)
+
+
+def masks_for(images, keep, seed=0):
+    masks = np.random.default_rng(seed).uniform(size=images.shape)
+    masks = masks < np.reshape(keep, (-1, 1, 1))
+    masks[:, 0, 0] = True
+    return masks
+
+
+def run_fused(images, masks, config):
+    run = jax.jit(lambda *a: fused.complete_fused(*a, config, interpret=True))
+    return run(images, masks)
+
+
+SHORT = SPLICConfig(max_steps=35, tolerance=0.0)
+CASES = [
+    ((32, 32), dataclasses.replace(SHORT, rank=4)),
+    ((32, 32), dataclasses.replace(SHORT, rank=16)),
+    ((20, 28), dataclasses.replace(SHORT, rank=9)),
+    ((27, 17), dataclasses.replace(SHORT, tv_weight=0.0)),
+    ((16, 23), SHORT),
+    ((24, 31), dataclasses.replace(SPLICConfig.printed(), max_steps=35, rank=6)),
+]
+
+
+@pytest.mark.parametrize(("shape", "config"), CASES)
+def test_equals_the_numpy_reference(shape, config):
+    keep = [0.3, 0.5, 0.8, 0.65]
+    images = photographs(4, shape)
+    masks = masks_for(images, keep)
+    got = run_fused(images, masks, config)
+    expected = [
+        reference.complete(image, mask, config)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    difference = np.abs(got.matrix - np.stack([matrix for matrix, _, _ in expected]))
+    assert difference.mean() < 1e-3
+    assert (difference > 0.02).mean() < 1e-3
+    np.testing.assert_array_equal(got.steps, [steps for _, steps, _ in expected])
+    last = [changes[-1] for _, _, changes in expected]
+    np.testing.assert_allclose(got.relative_change, last, rtol=0.2, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(got.matrix)[masks], images[masks])
+
+
+def special_images():
+    """Ties, flat, one all of anchors, black, one row, the identity."""
+    i, j = np.indices((32, 32))
+    tied = 0.5 + 0.25 * (np.cos(np.pi * (i + 0.5) * 5 / 32) + np.cos(np.pi * j / 4))
+    flat, black = np.full((32, 32), 0.4), np.zeros((32, 32))
+    row = np.where(i == 3, 0.9, 0.0)
+    images = [tied, flat, *photographs(1, (32, 32)), black, row, np.eye(32)]
+    images = np.stack(images).astype(np.float32)
+    masks = masks_for(images, 0.5)
+    masks[2] = True
+    return images, masks
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_ties_flat_black_and_whole_images(rank):
+    images, masks = special_images()
+    config = SPLICConfig(max_steps=42, rank=rank)
+    got = run_fused(images, masks, config)
+    for k in range(3):
+        expected, _, _ = reference.complete(images[k], masks[k], config)
+        np.testing.assert_allclose(got.matrix[k], expected, atol=0.02)
+        assert np.mean(np.abs(got.matrix[k] - expected)) < 1e-3
+    assert not np.any(got.matrix[3])
+    # Of one row all singular values but one are rounding; those of the identity tie.
+    assert np.all(np.abs(got.matrix[4:]) < 2)
+    np.testing.assert_array_equal(np.asarray(got.matrix)[masks], images[masks])
+
+
+def test_equals_the_fast_solver():
+    images = photographs(6, (32, 32))
+    masks = masks_for(images, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+    config = SPLICConfig()
+    got = run_fused(images, masks, config)
+    expected = jax.jit(jax.vmap(lambda *a: complete(*a, config)))(images, masks)
+    np.testing.assert_allclose(got.matrix, expected.matrix, atol=1e-3)
+    assert np.abs(got.matrix - expected.matrix).mean() < 1e-5
+    np.testing.assert_array_equal(got.steps, expected.steps)
+    np.testing.assert_array_equal(got.converged, expected.converged)
+
+
+def test_each_stops_alone_whatever_is_beside_it():
+    images = photographs(3, (16, 16))
+    masks = masks_for(images, [0.4, 0.6, 0.9])
+    config = SPLICConfig(tolerance=4e-3, max_steps=70)
+    together = run_fused(images, masks, config)
+    expected = [
+        reference.complete(image, mask, config)[1]
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    np.testing.assert_array_equal(together.steps, expected)
+    assert len(set(expected)) > 1
+    assert np.all(together.converged)
+    for k in range(3):
+        beside = np.stack([images[k], np.flip(images[k - 1])])
+        alone = run_fused(beside, np.stack([masks[k], masks[k - 1]]), config)
+        np.testing.assert_array_equal(alone.matrix[0], together.matrix[k])
+        assert alone.steps[0] == together.steps[k]
+
+
+@pytest.mark.parametrize("form", ["exact", "printed"])
+def test_differences_give_the_gradient_of_the_total_variation(form):
+    x = np.random.default_rng(0).normal(size=(13, 32)).astype(np.float32)
+    rows, columns = (
+        np.asarray(fused._differences(padded, side, form))
+        for padded, side in zip((16, 32), x.shape, strict=True)
+    )
+    padded = np.pad(x, ((0, 3), (0, 0)))
+    got = rows @ padded + padded @ columns.T
+    expected = total_variation_gradient(x, form)
+    np.testing.assert_allclose(got[:13], expected, atol=1e-5)
+    assert not got[13:].any()
+
+
+def test_says_what_it_does_not_do():
+    image = jnp.zeros((1, 40, 8))
+    with pytest.raises(ValueError, match=r"splic_jax\.complete"):
+        fused.complete_fused(image, image == 0)
+    square, double = (32, 32), jnp.dtype("float64")
+    assert fused.supports(SPLICConfig(), square)
+    assert not fused.supports(SPLICConfig(), square, double)
+    assert not fused.supports(SPLICConfig(), (32, 96))
+    assert not fused.supports(SPLICConfig(solver="exact"), square)
+    assert not fused.supports(SPLICConfig(rank_cut=False), square)
+    assert not fused.supports(SPLICConfig(tv_scales=2), square)
+    assert fused.supports(SPLICConfig(tv_scales=2, tv_weight=0.0), square)
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
+@pytest.mark.parametrize("shape", [(32, 32), (16, 20)])
+def test_compiles_to_a_gpu_kernel(shape):
+    device = jax.sharding.AbstractDevice(
+        device_kind="NVIDIA H200", num_cores=132, platform="gpu"
+    )
+    mesh = jax.sharding.AbstractMesh(
+        (1,), ("x",), (jax.sharding.AxisType.Explicit,), abstract_device=device
+    )
+    images = jax.ShapeDtypeStruct((3, *shape), jnp.float32)
+    masks = jax.ShapeDtypeStruct((3, *shape), jnp.bool_)
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(fused.complete_fused).trace(images, masks)
+        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert lowered.count("xla.gpu.triton") == 1
+    assert "cusolver" in lowered
