@@ -1,8 +1,9 @@
 """The spectral half of a SPLIC step without a singular value decomposition.
 
 From one step to the next the matrix moves little, so its leading right singular vectors
-do too. `track` carries an orthonormal basis Q of up to 2r of them along, by matrix products
-alone. One correction of Q takes two parts, each right to second order in the error:
+do too. `track` carries an orthonormal basis Q of up to 2r of them along, by matrix
+products alone. One correction of Q takes two parts, each right to second order in the
+error:
 
 - within the span, S = Q^T X^T X Q is made diagonal by rotating all pairs of columns at
   once by their Jacobi angles (Golub and Van Loan, section 8.5);
@@ -12,8 +13,9 @@ alone. One correction of Q takes two parts, each right to second order in the er
   orthogonal to Q, so however far the singular values lie apart nothing is amplified,
   as it is in a power iteration.
 
-The columns past the first r are there so that what is left out is far below sigma_r: the rank cut
-is discontinuous, and an error there would grow. docs/performance.md measures it.
+The columns past the first r are there so that what is left out is far below sigma_r:
+the rank cut is discontinuous, and an error there would grow. docs/performance.md
+measures it.
 """
 
 import functools
@@ -31,7 +33,7 @@ SMALLEST_SIDE = 16
 
 # Corrections in a step: many while the smoothed rank still shrinks the singular value
 # number r, that is while delta is of its size, and few when only its tail is cut off.
-_MANY, _SOME = 3, 2
+_MANY, _SOME, _FEW = 3, 2, 1
 _DELTA_OF_MANY, _DELTA_OF_SOME = 3.5, 0.5
 # Where columns have to turn by more than this, in radians, whatever delta is.
 _ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
@@ -111,14 +113,6 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
     now = Leading(vectors, product(x, vectors))
     gram = product_tn(now.images, now.images)
     wanted = _corrections(gram, delta, rank)
-    if x.ndim == 2:
-        # One matrix, probably under vmap, where both sides of a condition are computed.
-        wanted = jnp.maximum(wanted, 1)
-    else:
-        light = jax.lax.cond(
-            jnp.any(wanted == 0), lambda: _leave_span(x, now, gram), lambda: now
-        )
-        now = lanes.choose(wanted == 0, light, now)
 
     def correct(carry):
         done, now = carry
@@ -134,7 +128,7 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
 
 
 def _corrections(gram: Array, delta: Array, rank: int) -> Array:
-    """How many full corrections each lane wants; 0 for a light one."""
+    """How many corrections each lane wants; none where the matrix is 0."""
     values = lanes.diagonal(gram)
     kept = lanes.largest_ones(values, rank)
     last = -lanes.largest(jnp.where(kept > 0, -values, -jnp.inf))
@@ -143,7 +137,7 @@ def _corrections(gram: Array, delta: Array, rank: int) -> Array:
     ratio = delta**2 / jnp.where(last > 0, last, 1)
     many = (ratio > _DELTA_OF_MANY**2) | (turn > _ANGLE_OF_MANY**2)
     some = (ratio > _DELTA_OF_SOME**2) | (turn > _ANGLE_OF_SOME**2)
-    wanted = jnp.where(many, _MANY, jnp.where(some, _SOME, 0))
+    wanted = jnp.where(many, _MANY, jnp.where(some, _SOME, _FEW))
     return jnp.where(last > 0, wanted, 0)
 
 
