@@ -62,8 +62,8 @@ def complete_fused(
     it holds 22 KB in float32: the iterate, the anchors, the places to fill in, and the
     differences of rows and of columns (4 KB each), and the basis (2 KB); within one
     also the basis' images (2 KB), three 16 x 16 matrices (1 KB each) and the factors of
-    a product. A step takes 0.39 MFLOP with a light correction and 0.73 or 0.98 with two
-    or three full ones; at rank 16, where the basis is whole, 0.66, 1.9 and 2.6.
+    a product. A step takes between half a MFLOP and one, as it makes one correction or
+    three.
 
     Not differentiable: see `splic_jax.complete_rounds`.
 
@@ -268,12 +268,12 @@ def _follow(
         return _rotate(now, rotation), _dot_tn(rotation, _dot(gram, rotation))
 
     def correct(_, carry):
-        now, gram = jax.lax.cond(wanted > 0, turn, lambda *same: same, *carry)
+        now, gram = turn(*carry)
         if not whole:
             now = _leave_span(x, now, gram)
         return now, _dot_tn(now.images, now.images)
 
-    now, gram = jax.lax.fori_loop(0, jnp.maximum(wanted, 1), correct, (now, gram))
+    now, gram = jax.lax.fori_loop(0, wanted, correct, (now, gram))
     t = _angles(gram, rank)
     return _rotate(now, tracked._small_rotation(t, _dot(t, t)))
 
@@ -288,8 +288,9 @@ def _corrections(gram: Array, delta: Array, rank: int) -> Array:
     many = (ratio > tracked._DELTA_OF_MANY**2) | (turn > tracked._ANGLE_OF_MANY**2)
     some = (ratio > tracked._DELTA_OF_SOME**2) | (turn > tracked._ANGLE_OF_SOME**2)
     # Triton takes untyped numbers for those of the type of the condition.
-    none, few, many_of_them = map(jnp.int32, (0, tracked._SOME, tracked._MANY))
-    wanted = jnp.where(many, many_of_them, jnp.where(some, few, none))
+    counts = (0, tracked._FEW, tracked._SOME, tracked._MANY)
+    none, few, some_of_them, many_of_them = map(jnp.int32, counts)
+    wanted = jnp.where(many, many_of_them, jnp.where(some, some_of_them, few))
     return jnp.where(last > 0, wanted, none)
 
 
@@ -318,7 +319,6 @@ def _leave_span(x: Array, now: tracked.Leading, gram: Array) -> tracked.Leading:
     now = tracked._moved(now, step, image, scale)
     defect = tracked._defect(_dot_tn(now.vectors, now.vectors))
     square = _dot(defect, defect)
-    # One order more than in `tracked`: on an image of one row the defect is not small.
     root = tracked._inverse_root(defect, square) + _dot(square, defect) * (5 / 16)
     return _rotate(now, root)
 
