@@ -132,13 +132,13 @@ def seconds(run: Callable[[], Any]) -> list[float]:
     return taken
 
 
-def mosaics(images: np.ndarray, count: int) -> np.ndarray:
-    """Pictures of `SIDE` x `SIDE` put together from small ones."""
-    across = -(-SIDE // images.shape[1])
+def mosaics(images: np.ndarray, count: int, side: int = SIDE) -> np.ndarray:
+    """Pictures of `side` x `side` put together from small ones."""
+    across = -(-side // images.shape[1])
     chosen = np.resize(images, (count, across, across, *images.shape[1:]))
     large = chosen.transpose(0, 1, 3, 2, 4, 5)
     large = large.reshape(count, across * images.shape[1], -1, images.shape[-1])
-    return large[:, :SIDE, :SIDE]
+    return large[:, :side, :side]
 
 
 def main(argv: Sequence[str]) -> None:

@@ -20,6 +20,15 @@ _CHUNK_VALUES = 2**22
 # cores to have work, and few for someone who has few.
 _CHUNK_OF_LANES = 2 * LANES
 
+# For the CPU, where the fast solver's operations are too small to be split among cores,
+# which are for different images (`devices`), and can fill a wide vector register.
+# `purify` compiles with them by itself; a `jax.jit` around it, which decides in its
+# place, had better be given them too (half the time, on two cores).
+COMPILER_OPTIONS = {
+    "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
+    "xla_cpu_prefer_vector_width": "512",
+}
+
 
 def purify(
     images: Shaped[Array | np.ndarray, "..."],
@@ -96,8 +105,13 @@ def purify(
         # Equal chunks leave little to fill up; results do not depend on them here.
         return -(-count // -(-count // chunk))
 
-    side_by_side = platform == "cpu" and uses_lanes(config, batch.shape[1:3])
-    purify_batch = _compiled_for_lanes if side_by_side else _compiled
+    in_lanes = platform == "cpu" and uses_lanes(config, batch.shape[1:3])
+    # Inside of another jit or a transformation the outermost one compiles.
+    outermost = not any(
+        isinstance(array, jax.core.Tracer)
+        for array in (batch, indices, key, jnp.zeros(()) + 0)
+    )
+    purify_batch = _compiled_for_lanes if in_lanes and outermost else _compiled
     if not devices:
         purified = purify_batch(
             batch, indices, key, config, chunk_of(len(batch)), rounds
@@ -173,15 +187,8 @@ def _purify_batch(
 
 _STATIC = ("config", "chunk", "rounds")
 _compiled = jax.jit(_purify_batch, static_argnames=_STATIC)
-# The CPU's cores are for different images (`devices`): each operation is too small to
-# be split among them. And all of a vector register is to be used.
 _compiled_for_lanes = jax.jit(
-    _purify_batch,
-    static_argnames=_STATIC,
-    compiler_options={
-        "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
-        "xla_cpu_prefer_vector_width": "512",
-    },
+    _purify_batch, static_argnames=_STATIC, compiler_options=COMPILER_OPTIONS
 )
 
 

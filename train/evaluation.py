@@ -28,6 +28,7 @@ from scipy import stats
 
 from attacks import bpda, pgd
 from splic_jax import SPLICConfig, purify
+from splic_jax.purification import COMPILER_OPTIONS
 from train.data import Dataset
 from train.progress import Progress
 
@@ -110,7 +111,9 @@ def mean_interval(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "half_width": float(half)}
 
 
-@partial(jax.jit, static_argnames=("config", "attack"))
+@partial(
+    jax.jit, static_argnames=("config", "attack"), compiler_options=COMPILER_OPTIONS
+)
 def attack_batch(
     logits_fn: Callable[[jax.Array], jax.Array],
     images: jax.Array,
@@ -140,7 +143,7 @@ def attack_batch(
     ).images
 
 
-@partial(jax.jit, static_argnames=("config",))
+@partial(jax.jit, static_argnames=("config",), compiler_options=COMPILER_OPTIONS)
 def classify_batch(
     logits_fn: Callable[[jax.Array], jax.Array],
     images: jax.Array,

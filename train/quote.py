@@ -16,7 +16,7 @@ from train import errors
 from train.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/formulas.md")
+PAGES = ("README.md", "docs/formulas.md", "docs/performance.md")
 
 
 def markdown_table(rows: Sequence[Sequence[str]], numbers_from: int) -> str:
@@ -175,12 +175,83 @@ def stopping(results: pathlib.Path) -> str:
     )
 
 
+def _speed(results: pathlib.Path, section: str) -> dict[str, Any]:
+    return json.loads((results / "speed.json").read_text())[section]
+
+
+def _from_speed(record: Mapping[str, Any]) -> str:
+    source = "[results/speed.json](../results/speed.json)"
+    return f"{provenance_line(record)}. {source}"
+
+
+def purification_speed(results: pathlib.Path) -> str:
+    """Milliseconds an image of each way to purify."""
+    record = _speed(results, "purify")
+    rows = [["work", "way", "images", "ms an image", "times as long as the fast one"]]
+    for row in record["rows"]:
+        cells = [row["work"], row["way"], f"{row['images']:,}"]
+        rows.append([*cells, f"{row['ms_per_image']:.3g}", f"{row['ratio']:.1f}"])
+    return (
+        f"{markdown_table(rows, 2)}\n\n"
+        f"{record['devices']} devices; median of {len(record['rows'][0]['seconds'])} "
+        f"runs after one that compiles. {_from_speed(record)}"
+    )
+
+
+def agreement(results: pathlib.Path) -> str:
+    """Differences between the two solvers."""
+    record = _speed(results, "agreement")
+    bar, head = record["bar"], ["images", "settings", "mean difference"]
+    head += [f"within {bar['near']:g}, %", "PSNR, dB", "accuracy, %", "p"]
+    rows = [head]
+    for row in record["rows"]:
+        settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items())
+        psnr = row["psnr_fast_minus_exact_db"]
+        rows.append(
+            [
+                row["images"],
+                f"`{settings}`" if settings else "defaults",
+                f"{row['mean_difference']:.1e}",
+                f"{100 * row['share_near']:.3f}",
+                f"{psnr['mean']:+.4f} +- {psnr['half_width']:.4f}",
+                f"{100 * row['accuracy_fast']:.1f}, {100 * row['accuracy_exact']:.1f}",
+                f"{row['accuracy_p']:.2g}",
+            ]
+        )
+    return (
+        f"{markdown_table(rows, 2)}\n\n"
+        f"CIFAR-10, JPEG export, the first {record['dataset']['count']:,} test images, "
+        "the same masks for both; PSNR: fast less exact, paired, 95 %; accuracy: fast, "
+        "exact, of the network trained on images as they are; p: McNemar's exact test. "
+        f"{_from_speed(record)}"
+    )
+
+
+def training_speed(results: pathlib.Path) -> str:
+    """Training steps a second."""
+    record = _speed(results, "training")
+    rows = [["network", "compute", "steps a second", "minutes an epoch"]]
+    for row in record["training"]:
+        rows.append(
+            [
+                row["model"],
+                row["compute_dtype"],
+                f"{row['steps_per_second']:.2f}",
+                f"{row['epoch_seconds'] / 60:.1f}",
+            ]
+        )
+    return f"{markdown_table(rows, 2)}\n\n{_from_speed(record)}"
+
+
 BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "quickstart": quickstart,
     "cue_conflict": cue_conflict,
     "cifar10": cifar10,
     "gradients": gradients,
     "stopping": stopping,
+    "purification_speed": purification_speed,
+    "agreement": agreement,
+    "training_speed": training_speed,
 }
 
 

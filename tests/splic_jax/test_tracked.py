@@ -1,0 +1,160 @@
+"""The fast solver against the exact one, and against NumPy and SciPy."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from splic_jax import SPLICConfig, complete_rounds, lanes, purify, tracked
+from splic_jax import complete as complete_one
+from splic_jax.completion import LANES
+
+EXACT = SPLICConfig(solver="exact")
+
+
+def pictures(count: int, side: int = 32, seed: int = 0) -> np.ndarray:
+    """Noise with the falling spectrum of photographs, in [0, 1]."""
+    noise = np.random.default_rng(seed).normal(size=(count, side, side))
+    layers = [
+        sigma * scipy.ndimage.gaussian_filter(noise, (0, sigma, sigma), mode="wrap")
+        for sigma in (0.7, 1.5, 3, 6, 12)
+    ]
+    images = sum(layers)
+    low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))
+    images = (images - low[:, None, None]) / (high - low)[:, None, None]
+    return images.astype(np.float32)
+
+
+def masks(count: int, side: int = 32, keep: float = 0.5) -> np.ndarray:
+    return np.random.default_rng(1).random((count, side, side)) < keep
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def complete(images, masks, config):
+    return jax.vmap(functools.partial(complete_one, config=config))(images, masks)
+
+
+@pytest.mark.parametrize(
+    ("rank", "keep"), [(8, 0.5), (8, 0.3), (8, 0.8), (4, 0.5), (16, 0.5), (None, 0.5)]
+)
+def test_completes_like_the_exact_solver(rank, keep):
+    images, mask = pictures(8), masks(8, keep=keep)
+    config = SPLICConfig(rank=rank, solver="fast")
+    fast = complete(images, mask, config)
+    exact = complete(images, mask, dataclasses.replace(config, solver="exact"))
+    difference = np.abs(fast.matrix - exact.matrix)
+    assert difference.mean() < 1e-3
+    assert (difference <= 0.02).mean() >= 0.999
+    np.testing.assert_array_equal(fast.matrix[mask], images[mask])
+
+
+@pytest.mark.parametrize("shape", [(48, 20), (20, 48)])
+def test_other_shapes(shape):
+    images = pictures(4, 48)[:, : shape[0], : shape[1]]
+    mask = masks(4, 48)[:, : shape[0], : shape[1]]
+    fast, exact = (
+        complete(images, mask, config).matrix for config in (SPLICConfig(), EXACT)
+    )
+    assert np.abs(fast - exact).mean() < 1e-3
+
+
+def test_flat_black_tied_and_fully_anchored_images():
+    flat = np.full((32, 32), 0.7, np.float32)
+    black = np.zeros((32, 32), np.float32)
+    checkers = np.indices((32, 32)).sum(axis=0) % 2  # two equal singular values
+    images = np.stack([flat, black, checkers.astype(np.float32), pictures(1)[0]])
+    mask = masks(4)
+    mask[3] = True
+    done = complete(images, mask, SPLICConfig())
+    exact = complete(images, mask, EXACT)
+    np.testing.assert_allclose(done.matrix[0], 0.7, atol=0.02)
+    np.testing.assert_array_equal(done.matrix[1], 0)
+    np.testing.assert_allclose(done.matrix[2], exact.matrix[2], atol=0.02)
+    np.testing.assert_array_equal(done.matrix[3], images[3])
+
+
+def test_nan_at_an_anchor_stays_in_its_own_lane():
+    images, mask = pictures(3), masks(3)
+    poisoned = images.copy()
+    poisoned[1, 4, 4], mask[1, 4, 4] = np.nan, True
+    good = complete(images, mask, SPLICConfig()).matrix
+    bad = complete(poisoned, mask, SPLICConfig()).matrix
+    np.testing.assert_array_equal(bad[::2], good[::2])
+    assert np.isnan(bad[1]).any()
+
+
+def test_lanes_do_not_depend_on_their_number():
+    images, mask = pictures(LANES + 3), masks(LANES + 3)
+    config = SPLICConfig(max_steps=28)
+    many = complete(images, mask, config).matrix
+    few = complete(images[-2:], mask[-2:], config).matrix
+    np.testing.assert_array_equal(many[-2:], few)
+
+
+@pytest.mark.parametrize("rounds", [1, 6])
+def test_gradient_is_that_of_the_exact_solver(rounds):
+    images, mask = pictures(4), masks(4)
+    weight = np.random.default_rng(2).normal(size=images.shape).astype(np.float32)
+
+    def gradient(config):
+        def value(image, mask, weight):
+            return jnp.vdot(weight, complete_rounds(image, mask, config, rounds=rounds))
+
+        return jax.jit(jax.vmap(jax.grad(value)))(images, mask, weight)
+
+    fast, exact = gradient(SPLICConfig()), gradient(EXACT)
+    error = np.linalg.norm(fast - exact, axis=(1, 2))
+    assert (error < 0.02 * np.linalg.norm(exact, axis=(1, 2))).all()
+
+
+def test_gradient_through_purify_runs_in_lanes():
+    images = np.stack([pictures(3, seed=seed) for seed in range(2)], axis=0)
+    images = images.transpose(0, 2, 3, 1)
+    key = jax.random.key(0)
+
+    def gradient(config):
+        return jax.jit(
+            jax.grad(lambda x: jnp.sum(purify(x, key, config, rounds=2) ** 2))
+        )(images)
+
+    fast, exact = gradient(SPLICConfig()), gradient(EXACT)
+    assert np.linalg.norm(fast - exact) < 0.02 * np.linalg.norm(exact)
+
+
+def test_track_follows_a_turning_matrix():
+    rng = np.random.default_rng(3)
+    x = pictures(1)[0] * 2 - 1
+    nearby = x + 0.01 * rng.normal(size=x.shape).astype(np.float32)
+    vectors, largest = tracked.decompose(jnp.asarray(x), 16)
+    np.testing.assert_allclose(largest, np.linalg.norm(x, 2), rtol=1e-5)
+    now = tracked.track(jnp.asarray(nearby), vectors, jnp.float32(1e-3), 8)
+    u, s, vt = np.linalg.svd(nearby.astype(np.float64))
+    squares = np.sort(np.sum(np.asarray(now.images) ** 2, axis=0))[::-1]
+    np.testing.assert_allclose(np.sqrt(squares[:8]), s[:8], rtol=1e-3)
+    kept = np.argsort(-np.sum(np.asarray(now.images) ** 2, axis=0))[:8]
+    cut = np.asarray(now.images)[:, kept] @ np.asarray(now.vectors)[:, kept].T
+    np.testing.assert_allclose(cut, (u[:, :8] * s[:8]) @ vt[:8], atol=5e-3)
+
+
+def test_products_are_those_of_each_lane():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(5, 7, 3)), rng.normal(size=(7, 4, 3))
+    expected = np.einsum("ikl,kjl->ijl", a, b)
+    a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
+    for got in (
+        lanes.product(a, b),
+        lanes.product_tn(lanes.transpose(a), b),
+        lanes.product_nt(a, lanes.transpose(b)),
+        jax.vmap(lanes.product, in_axes=-1, out_axes=-1)(a, b),
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_largest_ones_are_always_as_many_as_asked_for():
+    values = jnp.array([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0], [3.0, 0.0]])
+    ones = lanes.largest_ones(values, 2)
+    np.testing.assert_array_equal(ones, [[0, 1], [1, 1], [0, 0], [1, 0]])
