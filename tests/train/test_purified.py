@@ -29,7 +29,7 @@ class Counted:
     def __init__(self, stop_after: int | None = None):
         self.stop_after, self.calls = stop_after, 0
 
-    def __call__(self, images, key, config, *, first_index):
+    def __call__(self, images, key, config, *, first_index, devices):
         if self.calls == self.stop_after:
             raise KeyboardInterrupt
         self.calls += 1
@@ -148,6 +148,7 @@ def test_damaged_result_is_computed_again(
 
 
 OTHER_VALUES = {
+    "solver": "exact",
     "rank": 3,
     "tv_weight": 0.03,
     "delta_decay": 0.5,
