@@ -23,7 +23,7 @@ usage: ./launch.sh [command] [flags]
   train       train a classifier, bare or on purified images
   evaluate    measure accuracy, clean and under attack
   purify      purify images, folders, arrays or a data set
-  bench NAME  run a benchmark; without NAME, list them
+  bench NAME  run a benchmark; without NAME, all of them; --help lists them
   test        ruff and pytest; what follows goes to pytest
   help        this text
 
@@ -141,8 +141,12 @@ case $command in
 quickstart | train | evaluate | purify) run_module "train.$command" "$@" ;;
 bench)
   name=${1:-}
-  if [[ -z $name || $name == -* ]]; then
-    printf 'usage: ./launch.sh bench NAME [flags], with NAME one of:\n'
+  if [[ -z $name ]]; then
+    for name in $(benchmarks); do (run_module "benchmarks.$name"); done
+    exit 0
+  fi
+  if [[ $name == -* ]]; then
+    printf 'usage: ./launch.sh bench [NAME [flags]], all of them or one of:\n'
     benchmarks
     exit 0
   fi

@@ -24,6 +24,7 @@ from absl import flags
 
 from benchmarks import _speed
 from splic_jax import SPLICConfig, purify, sample_mask
+from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.total_variation import total_variation_gradient
 from train import errors
 from train import flags as shared_flags
@@ -185,7 +186,8 @@ def main(argv: Sequence[str]) -> None:
         )
 
     def gradient_of(function):
-        return jax.jit(jax.grad(lambda x: jnp.sum(function(x) ** 2)))
+        gradient = jax.grad(lambda x: jnp.sum(function(x) ** 2))
+        return jax.jit(gradient, compiler_options=COMPILER_OPTIONS)
 
     work, many = f"gradient, {FLAGS.rounds} rounds", images[: FLAGS.num_gradients]
     few, few_masks = few[: len(many)], masks_of(few[: len(many)])

@@ -303,8 +303,16 @@ def test_an_unknown_command_is_refused_in_one_line(checkout):
         assert word in errors
 
 
+def test_without_a_name_every_benchmark_runs(checkout):
+    code, _, _, calls = checkout.run("bench")
+    assert code == 0
+    assert [run.arguments[2:] for run in module_runs(calls)] == [
+        ("benchmarks.gradients",)
+    ]
+
+
 def test_benchmarks_are_listed(checkout):
-    code, output, _, calls = checkout.run("bench")
+    code, output, _, calls = checkout.run("bench", "--help")
     assert (code, calls) == (0, [])
     assert output.splitlines()[1:] == ["gradients"]
     code, _, errors, calls = checkout.run("bench", "gradient")
