@@ -67,6 +67,35 @@ def product_nt(a: Array, b: Array) -> Array:
     return _product(a, transpose(b))
 
 
+def linear(form: Callable, fixed: Array, moving: Array, *, left: bool) -> Array:
+    """One of the three products as a linear function of one factor.
+
+    For tangents: written out term by term, a product's transpose would become a sum
+    of as many padded arrays, where it is again one of the products.
+
+    Args:
+        form: `product`, `product_tn` or `product_nt`.
+        fixed: the factor that is not differentiated.
+        moving: the other one, linear.
+        left: whether `moving` is the left factor.
+    """
+    backward = {
+        (product, True): lambda fixed, ct: product_nt(ct, fixed),
+        (product, False): product_tn,
+        (product_tn, True): product_nt,
+        (product_tn, False): product,
+        (product_nt, True): lambda fixed, ct: product(ct, fixed),
+        (product_nt, False): lambda fixed, ct: product_tn(ct, fixed),
+    }[form, left]
+
+    def forward(fixed: Array, moving: Array) -> Array:
+        return form(moving, fixed) if left else form(fixed, moving)
+
+    if moving.ndim == 2:
+        return forward(fixed, moving)
+    return jax.custom_derivatives.linear_call(forward, backward, fixed, moving)
+
+
 def identity(a: Array) -> Array:
     """The identity matrix that can be added to the square matrices `a`."""
     size = a.shape[0]

@@ -350,27 +350,34 @@ def _cut_and_descend_jvp(rank, step_size, primals, tangents):
         values, kept, weights, width, _gain(width, unit, step_size)
     )
 
-    dimages = product(dx, now.vectors)
-    half = product_tn(dimages, now.images)
+    def left(form, moving, fixed):
+        return lanes.linear(form, fixed, moving, left=True)
+
+    def right(form, fixed, moving):
+        return lanes.linear(form, fixed, moving, left=False)
+
+    dimages = left(product, dx, now.vectors)
+    half = left(product_tn, dimages, now.images)
     dgram = half + lanes.transpose(half)
     inverse = kept * _safe_inverse(squares)
 
     def outside(v):
-        return v - product(now.vectors, product_tn(now.vectors, v))
+        inside = right(product_tn, now.vectors, v)
+        return v - right(product, now.vectors, inside)
 
-    pulled = product_tn(dx, now.images) + product_tn(x, dimages)
+    pulled = left(product_tn, dx, now.images) + right(product_tn, x, dimages)
     first = leaving = outside(pulled) * inverse
     for _ in range(_SERIES_TERMS):
-        pulled = product_tn(x, product(x, leaving))
+        pulled = right(product_tn, x, right(product, x, leaving))
         leaving = first + outside(pulled) * inverse
-    leaving_images = product(x, leaving)
+    leaving_images = right(product, x, leaving)
 
     def tangent(weights, dweights, differences):
         turned = dimages * weights + now.images * dweights
-        turned += product(now.images, differences * dgram) + leaving_images * weights
-        return product_nt(turned, now.vectors) + product_nt(
-            now.images * weights, leaving
-        )
+        turned += right(product, now.images, differences * dgram)
+        turned += leaving_images * weights
+        moved = right(product_nt, now.images * weights, leaving)
+        return left(product_nt, turned, now.vectors) + moved
 
     dcut = tangent(kept, jnp.zeros_like(kept), of_cut)
     ddescended = tangent(weights, dweights, of_descended)
