@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
     _speed.update(path, "growth", record)
     plot(record, path.with_name("growth.png"))
     for name, curve in record.items():
-        progress.line(f"{name}: time ~ {name}^{curve['exponent']['seconds']:.2f}")
+        progress.line(f"{name}: {law(name, curve)}")
 
 
 def measure(count: int, side: int, devices: int) -> dict[str, float]:
@@ -124,14 +124,20 @@ def run_apart(point: tuple[int, int, int], cache: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def exponent(sizes: Sequence[int], rows: Sequence[dict[str, float]], of: str) -> float:
+def exponent(sizes: Sequence[int], rows: Sequence[dict[str, float]], of: str):
     """The slope between the upper half of the points on logarithmic axes."""
     values = [row[of] for row in rows]
     upper = slice(len(sizes) // 2 if len(sizes) > 3 else 0, None)
     if len(sizes[upper]) < 2:
-        return float("nan")
+        return None
     slope, _ = np.polyfit(np.log(sizes[upper]), np.log(values[upper]), 1)
     return float(slope)
+
+
+def law(name: str, curve: dict) -> str:
+    """The fitted power law of the time, in words."""
+    slope = curve["exponent"]["seconds"]
+    return "one point" if slope is None else f"time ~ {name}^{slope:.2f}"
 
 
 def plot(record: dict, path: pathlib.Path) -> None:
@@ -140,11 +146,10 @@ def plot(record: dict, path: pathlib.Path) -> None:
     panels = figure.subplots(1, len(record))
     for axes, (name, curve) in zip(panels, record.items(), strict=True):
         sizes = [row[name] for row in curve["points"]]
-        slope = curve["exponent"]["seconds"]
         axes.loglog(sizes, [row["seconds"] for row in curve["points"]], "o-")
         axes.set_xlabel(name)
         axes.set_ylabel("seconds", color="C0")
-        axes.set_title(f"time ~ {name}^{slope:.2f}")
+        axes.set_title(law(name, curve))
         right = axes.twinx()
         right.loglog(sizes, [row["megabytes"] for row in curve["points"]], "s--C1")
         right.set_ylabel("peak memory of the process, MB", color="C1")

@@ -69,3 +69,34 @@ def test_stopping(tmp_path):
         assert taken <= most
         assert steps[1e-4, most] >= taken, tolerance
     assert min(row["flat_error"] for row in rows) < 0.01
+
+
+def test_purify(tmp_path):
+    counts = ["--num_images=2", "--num_exact=2", "--num_gradients=2", "--num_large=0"]
+    run("purify", *counts, "--rounds=1", "--repeats=1", "--out=s.json", cwd=tmp_path)
+    record = json.loads((tmp_path / "s.json").read_text())["purify"]
+    assert record["provenance"]["hardware"]
+    ways = {(row["work"], row["way"]) for row in record["rows"]}
+    assert ways == {
+        ("purify 32 x 32", "fast"),
+        ("purify 32 x 32", "exact"),
+        ("purify 32 x 32", "numpy"),
+        ("gradient, 1 rounds", "fast"),
+        ("gradient, 1 rounds", "exact"),
+        ("gradient, 1 rounds", "through SVD"),
+    }
+    for row in record["rows"]:
+        assert row["ms_per_image"] > 0
+        assert row["way"] != "fast" or row["ratio"] == 1
+
+
+def test_growth(tmp_path):
+    limits = ["--max_images=1", "--max_side=16", "--max_devices=1"]
+    run("growth", *limits, "--out=s.json", cwd=tmp_path)
+    record = json.loads((tmp_path / "s.json").read_text())["growth"]
+    for name in ("images", "side", "devices"):
+        (point,) = record[name]["points"]
+        assert point["seconds"] > 0
+        assert point["megabytes"] > 50
+    plot = np.asarray(Image.open(tmp_path / "growth.png").convert("RGB"))
+    assert plot.std() > 10
