@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from benchmarks import _speed
 from benchmarks.purify import mosaics
@@ -154,6 +155,9 @@ def plot(record: dict, path: pathlib.Path) -> None:
         right.loglog(sizes, [row["megabytes"] for row in curve["points"]], "s--C1")
         right.set_ylabel("peak memory of the process, MB", color="C1")
         right.set_ylim(100, 20_000)
+        for shared in (axes, right):
+            shared.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            shared.xaxis.set_minor_locator(NullLocator())
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
