@@ -138,7 +138,9 @@ def mosaics(images: np.ndarray, count: int, side: int = SIDE) -> np.ndarray:
     across = -(-side // images.shape[1])
     chosen = np.resize(images, (count, across, across, *images.shape[1:]))
     large = chosen.transpose(0, 1, 3, 2, 4, 5)
-    large = large.reshape(count, across * images.shape[1], -1, images.shape[-1])
+    large = large.reshape(
+        count, *[across * s for s in images.shape[1:3]], images.shape[-1]
+    )
     return large[:, :side, :side]
 
 
