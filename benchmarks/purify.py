@@ -3,9 +3,8 @@
     ./launch.sh bench purify --dataset=cifar10 --data_dir=DIR
 
 Times the fast solver on all images and the slower ways on fewer of them, each after a
-first run that compiles, and compares the time of an image. With several devices (on a
-CPU one for each core: `launch.sh`) the images are spread over them. Writes the section
-"purify" of out/speed.json.
+first run that compiles, and compares the time of an image. The images are spread over
+the devices, on a CPU one for each core. Writes the section "purify" of out/speed.json.
 """
 
 import dataclasses

@@ -60,7 +60,8 @@ def _floor(delta: Array, s: Array) -> Array:
     return jnp.maximum(delta, jnp.finfo(s.dtype).eps * s[0])
 
 
-def _gain(delta: Array, step_size: float, relative: bool) -> Array:
+def gain(delta: Array, step_size: float, relative: bool) -> Array:
+    """The gradient step times 1 / delta^2, relative to delta^2 or as printed."""
     return jnp.full_like(delta, step_size) if relative else step_size / delta**2
 
 
@@ -69,7 +70,7 @@ def _weights(
 ) -> tuple[Array, Array]:
     delta = _floor(delta, s)
     kept = (jnp.arange(s.shape[0]) < rank).astype(s.dtype)
-    shrink = _gain(delta, step_size, relative) * jnp.exp(-((s / delta) ** 2) / 2)
+    shrink = gain(delta, step_size, relative) * jnp.exp(-((s / delta) ** 2) / 2)
     return kept, kept * (1 - shrink)
 
 
@@ -101,7 +102,7 @@ def _cut_and_descend_jvp(rank, step_size, relative, primals, tangents):
     half = _matmul(dx_v.T, us)
     dgram = half + half.T
     of_cut, of_descended = divided_differences(
-        s, kept, shrunk, width, _gain(width * unit, step_size, relative)
+        s, kept, shrunk, width, gain(width * unit, step_size, relative)
     )
 
     def tangent(weights, dweights, differences):

@@ -257,9 +257,8 @@ def _floor(delta: Array, squares: Array) -> Array:
 
 
 def _gain(delta: Array, unit: Array | None, step_size: float) -> Array:
-    if unit is None:
-        return jnp.full_like(delta, step_size)
-    return step_size / (delta * unit) ** 2
+    relative = unit is None
+    return spectral.gain(delta if relative else delta * unit, step_size, relative)
 
 
 def _weights(

@@ -190,7 +190,7 @@ def purification_speed(results: pathlib.Path) -> str:
     rows = [["work", "way", "images", "ms an image", "times as long as the fast one"]]
     for row in record["rows"]:
         cells = [row["work"], row["way"], f"{row['images']:,}"]
-        rows.append([*cells, f"{row['ms_per_image']:.3g}", f"{row['ratio']:.1f}"])
+        rows.append([*cells, f"{row['ms_per_image']:,.1f}", f"{row['ratio']:.1f}"])
     return (
         f"{markdown_table(rows, 2)}\n\n"
         f"{record['devices']} devices; median of {len(record['rows'][0]['seconds'])} "
