@@ -1,23 +1,42 @@
-"""Projected gradient descent in the L-infinity ball, untargeted.
+"""Projected gradient descent, and its one-step and momentum relatives.
 
 In short, for a classifier `logits_fn(images, key) -> logits`:
 
     attack = jax.jit(functools.partial(pgd, logits_fn))     # compile once
     attacked = attack(images, labels, key)
     accuracy = 1 - attacked.success.mean()
+
+An option that is no number, such as `steps` or `norm`, goes into the `partial`.
 """
 
-import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
+from attacks import inputs, norms
+from attacks.ascent import (
+    Kept,
+    Rule,
+    ascend,
+    finish,
+    image_keys,
+    last,
+    merge,
+    nothing_kept,
+    preference,
+)
+from attacks.losses import Loss, cross_entropy, targeted_cross_entropy
+from attacks.oracle import ask, goal
 from attacks.types import Attacked, LogitsFunction
+
+# A step's size: one for all, or `index of the step -> size`, as optax's schedules are.
+StepSize = Real[ArrayLike, ""] | Callable[[Array], ArrayLike]
 
 
 def pgd(
@@ -27,26 +46,39 @@ def pgd(
     key: PRNGKeyArray,
     *,
     epsilon: Real[ArrayLike, ""] = 8 / 255,
-    step_size: Real[ArrayLike, ""] = 2 / 255,
+    step_size: StepSize = 2 / 255,
     steps: int = 7,
+    norm: str = "linf",
+    loss: Loss | None = None,
+    targets: Num[Array | np.ndarray, " n"] | None = None,
     random_start: bool = True,
+    restarts: int = 1,
+    keep_best: bool = False,
+    momentum: Real[ArrayLike, ""] | None = None,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""Projected gradient descent on the cross-entropy, L-infinity norm.
+    r"""Projected gradient descent on a loss, in a ball around each image.
 
     .. math::
         x_0 \sim U(B), \qquad
-        x_{t+1} = \Pi_B(x_t + \alpha\,\mathrm{sign}\,\nabla_x L(f(x_t), y)),
-        \qquad B = \{x' \in [0, 1] : \|x' - x\|_\infty \le \epsilon\}
+        x_{t+1} = \Pi_B(x_t + \alpha\, d(\nabla_x L(f(x_t), y))),
+        \qquad B = \{x' \in [0, 1] : \|x' - x\| \le \epsilon\}
 
-    The last iterate is returned, as in the paper; it is not always the one of highest
-    loss. The result lies in [0, 1] and in the ball as the images' dtype computes it:
-    ``abs(attacked.images - images) <= epsilon``, with no rounding on top. Where the
+    with d the sign for L-infinity, and g / ||g|| for L2 and L1. The defaults are the
+    paper's: 7 steps of 2/255 in the L-infinity ball of 8/255, from a random start, and
+    the last iterate returned, which is not always the one of highest loss.
+
+    The result lies in [0, 1] and in the ball as the images' dtype computes it:
+    ``norm(attacked.images - images) <= epsilon``, with no rounding on top. Where the
     gradient is zero or NaN the pixel stays where it is, so a classifier without a
-    usable gradient is attacked by the random start alone.
+    usable gradient is attacked by the random start alone. An iterate whose logits are
+    not finite is not returned where there is another.
 
-    Every step, and the query that judges the result, asks the classifier with a key of
-    its own. The random start of an image follows from the key and the image's index,
+    Every step, and the queries that judge the result, ask the classifier with a key of
+    their own. The random start of an image follows from the key and the image's index,
     so an image's result does not depend on the batch it came in (where the classifier
     itself keeps its images apart).
 
@@ -60,13 +92,27 @@ def pgd(
         labels: integers in [0, classes), the classes to move away from.
         key: a key of `jax.random.key`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
-        step_size: alpha, in pixel values; > 0.
+        step_size: alpha, in pixel values; > 0; or a schedule, ``index -> alpha``.
         steps: number of gradient steps; >= 0.
+        norm: "linf", "l2" or "l1".
+        loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
+            targets; see `attacks.losses`. None for the cross-entropy.
+        targets: integers in [0, classes), the classes to move to; None for any other.
         random_start: whether to start uniformly in the ball, or else at the image.
+        restarts: runs, each from a start of its own, of which the best result counts:
+            a wrong answer before a right one, then the higher loss; only the mean loss
+            where `eot_samples` or `evaluations` say that the classifier is random.
+        keep_best: return the best iterate in the same sense, not the last.
+        momentum: decay of the sum of gradients that MI-FGSM steps along; None steps
+            along the gradient itself.
+        eot_samples: keys over which each gradient is averaged.
+        eot_chunk: of these at a time; memory grows with it.
+        evaluations: keys under which the result is judged, by vote.
         first_index: index of the first image, for attacking a data set in pieces.
 
     Returns:
-        The attacked images; ``queries`` is ``steps + 1``.
+        The attacked images. ``queries`` is ``(steps + 1) * eot_samples`` for each
+        restart, and ``evaluations`` for the verdict.
 
     Raises:
         ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
@@ -91,92 +137,186 @@ def pgd(
         >>> print(f"{jnp.abs(attacked.images - images).max() * 255:.1f}")
         8.0
     """
-    _check_settings(epsilon, step_size, steps)
-    chex.assert_rank([images, labels], [4, 1])
-    chex.assert_type([images, labels], [float, int])
-    chex.assert_equal_shape_prefix([images, labels], 1)
-    _check_pixels(images)
-    images, labels = jax.lax.stop_gradient(jnp.asarray(images)), jnp.asarray(labels)
-    start_key, query_key = jax.random.split(key)
-    shape = jax.eval_shape(logits_fn, images, query_key).shape
-    if len(shape) != 2 or shape[0] != len(images):
-        raise ValueError(f"logits_fn returned {shape} for {len(images)} images")
-    _check_labels(labels, classes=shape[1])
+    inputs.require_finite("epsilon", epsilon)
+    inputs.require_choice("norm", norm, norms.NORMS)
+    if not callable(step_size):
+        inputs.require_finite("step_size", step_size, above=True)
+    inputs.require_at_least("steps", steps, 0)
+    for name, value in (
+        ("restarts", restarts),
+        ("eot_samples", eot_samples),
+        ("eot_chunk", eot_chunk),
+        ("evaluations", evaluations),
+    ):
+        inputs.require_at_least(name, value, 1)
+    images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
+    targeted = targets is not None
+    if loss is None:
+        loss = targeted_cross_entropy if targeted else cross_entropy
+    classes = jnp.asarray(targets) if targeted else labels
+    wanted = goal(loss, labels, classes if targeted else None)
+    best = preference(randomized=eot_samples > 1 or evaluations > 1)
+    oracle = partial(ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk)
+    rule = _rule(images, epsilon, step_size, norm, momentum)
 
-    epsilon = jnp.asarray(epsilon, images.dtype)
-    step_size = jnp.asarray(step_size, images.dtype)
-    lower, upper = _bounds(images, epsilon)
+    def run(kept: Kept, key: PRNGKeyArray) -> tuple[Kept, None]:
+        start_key, query_key = jax.random.split(key)
+        start = images
+        if random_start:
+            keys = image_keys(start_key, first_index, images)
+            start = norms.random_in_ball(keys, images, epsilon, norm)
+        prefers = best if keep_best else last
+        found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
+        return merge(kept, found, best), None
 
-    def query(images: Array, step: Array | int) -> tuple[Array, tuple[Array, Array]]:
-        logits = logits_fn(images, jax.random.fold_in(query_key, step))
-        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # The images do not interact: the gradient of the sum holds that of each.
-        return loss.sum(), (loss, logits)
-
-    def step(index: Array, current: Array) -> Array:
-        gradient, _ = jax.grad(query, has_aux=True)(current, index)
-        direction = jnp.where(jnp.isnan(gradient), 0, jnp.sign(gradient))
-        return jnp.clip(current + step_size * direction, lower, upper)
-
-    start = images
-    if random_start:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(
-            start_key, first_index + jnp.arange(len(images))
-        )
-        noise = jax.vmap(
-            lambda key: jax.random.uniform(
-                key, images.shape[1:], images.dtype, -epsilon, epsilon
-            )
-        )(keys)
-        start = jnp.clip(images + noise, lower, upper)
-    attacked = jax.lax.fori_loop(0, steps, step, start)
-    attacked = jax.lax.stop_gradient(attacked)
-
-    _, (loss, logits) = query(attacked, steps)
-    wrong = (logits.argmax(axis=-1) != labels) | jnp.isnan(logits).any(axis=-1)
-    queries = jnp.full(len(images), steps + 1, jnp.int32)
-    return Attacked(attacked, wrong, loss, queries)
-
-
-def _bounds(images: Array, epsilon: Array) -> tuple[Array, Array]:
-    """The ball's ends in [0, 1], no further from the image than epsilon as computed."""
-    lower, upper = images - epsilon, images + epsilon
-    # Rounding can carry an end past the ball, by less than one unit in the last place.
-    lower = jnp.where(images - lower > epsilon, jnp.nextafter(lower, images), lower)
-    upper = jnp.where(upper - images > epsilon, jnp.nextafter(upper, images), upper)
-    return jnp.maximum(lower, 0), jnp.minimum(upper, 1)
+    keys = jnp.stack([key, *(jax.random.fold_in(key, r) for r in range(1, restarts))])
+    kept, _ = jax.lax.scan(run, nothing_kept(images), keys)
+    return finish(
+        logits_fn,
+        wanted,
+        classes,
+        kept,
+        jax.random.fold_in(key, restarts),
+        evaluations=evaluations,
+        queries=restarts * (steps + 1) * eot_samples,
+        targeted=targeted,
+    )
 
 
-def _is_traced(value: object) -> bool:
-    return isinstance(value, jax.core.Tracer)
+def fgsm(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    **options: Any,
+) -> Attacked:
+    r"""The fast gradient sign method: one step to the edge of the ball.
+
+    .. math:: x' = \Pi_B(x + \epsilon\, d(\nabla_x L(f(x), y)))
+
+    Args:
+        logits_fn, images, labels, key, epsilon: as in `pgd`.
+        options: other options of `pgd` but ``step_size``, ``steps``, ``random_start``
+            and ``restarts``.
+
+    Returns:
+        The attacked images.
+
+    Raises:
+        ValueError, AssertionError: as `pgd`.
+
+    References:
+        Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversarial
+        examples", section 4.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import fgsm
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
+        >>> attacked = fgsm(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{attacked.images[0, 0, 0, 0] - 0.51:.4f}")
+        -0.0314
+    """
+    inputs.require_finite("epsilon", epsilon)
+    # An epsilon of 0 is no size of a step, and any other does as well there.
+    step_size = jnp.where(jnp.asarray(epsilon) > 0, epsilon, 1)
+    return pgd(
+        logits_fn,
+        images,
+        labels,
+        key,
+        epsilon=epsilon,
+        step_size=step_size,
+        steps=1,
+        random_start=False,
+        **options,
+    )
 
 
-def _check_settings(epsilon: object, step_size: object, steps: int) -> None:
-    if not _is_traced(epsilon) and not 0 <= epsilon < math.inf:
-        raise ValueError(f"epsilon must be finite and at least 0, got {epsilon}")
-    if not _is_traced(step_size) and not 0 < step_size < math.inf:
-        raise ValueError(f"step_size must be finite and above 0, got {step_size}")
-    if steps < 0:
-        raise ValueError(f"steps must be at least 0, got {steps}")
+def mi_fgsm(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    steps: int = 10,
+    momentum: Real[ArrayLike, ""] = 1.0,
+    **options: Any,
+) -> Attacked:
+    r"""The momentum iterative method, whose images transfer well to other networks.
+
+    .. math::
+        g_{t+1} = \mu g_t + \frac{\nabla_x L}{\mathrm{mean} |\nabla_x L|}, \qquad
+        x_{t+1} = \Pi_B(x_t + \frac{\epsilon}{T} d(g_{t+1}))
+
+    Args:
+        logits_fn, images, labels, key, epsilon: as in `pgd`.
+        steps: T, >= 1.
+        momentum: mu, >= 0.
+        options: other options of `pgd` but ``random_start``.
+
+    Returns:
+        The attacked images.
+
+    Raises:
+        ValueError, AssertionError: as `pgd`.
+
+    References:
+        Dong et al. 2018, "Boosting adversarial attacks with momentum", algorithm 1
+        (whose L1 norm of the gradient differs from its mean by a constant factor).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import mi_fgsm
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
+        >>> mi_fgsm(brightness, images, labels, jax.random.key(0)).success
+        Array([ True], dtype=bool)
+    """
+    inputs.require_finite("epsilon", epsilon)
+    inputs.require_finite("momentum", momentum)
+    inputs.require_at_least("steps", steps, 1)
+    step_size = jnp.where(jnp.asarray(epsilon) > 0, jnp.asarray(epsilon) / steps, 1)
+    options = {"step_size": step_size, "random_start": False, **options}
+    return pgd(
+        logits_fn,
+        images,
+        labels,
+        key,
+        epsilon=epsilon,
+        steps=steps,
+        momentum=momentum,
+        **options,
+    )
 
 
-def _check_pixels(images: Array | np.ndarray) -> None:
-    if _is_traced(images):
-        return
-    pixels = np.asarray(images)
-    wrong = np.argwhere(~((pixels >= 0) & (pixels <= 1)))
-    if len(wrong):
-        index = tuple(int(i) for i in wrong[0])
-        raise ValueError(f"images{list(index)} is {pixels[index]}, not in [0, 1]")
+def _rule(
+    clean: Array,
+    epsilon: ArrayLike,
+    step_size: StepSize,
+    norm: str,
+    momentum: ArrayLike | None,
+) -> Rule:
+    def direction(summed: Array | None, gradient: Array) -> tuple[Array, Array | None]:
+        if summed is not None:
+            pixels = clean[0].size
+            unit = norms.direction(gradient, "l1") * pixels
+            summed = gradient = jnp.asarray(momentum, clean.dtype) * summed + unit
+        return norms.direction(gradient, norm), summed
 
+    def step(summed, images, answer, index):
+        size = step_size(index) if callable(step_size) else step_size
+        move, summed = direction(summed, answer.gradient)
+        moved = images + jnp.asarray(size, clean.dtype) * move
+        return norms.project(moved, clean, epsilon, norm), summed
 
-def _check_labels(labels: Array, classes: int) -> None:
-    if _is_traced(labels):
-        return
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        index = int(wrong[0])
-        raise ValueError(
-            f"labels[{index}] is {labels[index]}, but logits_fn knows {classes} "
-            f"classes, 0 to {classes - 1}"
-        )
+    none = momentum is None
+    return Rule(lambda images: None if none else jnp.zeros_like(images), step)

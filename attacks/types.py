@@ -20,15 +20,19 @@ class Attacked(NamedTuple):
 
     Attributes:
         images: the perturbed images, floats in [0, 1].
-        success: whether the classifier got the perturbed image wrong, asked once more
-            with a fresh key. Logits with a NaN in them name no class and count as
-            wrong.
-        loss: the attack's loss at that last query, in nats for cross-entropy.
+        success: whether the classifier got the perturbed image wrong (or named the
+            target, where there is one), asked once more with a fresh key, or with
+            several of them and decided by vote. Logits that are not finite name no
+            class and count as wrong; an attack keeps such an image only where it had
+            no other.
+        loss: the attack's loss at those last queries, in nats for cross-entropy.
         queries: how often the classifier saw a version of the image; a query with its
             gradient counts as one.
+        not_finite: how many of these were answered with a NaN or an infinity.
     """
 
     images: Float[Array, "n h w c"]
     success: Bool[Array, " n"]
     loss: Float[Array, " n"]
     queries: Int32[Array, " n"]
+    not_finite: Int32[Array, " n"]

@@ -66,7 +66,7 @@ def test_two_classes_reach_the_linear_optimum(shape, random_start):
     margin = logits[np.arange(6), labels] - logits[np.arange(6), 1 - labels]
     np.testing.assert_array_equal(attacked.success, margin < 0)
     np.testing.assert_allclose(attacked.loss, np.log1p(np.exp(-margin)), rtol=1e-4)
-    np.testing.assert_array_equal(attacked.queries, np.full(6, 6, np.int32))
+    np.testing.assert_array_equal(attacked.queries, np.full(6, 7, np.int32))
 
 
 def reference_pgd(images, start, labels, weights, epsilon, step_size, steps):
@@ -121,7 +121,7 @@ def test_no_random_start_and_no_steps_is_the_image():
     key = jax.random.key(0)
     attacked = pgd(two_layers, images, labels, key, steps=0, random_start=False)
     np.testing.assert_array_equal(attacked.images, images)
-    np.testing.assert_array_equal(attacked.queries, [1, 1])
+    np.testing.assert_array_equal(attacked.queries, [2, 2])
 
 
 def test_an_image_alone_is_as_in_the_batch():
@@ -162,8 +162,8 @@ def test_each_query_has_its_own_key():
     )
     jax.block_until_ready(attacked)
     jax.effects_barrier()
-    assert len(seen) == attacked.queries[0] == 5
-    assert len(set(seen)) == 5
+    assert len(seen) == attacked.queries[0] == 6
+    assert len(set(seen)) == 6
 
 
 def test_jit_gives_the_same_images():

@@ -1,0 +1,176 @@
+"""The loop that gradient attacks share: step, project, keep, and judge at the end."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
+
+from attacks.judge import judged_goal
+from attacks.norms import per_image
+from attacks.oracle import Answer, Goal
+from attacks.types import Attacked, LogitsFunction
+
+
+class Rule(NamedTuple):
+    """How an attack moves.
+
+    Attributes:
+        init: ``images -> state``, at the start; any pytree.
+        step: ``(state, images, answer, index) -> (images, state)``, the answer being
+            that to the images; the result is projected by the rule itself.
+    """
+
+    init: Callable[[Array], Any]
+    step: Callable[[Any, Array, Answer, Array], tuple[Array, Any]]
+
+
+class Kept(NamedTuple):
+    """The image an attack would return if it ended now, and what is known of it."""
+
+    images: Float[Array, "n h w c"]
+    loss: Float[Array, " n"]
+    wrong: Float[Array, " n"]
+    not_finite: Int32[Array, " n"]
+
+
+# (kept so far, new) -> where the new ones are preferred
+Preference = Callable[[Kept, Kept], Bool[Array, " n"]]
+
+
+def last(kept: Kept, new: Kept) -> Bool[Array, " n"]:
+    """Prefers the later image."""
+    del kept
+    return jnp.ones(len(new.loss), bool)
+
+
+def wrong_first(kept: Kept, new: Kept) -> Bool[Array, " n"]:
+    """Prefers what is wrong more often, and of these what has the higher loss."""
+    as_wrong = (new.wrong == kept.wrong) & (new.loss > kept.loss)
+    return (new.wrong > kept.wrong) | as_wrong
+
+
+def highest_loss(kept: Kept, new: Kept) -> Bool[Array, " n"]:
+    """Prefers the higher loss: one wrong answer of a random classifier is no proof."""
+    return new.loss > kept.loss
+
+
+def preference(*, randomized: bool) -> Preference:
+    """What is worth keeping of a classifier that is random, or is not."""
+    return highest_loss if randomized else wrong_first
+
+
+def nothing_kept(images: Array) -> Kept:
+    """Before the first answer: the images given, worse than any."""
+    n, dtype = len(images), images.dtype
+    least = jnp.full(n, -jnp.inf, dtype)
+    return Kept(images, least, jnp.full(n, -1, dtype), jnp.zeros(n, jnp.int32))
+
+
+def keep(kept: Kept, images: Array, answer: Answer, prefers: Preference) -> Kept:
+    """Takes the new images where they are preferred; never one without an answer."""
+    not_finite = (~answer.finite).astype(jnp.int32)
+    new = Kept(images, answer.loss, answer.wrong, not_finite)
+    return merge(kept, new, prefers, answer.finite)
+
+
+def merge(
+    kept: Kept, other: Kept, prefers: Preference, answered: Array | None = None
+) -> Kept:
+    """The preferred of two, where `other` has been answered at all."""
+    if answered is None:
+        answered = other.wrong >= 0
+    better = answered & prefers(kept, other)
+    return Kept(
+        jnp.where(per_image(better), other.images, kept.images),
+        jnp.where(better, other.loss, kept.loss),
+        jnp.where(better, other.wrong, kept.wrong),
+        kept.not_finite + other.not_finite,
+    )
+
+
+def ascend(
+    oracle: Callable[..., Answer],
+    rule: Rule,
+    start: Float[Array, "n h w c"],
+    key: PRNGKeyArray,
+    *,
+    steps: int,
+    prefers: Preference,
+    kept: Kept | None = None,
+) -> Kept:
+    """Moves images by a rule, a fixed number of steps.
+
+    Args:
+        oracle: ``(images, key, gradient=True) -> answer``.
+        rule: how to move.
+        start: images.
+        key: of the questions, which get one each of their own.
+        steps: number of steps; the classifier is asked before each with the gradient,
+            and without it after the last one.
+        prefers: which of the images to keep.
+        kept: what was kept before; None for nothing.
+
+    Returns:
+        The kept images.
+    """
+
+    def step(index: Array, carry: tuple) -> tuple:
+        images, state, kept = carry
+        answer = oracle(images, jax.random.fold_in(key, index))
+        kept = keep(kept, images, answer, prefers)
+        images, state = rule.step(state, images, answer, index)
+        return images, state, kept
+
+    kept = nothing_kept(start) if kept is None else kept
+    carry = (start, rule.init(start), kept)
+    images, _, kept = jax.lax.fori_loop(0, steps, step, carry)
+    answer = oracle(images, jax.random.fold_in(key, steps), gradient=False)
+    return keep(kept, images, answer, prefers)
+
+
+def finish(
+    logits_fn: LogitsFunction,
+    wanted: Goal,
+    classes: Integer[Array, " n"],
+    kept: Kept,
+    key: PRNGKeyArray,
+    *,
+    evaluations: int,
+    queries: Integer[Array, " n"] | int,
+    targeted: bool = False,
+) -> Attacked:
+    """Judges what was kept, under keys that the attack has not seen.
+
+    Args:
+        logits_fn: ``(images, key) -> logits``.
+        wanted: the goal.
+        classes: labels, or targets where `targeted`.
+        kept: the images.
+        key: of the last questions.
+        evaluations: how many of them.
+        queries: how often the classifier was asked before, for each image.
+        targeted: whether naming the class is success.
+
+    Returns:
+        The result of the attack.
+    """
+    images = jax.lax.stop_gradient(kept.images)
+    judged = judged_goal(logits_fn, wanted, classes, images, key, evaluations)
+    return Attacked(
+        images,
+        judged.majority if targeted else ~judged.majority,
+        judged.loss,
+        jnp.broadcast_to(jnp.asarray(queries + evaluations, jnp.int32), len(images)),
+        kept.not_finite + ~judged.finite,
+    )
+
+
+def image_keys(
+    key: PRNGKeyArray, first_index: Integer[Array, ""] | int, images: Array
+) -> Key[Array, " n"]:
+    """A key for each image, from its index in the whole set."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(
+        key, first_index + jnp.arange(len(images))
+    )

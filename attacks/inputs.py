@@ -1,0 +1,103 @@
+"""What attacks ask of their arguments, and what they say where it is not so."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Num, PRNGKeyArray
+
+from attacks.types import LogitsFunction
+
+
+def checked(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    targets: Num[Array | np.ndarray, " n"] | None = None,
+) -> tuple[Array, Array, int]:
+    """Checks what can be checked of an attack's arguments.
+
+    Values that are being traced (under `jax.jit`) cannot be.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``.
+        images: floats in [0, 1].
+        labels: integers in [0, classes).
+        key: a key of `jax.random.key`.
+        targets: integers in [0, classes), or None.
+
+    Returns:
+        Images and labels as arrays, the images as constants to differentiation; and
+        the number of classes.
+
+    Raises:
+        ValueError: a pixel outside [0, 1] or not finite, or a label that names no
+            class, with index and value; logits of another shape.
+        AssertionError: wrong shapes or dtypes.
+    """
+    chex.assert_rank([images, labels], [4, 1])
+    chex.assert_type([images, labels], [float, int])
+    chex.assert_equal_shape_prefix([images, labels], 1)
+    _check_pixels(images)
+    images, labels = jax.lax.stop_gradient(jnp.asarray(images)), jnp.asarray(labels)
+    shape = jax.eval_shape(logits_fn, images, key).shape
+    if len(shape) != 2 or shape[0] != len(images):
+        raise ValueError(f"logits_fn returned {shape} for {len(images)} images")
+    _check_classes("labels", labels, shape[1])
+    if targets is not None:
+        chex.assert_type(targets, int)
+        chex.assert_equal_shape([labels, targets])
+        _check_classes("targets", targets, shape[1])
+    return images, labels, shape[1]
+
+
+def is_traced(value: object) -> bool:
+    """Whether a value is known only when the compiled program runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def require_finite(name: str, value: object, *, above: bool = False) -> None:
+    """Refuses a setting that is negative or not finite, or 0 where `above`."""
+    if is_traced(value):
+        return
+    if not (0 < value if above else 0 <= value) or not value < math.inf:
+        least = "above" if above else "at least"
+        raise ValueError(f"{name} must be finite and {least} 0, got {value}")
+
+
+def require_at_least(name: str, value: int, least: int) -> None:
+    """Refuses a whole number below `least`."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuses what is not among the choices."""
+    if value not in choices:
+        listed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be {listed}, got {value!r}")
+
+
+def _check_pixels(images: Array | np.ndarray) -> None:
+    if is_traced(images):
+        return
+    pixels = np.asarray(images)
+    wrong = np.argwhere(~((pixels >= 0) & (pixels <= 1)))
+    if len(wrong):
+        index = tuple(int(i) for i in wrong[0])
+        raise ValueError(f"images{list(index)} is {pixels[index]}, not in [0, 1]")
+
+
+def _check_classes(name: str, labels: Array | np.ndarray, classes: int) -> None:
+    if is_traced(labels):
+        return
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        index = int(wrong[0])
+        raise ValueError(
+            f"{name}[{index}] is {labels[index]}, but logits_fn knows {classes} "
+            f"classes, 0 to {classes - 1}"
+        )

@@ -1,0 +1,111 @@
+"""Whether images fool a classifier, a random one too.
+
+A random classifier answers an image now so, now so. One question cannot tell a fooled
+classifier from an unlucky one, so each image is judged over several keys, which are not
+those that the attack was made with.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
+
+from attacks.losses import Loss, cross_entropy
+from attacks.oracle import Goal, goal
+from attacks.types import LogitsFunction
+
+
+class Judged(NamedTuple):
+    """What the classifier says to each image over several keys.
+
+    Attributes:
+        accuracy: the share of the keys under which the label is named.
+        majority: whether the label is the class named most often; of equally frequent
+            ones the first counts.
+        loss: mean over the keys.
+        finite: whether all logits were finite under all keys.
+    """
+
+    accuracy: Float[Array, " n"]
+    majority: Bool[Array, " n"]
+    loss: Float[Array, " n"]
+    finite: Bool[Array, " n"]
+
+
+def judge(
+    logits_fn: LogitsFunction,
+    images: Float[Array, "n h w c"],
+    labels: Integer[Array, " n"],
+    key: PRNGKeyArray,
+    *,
+    evaluations: int = 1,
+    loss: Loss = cross_entropy,
+) -> Judged:
+    """Asks a classifier `evaluations` times about each image.
+
+    The mean of `accuracy` over images is the accuracy that a user of the random
+    classifier sees; the mean of `majority` is that of a vote over its answers.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``.
+        images: floats in [0, 1].
+        labels: integers in [0, classes).
+        key: of the questions, which get one each of their own; 1 question, this one.
+        evaluations: number of questions; 1 is enough for a classifier that is not
+            random.
+        loss: ``(logits, labels) -> [n]``.
+
+    Returns:
+        The verdict on each image. Logits that are not finite name no class.
+
+    Raises:
+        ValueError: if `evaluations` is below 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import judge
+        >>> def coin(images, key):  # right once in four times
+        ...     right = jax.random.bernoulli(key, 0.25, (len(images),))
+        ...     return jnp.stack([1.0 - right, right], axis=1)
+        >>> images, labels = jnp.zeros((1, 4, 4, 3)), jnp.array([1])
+        >>> judged = judge(coin, images, labels, jax.random.key(0), evaluations=200)
+        >>> print(f"{judged.accuracy[0]:.1f} {judged.majority[0]}")
+        0.3 False
+    """
+    if evaluations < 1:
+        raise ValueError(f"evaluations must be at least 1, got {evaluations}")
+    return judged_goal(logits_fn, goal(loss, labels), labels, images, key, evaluations)
+
+
+def judged_goal(
+    logits_fn: LogitsFunction,
+    wanted: Goal,
+    classes: Integer[Array, " n"],
+    images: Float[Array, "n h w c"],
+    key: PRNGKeyArray,
+    evaluations: int,
+) -> Judged:
+    """`judge` for any goal; `classes` are labels, or an attack's targets."""
+
+    def one(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        logits = logits_fn(images, key)
+        finite = jnp.isfinite(logits).all(axis=-1)
+        named = jnp.where(finite, logits.argmax(axis=-1), -1)
+        return jax.nn.one_hot(named, logits.shape[1]), wanted.loss(logits), finite
+
+    if evaluations == 1:
+        votes, loss, finite = one(key)
+    else:
+
+        def add(total, key):
+            votes, loss, finite = one(key)
+            return (total[0] + votes, total[1] + loss, total[2] & finite), None
+
+        keys = jax.random.split(key, evaluations)
+        total, _ = jax.lax.scan(add, one(keys[0]), keys[1:])
+        votes, loss, finite = total[0], total[1] / evaluations, total[2]
+    named = jnp.take_along_axis(votes, classes[:, None], axis=1)[:, 0]
+    # Where no answer was finite no class has a vote.
+    majority = (votes.argmax(axis=1) == classes) & (named > 0)
+    return Judged(named / evaluations, majority, loss, finite)

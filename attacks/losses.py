@@ -1,0 +1,123 @@
+r"""What an attack makes large, per image: functions of the logits.
+
+Write z for the logits of an image, y for its label, t for a target class and
+:math:`z_{\pi_1} \ge z_{\pi_2} \ge \dots` for the logits sorted. An untargeted loss is
+called as ``loss(logits, labels)``, a targeted one as ``loss(logits, labels, targets)``;
+both return one value for each image and grow as the attacker gets what they want.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Integer
+
+Logits = Float[Array, "n classes"]
+Classes = Integer[Array, " n"]
+Losses = Float[Array, " n"]
+
+# Untargeted or targeted, as above.
+Loss = Callable[..., Losses]
+
+
+def cross_entropy(logits: Logits, labels: Classes) -> Losses:
+    r""":math:`-\log \mathrm{softmax}(z)_y`, in nats (Goodfellow et al. 2015)."""
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def margin(logits: Logits, labels: Classes) -> Losses:
+    r""":math:`\max_{i \ne y} z_i - z_y`, positive where the answer is wrong.
+
+    The negative of the objective f6 of Carlini and Wagner 2017, without its confidence.
+    """
+    return _largest_other(logits, labels) - of_class(logits, labels)
+
+
+def dlr(logits: Logits, labels: Classes) -> Losses:
+    r"""Difference of logits ratio, which no scaling of the logits changes.
+
+    .. math:: -\frac{z_y - \max_{i \ne y} z_i}{z_{\pi_1} - z_{\pi_3}}
+
+    Needs three classes. The denominator is at least 1e-12. Croce and Hein 2020,
+    "Reliable evaluation of adversarial robustness", eq. (6).
+
+    Raises:
+        ValueError: on fewer than three classes.
+    """
+    ordered = _sorted(logits, least=3)
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+
+def targeted_cross_entropy(logits: Logits, labels: Classes, targets: Classes) -> Losses:
+    r""":math:`\log \mathrm{softmax}(z)_t`, in nats, at most 0."""
+    del labels
+    return -cross_entropy(logits, targets)
+
+
+def targeted_margin(logits: Logits, labels: Classes, targets: Classes) -> Losses:
+    r""":math:`z_t - \max_{i \ne t} z_i`, positive where the target is named.
+
+    The negative of the objective f6 of Carlini and Wagner 2017.
+    """
+    del labels
+    return -margin(logits, targets)
+
+
+def targeted_dlr(logits: Logits, labels: Classes, targets: Classes) -> Losses:
+    r"""The difference of logits ratio towards a target.
+
+    .. math:: -\frac{z_y - z_t}{z_{\pi_1} - (z_{\pi_3} + z_{\pi_4}) / 2}
+
+    Needs four classes. The denominator is at least 1e-12. Croce and Hein 2020, eq. (7).
+
+    Raises:
+        ValueError: on fewer than four classes.
+    """
+    ordered = _sorted(logits, least=4)
+    gap = of_class(logits, targets) - of_class(logits, labels)
+    return gap / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
+
+
+def kl_from(reference: Logits) -> Loss:
+    r"""A loss that moves the answer away from an earlier one, whatever the label.
+
+    .. math:: \mathrm{KL}(\mathrm{softmax}(r) \| \mathrm{softmax}(z))
+
+    The attack inside TRADES (Zhang et al. 2019, eq. 3). It starts at a point of zero
+    slope when z = r: give the attack a random start.
+
+    Args:
+        reference: logits r of the clean images ``[n, classes]``, a constant.
+
+    Returns:
+        ``loss(logits, labels)``; the labels are not used.
+    """
+    reference = jax.lax.stop_gradient(reference)
+
+    def kl(logits: Logits, labels: Classes) -> Losses:
+        del labels
+        return optax.losses.kl_divergence(
+            jax.nn.log_softmax(logits), jax.nn.softmax(reference)
+        )
+
+    return kl
+
+
+def of_class(logits: Logits, classes: Classes) -> Losses:
+    """The logit of one class for each image."""
+    return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
+
+
+def _largest_other(logits: Array, labels: Array) -> Array:
+    its_own = jnp.arange(logits.shape[1]) == labels[:, None]
+    return jnp.where(its_own, -jnp.inf, logits).max(axis=1)
+
+
+def _sorted(logits: Array, least: int) -> Array:
+    if logits.shape[1] < least:
+        raise ValueError(
+            f"this loss compares {least} logits, logits_fn has {logits.shape[1]} "
+            "classes; use the margin or the cross-entropy"
+        )
+    return -jnp.sort(-logits, axis=1)

@@ -1,0 +1,118 @@
+r"""Balls around an image, and directions in them, for the norms attacks use.
+
+Every function takes ``norm``, one of `NORMS`, and treats each image of a batch alone.
+The ball of radius epsilon around x is meant inside the box [0, 1] and as floating point
+numbers compute it: what `project` returns lies in it without any rounding on top.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped
+
+NORMS = ("linf", "l2", "l1")
+
+Images = Float[Array, "n h w c"]
+
+
+def size(difference: Images, norm: str) -> Float[Array, " n"]:
+    """The norm of each image of a batch, in pixel values."""
+    flat = difference.reshape(len(difference), -1)
+    if norm == "linf":
+        return jnp.abs(flat).max(axis=1, initial=0)
+    if norm == "l1":
+        return jnp.abs(flat).sum(axis=1)
+    # Scaled, so that squares of small numbers do not vanish.
+    largest = jnp.abs(flat).max(axis=1, initial=0)
+    scale = jnp.where(largest > 0, largest, 1)
+    return scale * jnp.sqrt(jnp.sum((flat / scale[:, None]) ** 2, axis=1))
+
+
+def per_image(values: Shaped[Array, " n"]) -> Shaped[Array, "n 1 1 1"]:
+    """Values of a batch, to be multiplied with its images."""
+    return values[:, None, None, None]
+
+
+def project(images: Images, clean: Images, epsilon: ArrayLike, norm: str) -> Images:
+    """Brings images into the ball around the clean ones and into [0, 1].
+
+    L-infinity: the nearest point. L2 and L1: the nearest point of the ball, then of the
+    box, which lies in the ball as well since the clean image lies in the box. Their
+    radius is reduced by what adding the perturbation to the image can round.
+
+    Args:
+        images: any finite values.
+        clean: in [0, 1].
+        epsilon: radius in pixel values, >= 0: one, or one for each image.
+        norm: one of `NORMS`.
+
+    Returns:
+        Images of the same shape and dtype.
+    """
+    epsilon = jnp.asarray(epsilon, clean.dtype)
+    if norm == "linf":
+        return jnp.clip(images, *bounds(clean, epsilon))
+    entries = clean[0].size
+    grain = jnp.finfo(clean.dtype).eps / 2
+    lost = entries * grain if norm == "l1" else entries**0.5 * grain
+    radius = jnp.maximum(epsilon * (1 - 16 * grain) - lost, 0)
+    radius = jnp.broadcast_to(radius, (len(clean),))
+    difference = images - clean
+    if norm == "l1":
+        difference = jax.vmap(optax.projections.projection_l1_ball)(difference, radius)
+    length = size(difference, norm)
+    shrink = jnp.where(length > radius, radius / jnp.where(length > 0, length, 1), 1)
+    return jnp.clip(clean + difference * per_image(shrink), 0, 1)
+
+
+def bounds(clean: Images, epsilon: Array) -> tuple[Images, Images]:
+    """The L-infinity ball's ends in [0, 1], no further from the image than epsilon."""
+    if epsilon.ndim:
+        epsilon = per_image(epsilon)
+    lower, upper = clean - epsilon, clean + epsilon
+    # Rounding can carry an end past the ball, by less than one unit in the last place.
+    lower = jnp.where(clean - lower > epsilon, jnp.nextafter(lower, clean), lower)
+    upper = jnp.where(upper - clean > epsilon, jnp.nextafter(upper, clean), upper)
+    return jnp.maximum(lower, 0), jnp.minimum(upper, 1)
+
+
+def direction(gradient: Images, norm: str) -> Images:
+    """The gradient's direction, of length 1 in the norm.
+
+    The sign for L-infinity, the gradient itself scaled for L2 and L1. NaN counts as 0,
+    and so does the direction of a gradient of 0.
+    """
+    gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
+    if norm == "linf":
+        return jnp.sign(gradient)
+    length = per_image(size(gradient, norm))
+    return jnp.where(length > 0, gradient / jnp.where(length > 0, length, 1), 0)
+
+
+def random_in_ball(
+    keys: Key[Array, " n"], clean: Images, epsilon: ArrayLike, norm: str
+) -> Images:
+    """Points drawn uniformly from the balls around the clean images, then projected.
+
+    Args:
+        keys: one for each image.
+        clean: in [0, 1].
+        epsilon: radius in pixel values.
+        norm: one of `NORMS`.
+
+    Returns:
+        Images in [0, 1].
+    """
+    epsilon = jnp.asarray(epsilon, clean.dtype)
+    shape, dtype = clean.shape[1:], clean.dtype
+
+    def draw(key: PRNGKeyArray) -> Array:
+        if norm == "linf":
+            return jax.random.uniform(key, shape, dtype, -epsilon, epsilon)
+        order = 1 if norm == "l1" else 2
+        return epsilon * jax.random.ball(key, clean[0].size, order, (), dtype).reshape(
+            shape
+        )
+
+    return project(clean + jax.vmap(draw)(keys), clean, epsilon, norm)

@@ -1,0 +1,132 @@
+"""Asking a classifier: its loss, whether it is wrong, and the slope, for each image."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from attacks.losses import Loss
+from attacks.types import LogitsFunction
+
+
+class Answer(NamedTuple):
+    """What the classifier says to a batch, each an average over the samples.
+
+    Attributes:
+        loss: the attack's loss.
+        wrong: the share of the samples in which the attacker has what they want.
+        finite: whether all logits were finite in all samples.
+        gradient: of the loss with respect to the images; None where not asked for.
+        logits: of the samples.
+    """
+
+    loss: Float[Array, " n"]
+    wrong: Float[Array, " n"]
+    finite: Bool[Array, " n"]
+    gradient: Float[Array, "n h w c"] | None
+    logits: Float[Array, "n classes"]
+
+
+class Goal(NamedTuple):
+    """What an attacker wants.
+
+    Attributes:
+        loss: ``logits -> [n]``, to be made large.
+        reached: ``logits -> bool [n]``.
+    """
+
+    loss: Callable[[Array], Array]
+    reached: Callable[[Array], Array]
+
+
+def goal(loss: Loss, labels: Array, targets: Array | None = None) -> Goal:
+    """Away from the labels, or towards targets where they are given."""
+    if targets is None:
+        return Goal(
+            lambda logits: loss(logits, labels),
+            lambda logits: logits.argmax(axis=-1) != labels,
+        )
+    return Goal(
+        lambda logits: loss(logits, labels, targets),
+        lambda logits: logits.argmax(axis=-1) == targets,
+    )
+
+
+def ask(
+    logits_fn: LogitsFunction,
+    wanted: Goal,
+    images: Float[Array, "n h w c"],
+    key: PRNGKeyArray,
+    *,
+    samples: int = 1,
+    chunk: int = 1,
+    gradient: bool = True,
+) -> Answer:
+    r"""Expectation over transformation: the mean answer over keys.
+
+    .. math::
+        \frac{1}{m} \sum_{j=1}^m L(f(x; k_j)), \qquad
+        \frac{1}{m} \sum_{j=1}^m \nabla_x L(f(x; k_j))
+
+    The slope of an image's entry that is not finite in a sample counts as 0 there.
+
+    Args:
+        logits_fn: ``(images, key) -> logits``.
+        wanted: the loss, and what counts as success.
+        images: a batch.
+        key: the key of the one sample, or the source of the keys of several.
+        samples: m, >= 1.
+        chunk: samples asked at a time (`jax.vmap`): memory grows with it.
+        gradient: whether to differentiate.
+
+    Returns:
+        The answer.
+
+    References:
+        Athalye et al. 2018, "Synthesizing robust adversarial examples", eq. (2).
+    """
+
+    def loss_sum(images: Array, key: PRNGKeyArray) -> tuple[Array, tuple]:
+        logits = logits_fn(images, key)
+        loss = wanted.loss(logits)
+        # The images do not interact: the gradient of the sum holds that of each.
+        return loss.sum(), (loss, logits)
+
+    def one(key: PRNGKeyArray) -> Answer:
+        slope = None
+        if gradient:
+            slope, (loss, logits) = jax.grad(loss_sum, has_aux=True)(images, key)
+            slope = jnp.where(jnp.isfinite(slope), slope, 0)
+        else:
+            _, (loss, logits) = loss_sum(images, key)
+        finite = jnp.isfinite(logits).all(axis=-1)
+        wrong = wanted.reached(logits) | ~finite
+        return Answer(loss, wrong.astype(images.dtype), finite, slope, logits)
+
+    if samples == 1:
+        return one(key)
+    keys = jax.random.split(key, samples)
+    total, rest = None, samples % min(chunk, samples)
+    if rest:
+        total = _added(None, jax.vmap(one)(keys[:rest]))
+    chunks = keys[rest:].reshape(-1, min(chunk, samples))
+    first = _added(total, jax.vmap(one)(chunks[0]))
+    total, _ = jax.lax.scan(
+        lambda total, chunk: (_added(total, jax.vmap(one)(chunk)), None),
+        first,
+        chunks[1:],
+    )
+    mean = jax.tree.map(lambda x: x / samples, total._replace(finite=None))
+    return mean._replace(finite=total.finite)
+
+
+def _added(total: Answer | None, several: Answer) -> Answer:
+    """The sum of answers ``[samples, n, ...]``, on top of a sum so far."""
+    finite = several.finite.all(axis=0)
+    summed = jax.tree.map(lambda x: x.sum(axis=0), several._replace(finite=None))
+    if total is not None:
+        finite &= total.finite
+        summed = jax.tree.map(jnp.add, summed, total._replace(finite=None))
+    return summed._replace(finite=finite)

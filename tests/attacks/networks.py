@@ -1,0 +1,138 @@
+"""Small classifiers for the tests: one trained here, as JAX and as PyTorch functions.
+
+The data are drawn: each class is a smooth pattern of colours, shifted, scaled and with
+noise on it, so that a small network gets most of it right and an attack has work to do.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+CLASSES, SHAPE = 6, (12, 10, 3)
+
+
+def data(count, seed):
+    """Images float32 [count, 12, 10, 3] in [0, 1] and labels int32."""
+    patterns = _smooth(np.random.default_rng(0).normal(size=(CLASSES, *SHAPE)))
+    rng = np.random.default_rng([1, seed])
+    labels = rng.integers(CLASSES, size=count).astype(np.int32)
+    others = rng.integers(CLASSES, size=count)
+    share = rng.uniform(0, 0.35, size=(count, 1, 1, 1))
+    mixed = (1 - share) * patterns[labels] + share * patterns[others]
+    noise = _smooth(rng.normal(size=mixed.shape)) + rng.normal(size=mixed.shape) / 2
+    images = 0.5 + 0.12 * mixed + 0.08 * noise
+    return np.clip(images, 0, 1).astype(np.float32), labels
+
+
+def _smooth(x):
+    for axis in (1, 2):
+        for _ in range(2):
+            x = (np.roll(x, 1, axis) + 2 * x + np.roll(x, -1, axis)) / 4
+    return x / x.std(axis=(1, 2, 3), keepdims=True)
+
+
+def logits(weights, images):
+    """Two convolutions, each followed by ReLU, and a linear layer."""
+    x = (images - 0.5) * 4
+    for kernel, bias, stride in (
+        (weights["conv1"], weights["bias1"], 1),
+        (weights["conv2"], weights["bias2"], 2),
+    ):
+        x = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(1, 1), (1, 1)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        x = jax.nn.relu(x + bias)
+    return x.reshape(len(x), -1) @ weights["dense"] + weights["bias3"]
+
+
+@functools.cache
+def trained(adversarial=True):
+    """Weights after a short training, on FGSM images too if `adversarial`."""
+    rng = np.random.default_rng(2)
+    sizes = {
+        "conv1": (3, 3, 3, 8),
+        "bias1": (8,),
+        "conv2": (3, 3, 8, 16),
+        "bias2": (16,),
+        "dense": (6 * 5 * 16, CLASSES),
+        "bias3": (CLASSES,),
+    }
+    weights = {
+        name: (rng.normal(size=size) / np.sqrt(np.prod(size[:-1]))).astype(np.float32)
+        if len(size) > 1
+        else np.zeros(size, np.float32)
+        for name, size in sizes.items()
+    }
+    optimizer = optax.adam(3e-3)
+
+    def loss(weights, images, labels):
+        z = logits(weights, images)
+        return optax.losses.softmax_cross_entropy_with_integer_labels(z, labels).mean()
+
+    @jax.jit
+    def train(weights, images, labels):
+        def step(carry, batch):
+            weights, state = carry
+            x, y = batch
+            if adversarial:
+                slope = jax.grad(loss, argnums=1)(weights, x, y)
+                x = jnp.clip(x + 8 / 255 * jnp.sign(slope), 0, 1)
+            updates, state = optimizer.update(jax.grad(loss)(weights, x, y), state)
+            return (optax.apply_updates(weights, updates), state), None
+
+        (weights, _), _ = jax.lax.scan(
+            step, (weights, optimizer.init(weights)), (images, labels)
+        )
+        return weights
+
+    images, labels = data(64 * 300, seed=1)
+    return jax.tree.map(
+        np.asarray,
+        train(weights, images.reshape(300, 64, *SHAPE), labels.reshape(300, 64)),
+    )
+
+
+def network(adversarial=True):
+    """The trained classifier, `(images, key) -> logits`."""
+    weights = trained(adversarial)
+    return lambda images, key: logits(weights, images)
+
+
+def torch_network(adversarial=True):
+    """The same as a PyTorch module on NCHW images."""
+    import torch
+
+    weights = {k: torch.tensor(v) for k, v in trained(adversarial).items()}
+
+    class Network(torch.nn.Module):
+        def forward(self, x):
+            x = (x - 0.5) * 4
+            for kernel, bias, stride in (("conv1", "bias1", 1), ("conv2", "bias2", 2)):
+                kernel = weights[kernel].permute(3, 2, 0, 1)
+                x = torch.nn.functional.conv2d(
+                    x, kernel, weights[bias], stride=stride, padding=1
+                )
+                x = torch.relu(x)
+            x = x.permute(0, 2, 3, 1).reshape(len(x), -1)
+            return x @ weights["dense"] + weights["bias3"]
+
+    return Network().eval()
+
+
+def to_torch(images):
+    """NHWC arrays to NCHW tensors."""
+    import torch
+
+    return torch.tensor(np.asarray(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def from_torch(images):
+    """NCHW tensors to NHWC arrays."""
+    return images.detach().permute(0, 2, 3, 1).numpy()
