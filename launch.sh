@@ -76,6 +76,27 @@ is_set_up() {
   [[ -x $venv/bin/python && -f $installed ]] && packages | cmp -s - "$installed"
 }
 
+pip_install() {
+  local python=$venv/bin/python
+  # An environment that uv made has no pip.
+  if ! "$python" -m pip --version >/dev/null 2>&1; then
+    "$python" -m ensurepip >/dev/null || return
+  fi
+  "$python" -m pip install --quiet --disable-pip-version-check "$@"
+}
+
+# Other libraries' attacks. Without them the tests that compare with them are skipped.
+install_peers() {
+  local list=$root/requirements-peers.txt
+  if cmp -s "$list" "$venv/peers.txt"; then return; fi
+  if pip_install --no-deps -r "$list" 2>"$venv/peers.log"; then
+    cp -- "$list" "$venv/peers.txt"
+  else
+    printf 'The tests that compare with PyTorch are skipped: %s (see %s)\n' \
+      'its CPU build could not be installed' "$venv/peers.log" >&2
+  fi
+}
+
 install() {
   local python list
   list=$(packages)
@@ -94,12 +115,7 @@ install() {
     or_fail uv pip install --quiet --python "$venv/bin/python" -r "$wanted"
   else
     if [[ -n ${python:-} ]]; then or_fail "$python" -m venv "$venv"; fi
-    python=$venv/bin/python
-    # An environment that uv made has no pip.
-    if ! "$python" -m pip --version >/dev/null 2>&1; then
-      or_fail "$python" -m ensurepip >/dev/null
-    fi
-    or_fail "$python" -m pip install --quiet --disable-pip-version-check -r "$wanted"
+    or_fail pip_install -r "$wanted"
   fi
   mv -- "$wanted" "$installed" # last: the mark of a finished installation
 }
@@ -158,6 +174,7 @@ bench)
   ;;
 test)
   set_up
+  install_peers
   cd -- "$root"
   "$venv/bin/python" -m ruff check .
   "$venv/bin/python" -m ruff format --check .

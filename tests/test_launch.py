@@ -60,6 +60,7 @@ class Checkout:
             made.mkdir(parents=True)
         shutil.copy(ROOT / "launch.sh", self.root)
         (self.root / "requirements.txt").write_text("jax==1.2.3\nnumpy==2.0\n")
+        (self.root / "requirements-peers.txt").write_text("peer==1.0\n")
         (self.root / "benchmarks" / "gradients.py").touch()
         (self.root / "benchmarks" / "__init__.py").touch()
         for tool in TOOLS.split():
@@ -326,6 +327,33 @@ def test_help_needs_no_environment(checkout, word):
     assert (code, calls) == (0, [])
     assert "SPLIC_JAX_GPU=1" in output
     assert max(map(len, output.splitlines())) <= 88
+
+
+def peer_installs(calls):
+    return [call for call in installs(calls) if "--no-deps" in call.arguments]
+
+
+@pytest.mark.parametrize("with_uv", [False, True])
+def test_test_installs_what_it_compares_with_once(checkout, with_uv):
+    if with_uv:
+        checkout.add_uv()
+    assert not peer_installs(checkout.run("train")[3])
+    code, _, errors, calls = checkout.run("test")
+    (call,) = peer_installs(calls)
+    assert code == 0 and errors == ""
+    assert call.program.endswith(".venv/bin/python")
+    assert call.arguments[-1] == str(checkout.root / "requirements-peers.txt")
+    assert not peer_installs(checkout.run("test")[3])
+    (checkout.root / "requirements-peers.txt").write_text("peer==1.1\n")
+    assert peer_installs(checkout.run("test")[3])
+
+
+def test_test_goes_on_without_what_it_compares_with(checkout):
+    checkout.run("train")
+    code, _, errors, calls = checkout.run("test", PIP_STATUS="1")
+    assert code == 0 and calls[-1].arguments[:2] == ("-m", "pytest")
+    assert errors.count("\n") == 1 and "PyTorch are skipped" in errors
+    assert peer_installs(checkout.run("test")[3])
 
 
 def test_test_checks_in_the_checkout(checkout):
