@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
 
 from attacks.losses import Loss
 from attacks.types import LogitsFunction
@@ -20,6 +20,7 @@ class Answer(NamedTuple):
         finite: whether all logits were finite in all samples.
         gradient: of the loss with respect to the images; None where not asked for.
         logits: of the samples.
+        not_finite: how many logits were not finite, where that is not just `~finite`.
     """
 
     loss: Float[Array, " n"]
@@ -27,6 +28,7 @@ class Answer(NamedTuple):
     finite: Bool[Array, " n"]
     gradient: Float[Array, "n h w c"] | None
     logits: Float[Array, "n classes"]
+    not_finite: Int32[Array, " n"] | None = None
 
 
 class Goal(NamedTuple):
@@ -105,28 +107,27 @@ def ask(
         wrong = wanted.reached(logits) | ~finite
         return Answer(loss, wrong.astype(images.dtype), finite, slope, logits)
 
+    def several(keys: PRNGKeyArray) -> Answer:
+        """The sums over as many keys, and whether all are finite."""
+        if len(keys) == 1:
+            return one(keys[0])
+        answers = jax.vmap(one)(keys)
+        sums = jax.tree.map(lambda x: x.sum(axis=0), answers._replace(finite=None))
+        return sums._replace(finite=answers.finite.all(axis=0))
+
     if samples == 1:
         return one(key)
-    keys = jax.random.split(key, samples)
-    total, rest = None, samples % min(chunk, samples)
-    if rest:
-        total = _added(None, jax.vmap(one)(keys[:rest]))
-    chunks = keys[rest:].reshape(-1, min(chunk, samples))
-    first = _added(total, jax.vmap(one)(chunks[0]))
+    keys, chunk = jax.random.split(key, samples), min(chunk, samples)
+    first = samples % chunk or chunk  # the odd ones, and then whole chunks
     total, _ = jax.lax.scan(
-        lambda total, chunk: (_added(total, jax.vmap(one)(chunk)), None),
-        first,
-        chunks[1:],
+        lambda total, keys: (_added(total, several(keys)), None),
+        several(keys[:first]),
+        keys[first:].reshape(-1, chunk),
     )
     mean = jax.tree.map(lambda x: x / samples, total._replace(finite=None))
     return mean._replace(finite=total.finite)
 
 
-def _added(total: Answer | None, several: Answer) -> Answer:
-    """The sum of answers ``[samples, n, ...]``, on top of a sum so far."""
-    finite = several.finite.all(axis=0)
-    summed = jax.tree.map(lambda x: x.sum(axis=0), several._replace(finite=None))
-    if total is not None:
-        finite &= total.finite
-        summed = jax.tree.map(jnp.add, summed, total._replace(finite=None))
-    return summed._replace(finite=finite)
+def _added(total: Answer, more: Answer) -> Answer:
+    sums = jax.tree.map(jnp.add, *(x._replace(finite=None) for x in (total, more)))
+    return sums._replace(finite=total.finite & more.finite)

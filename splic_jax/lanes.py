@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.interpreters import batching
 from jaxtyping import Array
 
 
@@ -93,7 +94,37 @@ def linear(form: Callable, fixed: Array, moving: Array, *, left: bool) -> Array:
 
     if moving.ndim == 2:
         return forward(fixed, moving)
+    _batch_linear_calls()
     return jax.custom_derivatives.linear_call(forward, backward, fixed, moving)
+
+
+@functools.cache
+def _batch_linear_calls() -> None:
+    """Teaches `jax.vmap` the calls of `linear`, which JAX has no rule for."""
+    program = jax.make_jaxpr(
+        lambda x: jax.custom_derivatives.linear_call(
+            lambda _, x: x, lambda _, ct: ct, (), x
+        )
+    )(jax.ShapeDtypeStruct((), jnp.float32))
+    primitive = program.eqns[0].primitive
+
+    def one_after_another(values, axes, **parameters):
+        moved = [
+            None if axis is None else jnp.moveaxis(value, axis, 0)
+            for value, axis in zip(values, axes, strict=True)
+        ]
+
+        def one(values_of_one):
+            filled = [
+                value if own is None else own
+                for value, own in zip(values, values_of_one, strict=True)
+            ]
+            return primitive.bind(*filled, **parameters)
+
+        results = jax.lax.map(one, moved)
+        return results, [0] * len(results)
+
+    batching.primitive_batchers[primitive] = one_after_another
 
 
 def identity(a: Array) -> Array:

@@ -158,3 +158,20 @@ def test_largest_ones_are_always_as_many_as_asked_for():
     values = jnp.array([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0], [3.0, 0.0]])
     ones = lanes.largest_ones(values, 2)
     np.testing.assert_array_equal(ones, [[0, 1], [1, 1], [0, 0], [1, 0]])
+
+
+@pytest.mark.parametrize("form", [lanes.product, lanes.product_tn, lanes.product_nt])
+@pytest.mark.parametrize("left", [True, False])
+def test_linear_products_under_vmap_are_those_of_each(form, left):
+    rng = np.random.default_rng(0)
+    fixed, moving = jnp.asarray(rng.normal(size=(2, 3, 4, 4, 5)), jnp.float32)
+
+    def gradient(fixed, moving):
+        total = lambda x: (lanes.linear(form, fixed, x, left=left) ** 2).sum()
+        return jax.grad(total)(moving)
+
+    each = [gradient(f, x) for f, x in zip(fixed, moving, strict=True)]
+    together = jax.jit(jax.vmap(gradient))(fixed, moving)
+    np.testing.assert_allclose(together, np.stack(each), rtol=1e-5)
+    shared = jax.jit(jax.vmap(gradient, in_axes=(None, 0)))(fixed[0], moving)
+    np.testing.assert_allclose(shared[1], gradient(fixed[0], moving[1]), rtol=1e-5)
