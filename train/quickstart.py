@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import psutil
 import rich.console
 from absl import flags
 
@@ -53,8 +54,10 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    start, cpu_start = time.monotonic(), time.process_time()
+    started = psutil.Process().create_time()
+    start, first_work = time.monotonic(), time.time() - started
     folder = pathlib.Path(FLAGS.out)
+    from_nothing = not folder.exists()
     compilation.keep(folder / "compiled")
     progress = Progress()
 
@@ -130,9 +133,17 @@ def main(argv: Sequence[str]) -> None:
             "splic": "Network trained on purified pictures",
         }[name]
         console.print(evaluate.table(title, cells, attack))
-    minutes, cpu = time.monotonic() - start, time.process_time() - cpu_start
+    minutes, cpu = (time.time() - started) / 60, time.process_time() / 60
+    if from_nothing:
+        record = json.loads(path.read_text())
+        record["cost"] = {
+            "minutes": minutes,
+            "cpu_minutes": cpu,
+            "seconds_to_first_work": first_work,
+        }
+        evaluate.write_json(path, record)
     progress.line(
-        f"done in {minutes / 60:.1f} minutes ({cpu / 60:.1f} CPU-minutes): "
+        f"done in {minutes:.1f} minutes ({cpu:.1f} CPU-minutes): "
         f"{path} and {folder / 'quickstart.png'}"
     )
 

@@ -61,8 +61,10 @@ def quickstart(results: pathlib.Path) -> str:
         f"`shapes`, {record['dataset']['count']} test images, "
         f"{training['num_train']} training images, {training['epochs']} epochs, seed "
         f"{record['seed']}; PGD-{record['attack']['steps']} at "
-        f"{255 * record['attack']['epsilon']:g}/255. "
-        "[results/quickstart.json](results/quickstart.json)"
+        f"{255 * record['attack']['epsilon']:g}/255. It took "
+        f"{record['cost']['cpu_minutes']:.1f} CPU-minutes, and "
+        f"{record['cost']['seconds_to_first_work']:.1f} s to begin: "
+        f"{provenance_line(record)}. [results/quickstart.json](results/quickstart.json)"
     )
 
 

@@ -41,6 +41,9 @@ def test_writes_the_table_the_json_and_the_figure(first_run):
     record = json.loads((folder / "out" / "quickstart.json").read_text())
     assert record["provenance"]["versions"]["jax"]
     assert set(record["networks"]) == {"bare", "splic"}
+    cost = record["cost"]
+    assert 0 < cost["seconds_to_first_work"] < 60 * cost["minutes"]
+    assert 0 < cost["cpu_minutes"] <= cost["minutes"] * (os.cpu_count() + 1)
     for name, cells in record["networks"].items():
         names = [(cell["defense"], cell["threat"]) for cell in cells]
         expected = [

@@ -1,0 +1,296 @@
+"""Images attacked per second: ours, Foolbox on the same JAX model, PyTorch's.
+
+    ./launch.sh bench attacks --checkpoint=out/train --dataset=cifar10 --data_dir=DIR
+
+Every library attacks the same images with the same weights and settings, after a first
+run that compiles. PyTorch's attacks are torchattacks', on a twin of the network whose
+logits are compared first; where PyTorch is missing its rows are left out, and it says
+so. Writes out/attacks.json.
+"""
+
+import functools
+import importlib.util
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import foolbox
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+import rich.table
+from absl import flags
+from flax import nnx
+
+import attacks
+from train import checkpoints, errors, models, provenance
+from train import flags as shared_flags
+from train.errors import UserError
+from train.evaluate import network_record, write_json
+from train.progress import Progress
+
+FLAGS = flags.FLAGS
+EPSILON, STEP, L2_EPSILON = 8 / 255, 2 / 255, 0.5
+OURS, FOOLBOX, TORCH = "this", "Foolbox (JAX)", "torchattacks (PyTorch)"
+
+
+def define_flags() -> None:
+    """Defines the flags of this binary."""
+    shared_flags.define_data_flags()
+    flags.adopt_module_key_flags(shared_flags)  # list them under --help too
+    flags.DEFINE_string("checkpoint", None, "folder of a training run", required=True)
+    flags.DEFINE_integer("num_images", 64, "images, one batch", lower_bound=1)
+    flags.DEFINE_integer(
+        "cw_steps", 50, "steps for each constant of C&W", lower_bound=1
+    )
+    flags.DEFINE_integer("apgd_steps", 50, "steps of APGD", lower_bound=1)
+    flags.DEFINE_integer("fab_steps", 10, "steps of FAB for each target", lower_bound=1)
+    flags.DEFINE_integer("square_queries", 300, "queries of Square", lower_bound=1)
+    flags.DEFINE_integer("repeats", 3, "timed runs; the median counts", lower_bound=1)
+    flags.DEFINE_string("out", "out/attacks.json", "JSON file for the results")
+
+
+def torch_twin(model: nnx.Module) -> Any:
+    """A PyTorch module on NCHW images with the weights of `train.models.ResNet`."""
+    import torch
+    from torch.nn import functional as F
+
+    def tensor(values: Any) -> Any:
+        return torch.tensor(np.asarray(values[...]))
+
+    def convolution(layer: nnx.Conv) -> Callable:
+        kernel = tensor(layer.kernel).permute(3, 2, 0, 1).contiguous()
+        stride, pad = layer.strides, kernel.shape[-1] // 2
+        return lambda x: F.conv2d(x, kernel, stride=stride, padding=pad)
+
+    def norm(layer: nnx.BatchNorm) -> Callable:
+        mean, variance = tensor(layer.mean), tensor(layer.var)
+        scale, bias = tensor(layer.scale), tensor(layer.bias)
+        return lambda x: F.batch_norm(x, mean, variance, scale, bias, eps=layer.epsilon)
+
+    def block(layer: models.BasicBlock) -> Callable:
+        first, second = convolution(layer.convolution1), convolution(layer.convolution2)
+        norm1, norm2 = norm(layer.norm1), norm(layer.norm2)
+        shortcut = lambda x: x  # noqa: E731
+        if layer.projects:
+            project, rescale = convolution(layer.shortcut), norm(layer.shortcut_norm)
+            shortcut = lambda x: rescale(project(x))  # noqa: E731
+        return lambda x: torch.relu(
+            shortcut(x) + norm2(second(torch.relu(norm1(first(x)))))
+        )
+
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.stem_norm = convolution(model.stem), norm(model.stem_norm)
+            self.stages = [block(layer) for layer in model.blocks]
+            self.head = tensor(model.head.kernel), tensor(model.head.bias)
+            # torchattacks asks the parameters for the device.
+            self.anchor = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
+
+        def forward(self, x):
+            x = (x - models.PIXEL_MEAN) / models.PIXEL_STD
+            x = torch.relu(self.stem_norm(self.stem(x)))
+            for stage in self.stages:
+                x = stage(x)
+            return x.mean((2, 3)) @ self.head[0] + self.head[1]
+
+    return Twin().eval()
+
+
+def ours(network: Callable, images: jax.Array, labels: jax.Array) -> Mapping:
+    """Name of the work -> a run of it."""
+    key = jax.random.key(0)
+
+    def compiled(attack: Callable, **options: Any) -> Callable:
+        run = jax.jit(functools.partial(attack, lambda x, _: network(x), **options))
+        return lambda: jax.block_until_ready(run(images, labels, key))
+
+    cw = functools.partial(
+        compiled,
+        attacks.carlini_wagner,
+        confidence=20.0,
+        steps=FLAGS.cw_steps,
+        abort_early=False,
+    )
+    return {
+        "FGSM": compiled(attacks.fgsm, epsilon=EPSILON),
+        "PGD-7": compiled(attacks.pgd, epsilon=EPSILON, step_size=STEP),
+        "PGD-50": compiled(attacks.pgd, epsilon=EPSILON, step_size=STEP, steps=50),
+        "PGD-50, L2": compiled(
+            attacks.pgd, epsilon=L2_EPSILON, step_size=0.1, steps=50, norm="l2"
+        ),
+        "C&W, 5 constants": cw(binary_search_steps=5),
+        "C&W, 1 constant": cw(binary_search_steps=1, initial_const=1.0),
+        "APGD-CE": compiled(attacks.autopgd, epsilon=EPSILON, steps=FLAGS.apgd_steps),
+        "FAB-T": compiled(
+            attacks.fab, epsilon=EPSILON, steps=FLAGS.fab_steps, target_classes=9
+        ),
+        "Square": compiled(
+            attacks.square, epsilon=EPSILON, queries=FLAGS.square_queries
+        ),
+    }
+
+
+def foolboxes(network: Callable, images: jax.Array, labels: jax.Array) -> Mapping:
+    """The same of Foolbox, on the same network, which is compiled."""
+    model = foolbox.JAXModel(jax.jit(network), bounds=(0, 1))
+
+    def run(attack: Any, epsilon: float | None) -> Callable:
+        return lambda: jax.block_until_ready(
+            attack(model, images, labels, epsilons=epsilon)[1]
+        )
+
+    def cw(searches: int, const: float) -> Callable:
+        attack = foolbox.attacks.L2CarliniWagnerAttack(
+            binary_search_steps=searches,
+            steps=FLAGS.cw_steps,
+            stepsize=0.005,
+            confidence=20.0,
+            initial_const=const,
+            abort_early=False,
+        )
+        return run(attack, None)
+
+    linf = functools.partial(
+        foolbox.attacks.LinfPGD, rel_stepsize=None, abs_stepsize=STEP
+    )
+    l2 = foolbox.attacks.L2PGD(rel_stepsize=None, abs_stepsize=0.1, steps=50)
+    return {
+        "FGSM": run(foolbox.attacks.FGSM(), EPSILON),
+        "PGD-7": run(linf(steps=7), EPSILON),
+        "PGD-50": run(linf(steps=50), EPSILON),
+        "PGD-50, L2": run(l2, L2_EPSILON),
+        "C&W, 5 constants": cw(5, 0.01),
+        "C&W, 1 constant": cw(1, 1.0),
+    }
+
+
+def torches(twin: Any, images: np.ndarray, labels: np.ndarray) -> Mapping:
+    """The same of torchattacks, on the twin."""
+    import torch
+    import torchattacks
+
+    x = torch.tensor(images).permute(0, 3, 1, 2).contiguous()
+    y = torch.tensor(labels).long()
+
+    def run(name: str, **options: Any) -> Callable:
+        attack = getattr(torchattacks, name)(twin, **options)
+        return lambda: attack(x, y)
+
+    pgd = functools.partial(run, "PGD", eps=EPSILON, alpha=STEP)
+    return {
+        "FGSM": run("FGSM", eps=EPSILON),
+        "PGD-7": pgd(steps=7),
+        "PGD-50": pgd(steps=50),
+        "PGD-50, L2": run("PGDL2", eps=L2_EPSILON, alpha=0.1, steps=50),
+        "C&W, 1 constant": run("CW", c=1, kappa=20, steps=FLAGS.cw_steps, lr=0.005),
+        "APGD-CE": run("APGD", eps=EPSILON, steps=FLAGS.apgd_steps),
+        "FAB-T": run(
+            "FAB",
+            eps=EPSILON,
+            steps=FLAGS.fab_steps,
+            n_classes=10,
+            multi_targeted=True,
+        ),
+        "Square": run("Square", eps=EPSILON, n_queries=FLAGS.square_queries),
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
+    model = nnx.merge(loaded.graphdef, loaded.variables)
+    network = models.logits_function(loaded.graphdef, loaded.variables)
+    dataset = shared_flags.dataset_from_flags("test")
+    if loaded.class_names != dataset.class_names:
+        raise UserError(f"{FLAGS.checkpoint} was not trained on {dataset.name}")
+    images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
+    labels = dataset.labels[: FLAGS.num_images]
+    progress = Progress()
+    arrays = jnp.asarray(images), jnp.asarray(labels)
+    libraries = {OURS: ours(network, *arrays), FOOLBOX: foolboxes(network, *arrays)}
+    twins_differ = None
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("torchattacks"):
+        twin = torch_twin(model)
+        twins_differ = difference(network, twin, images)
+        libraries[TORCH] = torches(twin, images, labels)
+    else:
+        progress.line(f"{TORCH} is not installed and left out (see ./launch.sh test)")
+    rows = []
+    record = {
+        "provenance": provenance.provenance(),
+        "dataset": {"name": dataset.name, "split": "test", "count": len(images)},
+        "network": network_record(loaded),
+        "largest_difference_of_logits": twins_differ,
+        "settings": {
+            name: FLAGS[name].value
+            for name in ("cw_steps", "apgd_steps", "fab_steps", "square_queries")
+        },
+    }
+    for work in libraries[OURS]:
+        runs = {name: works[work] for name, works in libraries.items() if work in works}
+        progress.line(f"{work}: {', '.join(runs)}")
+        taken = seconds(runs)
+        fastest = statistics.median(taken[OURS])
+        for name, times in taken.items():
+            median = statistics.median(times)
+            rows.append(
+                {
+                    "work": work,
+                    "library": name,
+                    "seconds": times,
+                    "images_per_second": len(images) / median,
+                    "ratio": median / fastest,
+                }
+            )
+        write_json(pathlib.Path(FLAGS.out), {**record, "rows": rows})
+    show(rows)
+
+
+def difference(network: Callable, twin: Any, images: np.ndarray) -> float:
+    """The largest difference between the logits of the twins, which must be small."""
+    import torch
+
+    with torch.no_grad():
+        theirs = twin(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
+    largest = float(np.abs(np.asarray(network(images)) - theirs).max())
+    if largest > 1e-2:
+        raise RuntimeError(f"the twins' logits differ by {largest}")
+    return largest
+
+
+def seconds(runs: Mapping[str, Callable]) -> dict[str, list[float]]:
+    """Times of each library's runs, which take turns, after one that compiles."""
+    for run in runs.values():
+        run()
+    taken = {name: [] for name in runs}
+    for _ in range(FLAGS.repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def show(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints the rows as a table."""
+    table = rich.table.Table(caption="ratio: time as a multiple of ours")
+    for heading in ("work", "library", "images/s", "ratio"):
+        table.add_column(heading, justify="left" if heading[0] in "wl" else "right")
+    for row in rows:
+        table.add_row(
+            row["work"],
+            row["library"],
+            f"{row['images_per_second']:.3g}",
+            f"{row['ratio']:.2f}",
+        )
+    rich.console.Console().print(table)
+
+
+if __name__ == "__main__":
+    define_flags()
+    errors.run(main)
