@@ -70,7 +70,9 @@ def nothing_kept(images: Array) -> Kept:
 
 def keep(kept: Kept, images: Array, answer: Answer, prefers: Preference) -> Kept:
     """Takes the new images where they are preferred; never one without an answer."""
-    not_finite = (~answer.finite).astype(jnp.int32)
+    not_finite = answer.not_finite
+    if not_finite is None:
+        not_finite = (~answer.finite).astype(jnp.int32)
     new = Kept(images, answer.loss, answer.wrong, not_finite)
     return merge(kept, new, prefers, answer.finite)
 

@@ -94,6 +94,7 @@ def _check_pixels(images: Array | np.ndarray) -> None:
 def _check_classes(name: str, labels: Array | np.ndarray, classes: int) -> None:
     if is_traced(labels):
         return
+    labels = np.asarray(labels)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         index = int(wrong[0])

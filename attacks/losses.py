@@ -64,6 +64,15 @@ def targeted_margin(logits: Logits, labels: Classes, targets: Classes) -> Losses
     return -margin(logits, targets)
 
 
+def targeted_difference(logits: Logits, labels: Classes, targets: Classes) -> Losses:
+    r""":math:`z_t - z_y`, positive where the target is preferred to the label.
+
+    Gowal et al. 2019, "An alternative surrogate loss for PGD-based adversarial
+    testing".
+    """
+    return of_class(logits, targets) - of_class(logits, labels)
+
+
 def targeted_dlr(logits: Logits, labels: Classes, targets: Classes) -> Losses:
     r"""The difference of logits ratio towards a target.
 
@@ -75,7 +84,7 @@ def targeted_dlr(logits: Logits, labels: Classes, targets: Classes) -> Losses:
         ValueError: on fewer than four classes.
     """
     ordered = _sorted(logits, least=4)
-    gap = of_class(logits, targets) - of_class(logits, labels)
+    gap = targeted_difference(logits, labels, targets)
     return gap / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
 
 

@@ -60,7 +60,9 @@ def project(images: Images, clean: Images, epsilon: ArrayLike, norm: str) -> Ima
     radius = jnp.broadcast_to(radius, (len(clean),))
     difference = images - clean
     if norm == "l1":
-        difference = jax.vmap(optax.projections.projection_l1_ball)(difference, radius)
+        nearest = jax.vmap(optax.projections.projection_l1_ball)
+        # It divides by the radius; the shrinking below sees to one of 0.
+        difference = nearest(difference, jnp.maximum(radius, grain))
     length = size(difference, norm)
     shrink = jnp.where(length > radius, radius / jnp.where(length > 0, length, 1), 1)
     return jnp.clip(clean + difference * per_image(shrink), 0, 1)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int32, Key, PRNGKeyArray
 
 from attacks.losses import Loss
 from attacks.types import LogitsFunction
@@ -107,7 +107,7 @@ def ask(
         wrong = wanted.reached(logits) | ~finite
         return Answer(loss, wrong.astype(images.dtype), finite, slope, logits)
 
-    def several(keys: PRNGKeyArray) -> Answer:
+    def several(keys: Key[Array, " several"]) -> Answer:
         """The sums over as many keys, and whether all are finite."""
         if len(keys) == 1:
             return one(keys[0])

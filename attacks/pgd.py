@@ -169,7 +169,8 @@ def pgd(
         found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
         return merge(kept, found, best), None
 
-    keys = jnp.stack([key, *(jax.random.fold_in(key, r) for r in range(1, restarts))])
+    others = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(1, restarts))
+    keys = jnp.concatenate([key[None], others])
     kept, _ = jax.lax.scan(run, nothing_kept(images), keys)
     return finish(
         logits_fn,

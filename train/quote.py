@@ -16,7 +16,7 @@ from train import errors
 from train.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/formulas.md", "docs/performance.md")
+PAGES = ("README.md", "docs/formulas.md", "docs/performance.md", "docs/attacks.md")
 
 
 def markdown_table(rows: Sequence[Sequence[str]], numbers_from: int) -> str:
@@ -300,6 +300,55 @@ def profile(results: pathlib.Path) -> str:
     )
 
 
+def adaptive(results: pathlib.Path) -> str:
+    """What attacks that know the defence leave of it, at equal budgets."""
+    record = json.loads((results / "adaptive.json").read_text())
+    heads = "attack through, steps, masks a step, accuracy %, by vote %"
+    rows = [heads.split(", ")]
+    for row in record["rows"]:
+        accuracy = row["accuracy"]
+        rows.append(
+            [
+                row["attack"],
+                str(row["steps"] or "-"),
+                str(row["masks_a_step"] or "-"),
+                f"{100 * accuracy['mean']:.1f} +- {100 * accuracy['half_width']:.1f}",
+                f"{100 * row['majority']:.1f}",
+            ]
+        )
+    settings = record["network"]["settings"]
+    return (
+        f"{markdown_table(rows, 1)}\n\n"
+        f"CIFAR-10, JPEG export, the first {record['dataset']['count']} test images; "
+        f"`{settings['model']}` network trained on purified images; PGD, L-infinity, "
+        f"{255 * record['epsilon']:g}/255, {record['budget']} gradients an image; mean "
+        f"over {record['evaluations']} new masks with its 95 % interval, and their "
+        f"majority; seed {record['seed']}. {provenance_line(record)}. "
+        "[results/adaptive.json](../results/adaptive.json)"
+    )
+
+
+def attack_speed(results: pathlib.Path) -> str:
+    """Images attacked per second, and other libraries' time as a multiple of ours."""
+    record = json.loads((results / "attacks.json").read_text())
+    libraries = list(dict.fromkeys(row["library"] for row in record["rows"]))
+    rows = [["attack", "images a second", *(f"{x}, time" for x in libraries[1:])]]
+    for work in dict.fromkeys(row["work"] for row in record["rows"]):
+        found = {row["library"]: row for row in record["rows"] if row["work"] == work}
+        ratios = [
+            f"{found[name]['ratio']:.2f} x" if name in found else ""
+            for name in libraries[1:]
+        ]
+        ours = f"{found[libraries[0]]['images_per_second']:,.1f}"
+        rows.append([work, ours, *ratios])
+    return (
+        f"{markdown_table(rows, 1)}\n\n"
+        f"Batch of {record['dataset']['count']}; times as multiples of ours, medians "
+        f"of runs that take turns, after one that compiles. {provenance_line(record)}. "
+        "[results/attacks.json](../results/attacks.json)"
+    )
+
+
 BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "quickstart": quickstart,
     "cue_conflict": cue_conflict,
@@ -310,6 +359,8 @@ BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "agreement": agreement,
     "profile": profile,
     "training_speed": training_speed,
+    "adaptive": adaptive,
+    "attack_speed": attack_speed,
 }
 
 

@@ -1,0 +1,282 @@
+"""AutoAttack: a fixed sequence of attacks, with nothing to tune."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
+
+from attacks import inputs, norms
+from attacks.ascent import Kept, finish, merge, nothing_kept, preference
+from attacks.autopgd import NORMS, autopgd, targeted_autopgd
+from attacks.fab import fab
+from attacks.judge import judged_goal
+from attacks.losses import cross_entropy, dlr
+from attacks.oracle import goal
+from attacks.square import square
+from attacks.types import Attacked, LogitsFunction
+
+VERSIONS = ("standard", "plus", "rand")
+
+# Of the targeted attacks: how many wrong classes they try, where there are so many.
+TARGET_CLASSES = 9
+
+
+class Stage(NamedTuple):
+    """One attack of AutoAttack.
+
+    Attributes:
+        name: as AutoAttack's authors call it.
+        attack: ``(logits_fn, images, labels, key, *, epsilon, first_index) ->
+            Attacked``.
+    """
+
+    name: str
+    attack: Callable[..., Attacked]
+
+
+def autoattack(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    version: str = "standard",
+    stages: tuple[Stage, ...] | None = None,
+    evaluations: int | None = None,
+    eot_chunk: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Attacked:
+    r"""The attacks of AutoAttack, one after another.
+
+    ========  =====================================================================
+    standard  APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5,000 queries)
+    plus      APGD-CE, APGD-DLR and FAB with 5 restarts each, Square, APGD-T, FAB-T
+    rand      APGD-CE and APGD-DLR, each gradient averaged over 20 keys
+    ========  =====================================================================
+
+    with 100 steps each but Square.
+
+    "standard" and "plus" are for deterministic classifiers, where one wrong answer is
+    proof: an image that the classifier gets wrong, the clean one to begin with, is
+    attacked no more and comes back as it was found. A stage with no image left to
+    attack does not run; one that has some computes all, and changes only these. An
+    image that no stage breaks comes back as the stage left it that got the highest
+    cross-entropy.
+
+    "rand" is for random classifiers, where one wrong answer proves nothing. Every stage
+    attacks every image. Each stage's image, and the clean one, are then asked about
+    under the same `evaluations` keys, none of which an attack has seen, and the image
+    of the highest mean cross-entropy is kept,
+
+    .. math::
+        \arg\max_{x'} \frac{1}{m} \sum_{j=1}^m -\log \mathrm{softmax}(f(x'; k_j))_y
+
+    Success is decided by vote under as many keys that are new again; for the mean
+    accuracy over keys pass the result to `attacks.judge`. The authors' program takes an
+    image for broken, and drops it, at its first wrong answer: of a classifier that now
+    and then answers at random it reports far too low an accuracy.
+
+    For ball, box, keys, constancy and `jax.jit` see `attacks.pgd`; each stage has a key
+    of its own.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
+        norm: "linf" or "l2".
+        version: "standard", "plus" or "rand".
+        stages: others than the version's own, to be composed in the version's manner.
+        evaluations: with "rand", keys under which images are compared, and as many
+            under which the result is judged; 20 by default. 1 with the others.
+        eot_chunk: with "rand", keys at a time; memory grows with it.
+        first_index: index of the first image, for attacking a data set in pieces.
+
+    Returns:
+        The attacked images. ``loss`` is the cross-entropy. ``queries`` counts, for each
+        image, the stages that attacked it, `evaluations` questions to compare the clean
+        image and what each of these stages made of it, and as many for the verdict.
+
+    Raises:
+        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
+            finite, or a label that names no class, with index and value; fewer classes
+            than the version's losses compare, 4 or with "rand" 3. Values that are being
+            traced (under `jax.jit`) cannot be checked.
+        AssertionError: wrong shapes or dtypes.
+
+    References:
+        Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
+        ensemble of diverse parameter-free attacks", section 6; versions as in the
+        authors' program, https://github.com/fra31/auto-attack.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.autoattack import autoattack
+        >>> def level(images, key):  # four classes: levels of grey
+        ...     grey = images.mean(axis=(1, 2, 3))[:, None]
+        ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
+        >>> images, labels = jnp.full((2, 4, 4, 1), 0.52), jnp.array([2, 1])
+        >>> attacked = autoattack(level, images, labels, jax.random.key(0))
+        >>> print(attacked.success, attacked.images[1, 0, 0])  # the second was wrong
+        [ True  True] [0.52]
+    """
+    inputs.require_finite("epsilon", epsilon)
+    inputs.require_choice("norm", norm, NORMS)
+    inputs.require_choice("version", version, VERSIONS)
+    randomized = version == "rand"
+    if evaluations is None:
+        evaluations = 20 if randomized else 1
+    inputs.require_at_least("evaluations", evaluations, 1)
+    if evaluations > 1 and not randomized:
+        raise ValueError(
+            f"evaluations is {evaluations}, but version {version!r} takes one answer "
+            "for proof; use version 'rand' for a random classifier"
+        )
+    images, labels, count = inputs.checked(logits_fn, images, labels, key)
+    if stages is None:
+        least = 3 if randomized else 4
+        if count < least:
+            raise ValueError(
+                f"version {version!r} compares {least} logits, logits_fn has {count} "
+                "classes; call autopgd, fab and square instead"
+            )
+        stages = autoattack_stages(version, norm, eot_chunk=eot_chunk)
+    wanted = goal(cross_entropy, labels)
+    prefers = preference(randomized=randomized)
+    compare_key, verdict_key, *stage_keys = (
+        jax.random.fold_in(key, index) for index in range(2 + len(stages))
+    )
+
+    def compared(kept: Kept, candidates: Array, allowed: Array) -> Kept:
+        judged = judged_goal(
+            logits_fn, wanted, labels, candidates, compare_key, evaluations
+        )
+        not_finite = (allowed & ~judged.finite).astype(jnp.int32)
+        new = Kept(candidates, judged.loss, 1 - judged.accuracy, not_finite)
+        return merge(kept, new, prefers, allowed & judged.finite)
+
+    everywhere = jnp.ones(len(images), bool)
+    kept = compared(nothing_kept(images), images, everywhere)
+    queries = jnp.full(len(images), evaluations, jnp.int32)
+    for stage, stage_key in zip(stages, stage_keys, strict=True):
+        left = everywhere if randomized else kept.wrong < 1
+
+        def attack(
+            stage: Stage, key: PRNGKeyArray, kept: Kept, queries: Array, left: Array
+        ) -> tuple[Kept, Array]:
+            found = stage.attack(
+                logits_fn,
+                images,
+                labels,
+                key,
+                epsilon=epsilon,
+                first_index=first_index,
+            )
+            # An attack that looks for the smallest perturbation may end outside.
+            moved = norms.size(found.images - images, norm)
+            inside = moved <= jnp.asarray(epsilon, images.dtype)
+            kept = compared(kept, found.images, left & inside)
+            not_finite = kept.not_finite + jnp.where(left, found.not_finite, 0)
+            asked = jnp.where(left, found.queries + evaluations, 0)
+            return kept._replace(not_finite=not_finite), queries + asked
+
+        kept, queries = jax.lax.cond(
+            left.any(),
+            partial(attack, stage, stage_key),
+            lambda kept, queries, left: (kept, queries),
+            kept,
+            queries,
+            left,
+        )
+    return finish(
+        logits_fn,
+        wanted,
+        labels,
+        kept,
+        verdict_key,
+        evaluations=evaluations,
+        queries=queries,
+    )
+
+
+def autoattack_stages(
+    version: str = "standard", norm: str = "linf", *, eot_chunk: int = 1
+) -> tuple[Stage, ...]:
+    """The attacks that `autoattack` composes, in order, to be run one by one.
+
+    So a caller sees what each of them does, and can leave out images that are broken,
+    which `autoattack` cannot do within one compiled program.
+
+    Args:
+        version: "standard", "plus" or "rand".
+        norm: "linf" or "l2".
+        eot_chunk: with "rand", keys at a time; memory grows with it.
+
+    Returns:
+        The stages.
+
+    Raises:
+        ValueError: another version or norm.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.autoattack import autoattack_stages
+        >>> def level(images, key):  # four classes: levels of grey
+        ...     grey = images.mean(axis=(1, 2, 3))[:, None]
+        ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
+        >>> images = jnp.array([0.52, 0.55, 0.58])[:, None, None, None]
+        >>> labels, key = jnp.array([2, 2, 2]), jax.random.key(0)
+        >>> for name, attack in autoattack_stages("standard")[:2]:
+        ...     found = attack(level, images, labels, key, epsilon=8 / 255)
+        ...     images, labels = images[~found.success], labels[~found.success]
+        ...     print(name, len(images))
+        apgd-ce 2
+        apgd-t 2
+    """
+    inputs.require_choice("version", version, VERSIONS)
+    inputs.require_choice("norm", norm, NORMS)
+
+    def named(name: str, attack: Callable[..., Attacked], **options: Any) -> Stage:
+        return Stage(name, partial(attack, norm=norm, **options))
+
+    if version == "rand":
+        options = {"eot_samples": 20, "eot_chunk": eot_chunk}
+        return (
+            named("apgd-ce", autopgd, loss=cross_entropy, **options),
+            named("apgd-dlr", autopgd, loss=dlr, **options),
+        )
+    apgd_t = named("apgd-t", targeted_autopgd, target_classes=TARGET_CLASSES)
+    fab_t = named("fab-t", _targeted_fab)
+    # The schedule is that of 10,000 queries here, of which 5,000 are asked.
+    square_5000 = named("square", square, queries=5000, resc_schedule=False)
+    if version == "standard":
+        return named("apgd-ce", autopgd, loss=cross_entropy), apgd_t, fab_t, square_5000
+    return (
+        named("apgd-ce", autopgd, loss=cross_entropy, restarts=5),
+        named("apgd-dlr", autopgd, loss=dlr, restarts=5),
+        named("fab", fab, restarts=5),
+        square_5000,
+        apgd_t,
+        fab_t,
+    )
+
+
+def _targeted_fab(
+    logits_fn: LogitsFunction,
+    images: Array | np.ndarray,
+    labels: Array | np.ndarray,
+    key: PRNGKeyArray,
+    **options: Any,
+) -> Attacked:
+    """FAB-T on as many targets as there are wrong classes."""
+    count = jax.eval_shape(logits_fn, images, key).shape[1]
+    targets = min(TARGET_CLASSES, count - 1)
+    return fab(logits_fn, images, labels, key, target_classes=targets, **options)

@@ -1,0 +1,460 @@
+"""Auto-PGD: gradient ascent that sets its step size itself, for each image.
+
+In short, for a classifier `logits_fn(images, key) -> logits`:
+
+    attack = jax.jit(functools.partial(autopgd, logits_fn))     # compile once
+    attacked = attack(images, labels, key, epsilon=8 / 255)
+    accuracy = 1 - attacked.success.mean()
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
+
+from attacks import inputs, norms
+from attacks.ascent import (
+    Rule,
+    ascend,
+    finish,
+    image_keys,
+    keep,
+    merge,
+    nothing_kept,
+    preference,
+)
+from attacks.losses import Loss, cross_entropy, targeted_cross_entropy, targeted_dlr
+from attacks.norms import per_image
+from attacks.oracle import Answer, Goal, ask, goal
+from attacks.types import Attacked, LogitsFunction
+
+NORMS = ("linf", "l2")
+
+# Weight of the gradient step against the move before it: the paper's alpha.
+STEP_WEIGHT = 0.75
+
+
+def autopgd(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    loss: Loss | None = None,
+    targets: Num[Array | np.ndarray, " n"] | None = None,
+    steps: int = 100,
+    restarts: int = 1,
+    rho: Real[ArrayLike, ""] = 0.75,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Attacked:
+    r"""Auto-PGD: momentum, and a step size halved where the loss stops rising.
+
+    .. math::
+        z = \Pi_B(x_t + \eta\, d(\nabla_x L(f(x_t), y))), \qquad
+        x_{t+1} = \Pi_B(x_t + \alpha (z - x_t) + (1 - \alpha)(x_t - x_{t-1}))
+
+    with alpha 0.75 (1 in the first step), d the sign for L-infinity and g / ||g|| for
+    L2, and B the ball of radius epsilon in [0, 1]. The step size eta starts at
+    2 epsilon. At the steps that `checkpoints` names it is halved for an image, which
+    goes back to its point of highest loss, if since the checkpoint before
+
+    - the loss rose in no more than ``rho`` of the steps, or
+    - eta was not halved there, and the highest loss has not risen.
+
+    Of a deterministic classifier an image comes back that it gets wrong, with the
+    highest loss of these, or of all if none is. An image that is wrong as it is comes
+    back unchanged, and one that a restart has found is not attacked by the next. Where
+    `eot_samples` or `evaluations` say that the classifier is random, one wrong answer
+    is no proof: every restart attacks every image, and the highest mean loss counts.
+
+    Two details are not those of the authors' program: its first checkpoint compares
+    the loss after one step with a 0 that stands for a step not made yet, here with the
+    loss at the start as in the paper; and of a random classifier it follows the loss
+    of the last sample, here the mean. For ball, box, keys, constancy and `jax.jit` see
+    `attacks.pgd`.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
+        norm: "linf" or "l2".
+        loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
+            targets; None for the cross-entropy. The paper's other one is
+            `attacks.losses.dlr`.
+        targets: integers in [0, classes), the classes to move to; None for any other.
+        steps: number of gradient steps; >= 0.
+        restarts: runs, each from a start of its own on the ball's surface.
+        rho: share of steps with a rising loss, above which the step size stays.
+        eot_samples: keys over which each gradient is averaged.
+        eot_chunk: of these at a time; memory grows with it.
+        evaluations: keys under which the result is judged, by vote.
+        first_index: index of the first image, for attacking a data set in pieces.
+
+    Returns:
+        The attacked images. ``queries`` is ``(steps + 1) * eot_samples`` for each
+        restart that attacked the image, ``evaluations`` for the verdict, and for a
+        deterministic classifier 1 for the clean image.
+
+    Raises:
+        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
+            finite, or a label that names no class, with index and value. Values that
+            are being traced (under `jax.jit`) cannot be checked.
+        AssertionError: wrong shapes or dtypes.
+
+    References:
+        Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
+        ensemble of diverse parameter-free attacks", section 3, algorithm 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.autopgd import autopgd
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
+        >>> attacked = autopgd(brightness, images, labels, jax.random.key(0))
+        >>> print(attacked.success, f"{images.max() - attacked.images.max():.4f}")
+        [ True] 0.0314
+    """
+    settings = _Settings(
+        epsilon, norm, steps, rho, eot_samples, eot_chunk, evaluations, first_index
+    )
+    _check(settings)
+    inputs.require_at_least("restarts", restarts, 1)
+    images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
+    targeted = targets is not None
+    if loss is None:
+        loss = targeted_cross_entropy if targeted else cross_entropy
+    classes = jnp.asarray(targets) if targeted else labels
+    wanted = goal(loss, labels, classes if targeted else None)
+    clean = None
+    if not settings.randomized:
+        clean = ask(logits_fn, wanted, images, _clean_key(key), gradient=False)
+    return _best_of(
+        logits_fn,
+        images,
+        classes,
+        key,
+        settings,
+        runs=restarts,
+        goal_of=lambda run: wanted,
+        judged=wanted,
+        clean=clean,
+        targeted=targeted,
+    )
+
+
+def targeted_autopgd(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    target_classes: int = 9,
+    steps: int = 100,
+    rho: Real[ArrayLike, ""] = 0.75,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Attacked:
+    r"""APGD-T: Auto-PGD towards one class after another, to reach any wrong one.
+
+    Each run of `autopgd` maximises the targeted difference of logits ratio
+
+    .. math:: -\frac{z_y - z_t}{z_{\pi_1} - (z_{\pi_3} + z_{\pi_4}) / 2}
+
+    for one target t: the wrong class of the highest clean logit first, then the next.
+    Any wrong answer is a success. With fewer than ``target_classes`` wrong classes,
+    each has its run.
+
+    Args:
+        logits_fn, images, labels, key, epsilon, norm, steps, rho, eot_samples,
+            eot_chunk, evaluations, first_index: as in `autopgd`.
+        target_classes: T, how many targets to try at most; >= 1.
+
+    Returns:
+        The attacked images, chosen among the runs as in `autopgd`. ``loss`` is that of
+        the best target; ``queries`` is ``(steps + 1) * eot_samples`` for each run that
+        attacked the image, ``eot_samples`` for the clean image, and ``evaluations``
+        for the verdict.
+
+    Raises:
+        ValueError, AssertionError: as `autopgd`; on fewer than four classes.
+
+    References:
+        Croce and Hein 2020, section 4 and eq. (7).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.autopgd import targeted_autopgd
+        >>> def level(images, key):  # four classes: levels of grey
+        ...     grey = images.mean(axis=(1, 2, 3))[:, None]
+        ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.52), jnp.array([2])
+        >>> attacked = targeted_autopgd(level, images, labels, jax.random.key(0))
+        >>> print(attacked.success, attacked.queries)  # found by the first run
+        [ True] [103]
+    """
+    settings = _Settings(
+        epsilon, norm, steps, rho, eot_samples, eot_chunk, evaluations, first_index
+    )
+    _check(settings)
+    inputs.require_at_least("target_classes", target_classes, 1)
+    images, labels, count = inputs.checked(logits_fn, images, labels, key)
+    runs = min(target_classes, count - 1)
+
+    def away(loss: Callable[[Array], Array]) -> Goal:
+        return Goal(loss, goal(cross_entropy, labels).reached)
+
+    untargeted = goal(cross_entropy, labels)
+    options = {"samples": eot_samples, "chunk": eot_chunk, "gradient": False}
+    clean = ask(logits_fn, untargeted, images, _clean_key(key), **options)
+    its_own = jnp.arange(count) == labels[:, None]
+    order = jnp.argsort(-jnp.where(its_own, -jnp.inf, clean.logits), axis=1)
+    targets = order[:, :runs].T
+
+    def towards(run: Array) -> Goal:
+        return away(lambda logits: targeted_dlr(logits, labels, targets[run]))
+
+    def of_best_target(logits: Array) -> Array:
+        return jax.vmap(targeted_dlr, (None, None, 0))(logits, labels, targets).max(0)
+
+    return _best_of(
+        logits_fn,
+        images,
+        labels,
+        key,
+        settings,
+        runs=runs,
+        goal_of=towards,
+        judged=away(of_best_target),
+        clean=clean._replace(loss=of_best_target(clean.logits)),
+    )
+
+
+def checkpoints(steps: int) -> tuple[int, ...]:
+    r"""The numbers of steps after which step sizes are reconsidered.
+
+    The first after 22 % of the steps; from one to the next it is 3 % fewer than before,
+    but at least 6 %. Each share is cut to a whole number of steps, at least one.
+
+    Args:
+        steps: number of steps of the whole attack.
+
+    Returns:
+        The checkpoints, increasing and at most ``steps``.
+
+    References:
+        Croce and Hein 2020, section 3.2; rounded as in the authors' program.
+
+    Example:
+        >>> from attacks.autopgd import checkpoints
+        >>> checkpoints(100)
+        (22, 41, 57, 70, 80, 87, 93, 99)
+    """
+    interval, less, least = (max(int(p * steps), 1) for p in (0.22, 0.03, 0.06))
+    found, at = [], interval
+    while at <= steps:
+        found.append(at)
+        interval = max(interval - less, least)
+        at += interval
+    return tuple(found)
+
+
+class _Settings(NamedTuple):
+    epsilon: ArrayLike
+    norm: str
+    steps: int
+    rho: ArrayLike
+    eot_samples: int
+    eot_chunk: int
+    evaluations: int
+    first_index: ArrayLike
+
+    @property
+    def randomized(self) -> bool:
+        return self.eot_samples > 1 or self.evaluations > 1
+
+
+class _State(NamedTuple):
+    """What `_rule` remembers of each image.
+
+    Attributes:
+        previous: the point before the current one.
+        best, best_gradient, best_loss: the point of highest loss.
+        last_loss: at the point before.
+        rises: how often the loss rose since the last checkpoint.
+        step_size: in pixel values.
+        best_loss_then: highest loss at the last checkpoint.
+        halved: whether the step size was halved there.
+    """
+
+    previous: Float[Array, "n h w c"]
+    best: Float[Array, "n h w c"]
+    best_gradient: Float[Array, "n h w c"]
+    best_loss: Float[Array, " n"]
+    last_loss: Float[Array, " n"]
+    rises: Int32[Array, " n"]
+    step_size: Float[Array, " n"]
+    best_loss_then: Float[Array, " n"]
+    halved: Bool[Array, " n"]
+
+
+def _check(settings: _Settings) -> None:
+    inputs.require_finite("epsilon", settings.epsilon)
+    inputs.require_choice("norm", settings.norm, NORMS)
+    inputs.require_finite("rho", settings.rho)
+    inputs.require_at_least("steps", settings.steps, 0)
+    for name in ("eot_samples", "eot_chunk", "evaluations"):
+        inputs.require_at_least(name, getattr(settings, name), 1)
+
+
+def _clean_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    return jax.random.fold_in(key, 0)
+
+
+def _best_of(
+    logits_fn: LogitsFunction,
+    images: Array,
+    classes: Array,
+    key: PRNGKeyArray,
+    settings: _Settings,
+    *,
+    runs: int,
+    goal_of: Callable[[Array], Goal],
+    judged: Goal,
+    clean: Answer | None,
+    targeted: bool = False,
+) -> Attacked:
+    """Several runs, each with a goal and a start of its own; see `autopgd`."""
+    epsilon, norm, steps = settings.epsilon, settings.norm, settings.steps
+    samples, chunk = settings.eot_samples, settings.eot_chunk
+    prefers = preference(randomized=settings.randomized)
+    rule = _rule(images, epsilon, norm, steps, settings.rho)
+    kept, queries = nothing_kept(images), jnp.zeros(len(images), jnp.int32)
+    if clean is not None:
+        queries += samples
+        kept = keep(kept, images, clean, prefers)
+
+    def run(carry: tuple, index: Array) -> tuple[tuple, None]:
+        kept, queries = carry
+        left = jnp.ones_like(kept.wrong, bool)
+        if not settings.randomized:
+            left = kept.wrong < 1
+
+        def search() -> tuple:
+            start_key, query_key = jax.random.split(jax.random.fold_in(key, 1 + index))
+            keys = image_keys(start_key, settings.first_index, images)
+            start = _start(keys, images, epsilon, norm)
+            oracle = partial(
+                ask, logits_fn, goal_of(index), samples=samples, chunk=chunk
+            )
+            found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
+            found = found._replace(not_finite=jnp.where(left, found.not_finite, 0))
+            asked = jnp.where(left, (steps + 1) * samples, 0)
+            better = merge(kept, found, prefers, left & (found.wrong >= 0))
+            return better, queries + asked
+
+        return jax.lax.cond(left.any(), search, lambda: carry), None
+
+    (kept, queries), _ = jax.lax.scan(run, (kept, queries), jnp.arange(runs))
+    return finish(
+        logits_fn,
+        judged,
+        classes,
+        kept,
+        jax.random.fold_in(key, 1 + runs),
+        evaluations=settings.evaluations,
+        queries=queries,
+        targeted=targeted,
+    )
+
+
+def _start(
+    keys: Key[Array, " n"], clean: Array, epsilon: ArrayLike, norm: str
+) -> Array:
+    """Random points at a distance of epsilon, then cut to the box."""
+    draw = (
+        partial(jax.random.uniform, minval=-1) if norm == "linf" else jax.random.normal
+    )
+    drawn = jax.vmap(lambda key: draw(key, clean.shape[1:], clean.dtype))(keys)
+    length = norms.size(drawn, norm)
+    scale = jnp.asarray(epsilon, clean.dtype) / jnp.where(length > 0, length, 1)
+    return norms.project(clean + per_image(scale) * drawn, clean, epsilon, norm)
+
+
+def _rule(
+    clean: Array, epsilon: ArrayLike, norm: str, steps: int, rho: ArrayLike
+) -> Rule:
+    # At each step: how many there were since the last checkpoint, 0 where is none.
+    since = np.zeros(steps + 1, np.int32)
+    ends = checkpoints(steps)
+    since[list(ends)] = np.diff(ends, prepend=0)
+
+    def init(images: Array) -> _State:
+        n, dtype = len(images), images.dtype
+        least = jnp.full(n, -jnp.inf, dtype)
+        return _State(
+            previous=images,
+            best=images,
+            best_gradient=jnp.zeros_like(images),
+            best_loss=least,
+            last_loss=-least,
+            rises=jnp.zeros(n, jnp.int32),
+            step_size=jnp.full(n, 2 * jnp.asarray(epsilon, dtype)),
+            best_loss_then=least,
+            halved=jnp.ones(n, bool),
+        )
+
+    def step(
+        state: _State, images: Array, answer: Answer, index: Array
+    ) -> tuple[Array, _State]:
+        better = answer.finite & (answer.loss > state.best_loss)
+        best = jnp.where(per_image(better), images, state.best)
+        best_gradient = jnp.where(
+            per_image(better), answer.gradient, state.best_gradient
+        )
+        best_loss = jnp.where(better, answer.loss, state.best_loss)
+        rises = state.rises + (answer.loss > state.last_loss)
+
+        interval = jnp.asarray(since)[index]
+        stalled = ~state.halved & (state.best_loss_then >= best_loss)
+        checked = interval > 0
+        halve = checked & ((rises <= rho * interval) | stalled)
+        step_size = jnp.where(halve, state.step_size / 2, state.step_size)
+        point = jnp.where(per_image(halve), best, images)
+        gradient = jnp.where(per_image(halve), best_gradient, answer.gradient)
+
+        move = per_image(step_size) * norms.direction(gradient, norm)
+        stepped = norms.project(point + move, clean, epsilon, norm)
+        weight = jnp.where(index > 0, STEP_WEIGHT, 1).astype(clean.dtype)
+        inertia = (1 - weight) * (point - state.previous)
+        moved = point + weight * (stepped - point) + inertia
+        return norms.project(moved, clean, epsilon, norm), _State(
+            previous=point,
+            best=best,
+            best_gradient=best_gradient,
+            best_loss=best_loss,
+            last_loss=answer.loss,
+            rises=jnp.where(checked, 0, rises),
+            step_size=step_size,
+            best_loss_then=jnp.where(checked, best_loss, state.best_loss_then),
+            halved=jnp.where(checked, halve, state.halved),
+        )
+
+    return Rule(init, step)

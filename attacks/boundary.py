@@ -1,0 +1,417 @@
+"""The Boundary attack: a walk along the boundary that needs the answers alone.
+
+In short, for a classifier `logits_fn(images, key) -> logits`:
+
+    attack = jax.jit(functools.partial(boundary, logits_fn, steps=5000))
+    found = attack(images, labels, key)
+    found.l2                                    # how far the nearest error is
+    1 - found.projected.success.mean()          # accuracy inside the ball
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import (
+    Array,
+    Bool,
+    Float,
+    Int32,
+    Integer,
+    Key,
+    Num,
+    PRNGKeyArray,
+    Real,
+)
+
+from attacks import inputs, norms
+from attacks.ascent import finish, image_keys, nothing_kept
+from attacks.losses import margin, targeted_margin
+from attacks.norms import per_image
+from attacks.oracle import ask, goal
+from attacks.types import Attacked, LogitsFunction
+
+Images = Float[Array, "n h w c"]
+PerImage = Float[Array, " n"]
+
+# How many answers a success rate is taken over.
+SPHERE_ANSWERS, STEP_ANSWERS = 100, 30
+
+
+class Boundary(NamedTuple):
+    """Both readings of the attack, one entry per image.
+
+    Attributes:
+        unconstrained: the attack as published: the misclassified image found that is
+            nearest in L2, or the clean image where none was found. Bounded by nothing
+            but the box [0, 1], so a success says little without its norm.
+        projected: the same images moved into the ball, and judged there.
+        l2: norm of the unconstrained perturbation, in pixel values; infinite where no
+            misclassified image was found.
+        linf: the largest pixel of the same.
+    """
+
+    unconstrained: Attacked
+    projected: Attacked
+    l2: PerImage
+    linf: PerImage
+
+
+class _Walk(NamedTuple):
+    """Where an image is on its walk; `seen` are answers, 1 wrong, 0 right, NaN none."""
+
+    current: Images
+    distance: PerImage
+    sphere_size: PerImage
+    source_size: PerImage
+    sphere_seen: Float[Array, "n answers"]
+    step_seen: Float[Array, "n answers"]
+    done: Bool[Array, " n"]
+    asked: Int32[Array, " n"]
+    lost: Int32[Array, " n"]
+
+
+def boundary(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    steps: int = 25_000,
+    spherical_step: Real[ArrayLike, ""] = 0.01,
+    source_step: Real[ArrayLike, ""] = 0.01,
+    convergence: Real[ArrayLike, ""] = 1e-7,
+    step_adaptation: Real[ArrayLike, ""] = 1.5,
+    adapt_every: int = 10,
+    starts: Num[Array | np.ndarray, "n h w c"] | None = None,
+    draws: int = 1000,
+    blends: int = 50,
+    targets: Num[Array | np.ndarray, " n"] | None = None,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Boundary:
+    r"""Walks from a misclassified image to the clean one, along the boundary.
+
+    A step goes at random along the sphere around the clean image x, and from there
+    towards x,
+
+    .. math::
+        s = x + \frac{d + \delta \|d\| u}{\sqrt{1 + \delta^2}}, \qquad
+        x' = s + (\epsilon_s \|d\| + \|x - s\| - \|d\|) \frac{x - s}{\|x - s\|},
+        \qquad d = x_t - x, \quad u \perp d, \quad \|u\| = 1,
+
+    both cut to [0, 1], and is taken if the classifier errs on x' and it is nearer. Of
+    the logits only the largest counts: this is what an attacker can do who sees nothing
+    but the answer. Every `adapt_every` steps s is asked too. Where more than half of
+    the last 100 of these were wrong, the boundary is flat for such steps, and both
+    sizes, :math:`\delta` and :math:`\epsilon_s`, grow by `step_adaptation`; below a
+    fifth they shrink. Of the last 30 answers to x' at these steps, more than a quarter
+    lets :math:`\epsilon_s` grow, below a tenth shrink. An image is done when
+    :math:`\epsilon_s` falls below `convergence`.
+
+    It starts at the first wrong one of uniformly drawn images, blended with the clean
+    image as far as it stays wrong. Everything is drawn for each image from the key and
+    its index, and no image waits for, or changes with, the others of its batch. An
+    image that is misclassified as it is comes back, at distance 0.
+
+    The attack looks for the smallest perturbation and not inside a ball: `epsilon` is
+    the ball of ``projected`` alone.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``; one-hot answers will do.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        epsilon: radius of the ball of ``projected``, in pixel values; >= 0.
+        norm: of that ball: "linf", or "l2", in which the attack minimises.
+        steps: largest number of steps; >= 0.
+        spherical_step: the first delta, a share of the distance; > 0.
+        source_step: the first epsilon_s, a share of the distance; > 0.
+        convergence: as above; >= 0.
+        step_adaptation: factor, > 0, of the two sizes.
+        adapt_every: steps between two changes of the sizes; >= 1.
+        starts: images to draw first, floats in [0, 1], such as other images of another
+            class or, with targets, of that class; None for none.
+        draws: how many images are drawn at most to find a wrong one; >= 0.
+        blends: how many shares of the start are tried; >= 1.
+        targets: integers in [0, classes), the classes to move to; None for any other.
+        eot_samples: keys over which each answer is a vote, more than half being wrong.
+        eot_chunk: of these at a time; memory grows with it.
+        evaluations: keys under which both results are judged, by vote.
+        first_index: index of the first image, for attacking a data set in pieces.
+
+    Returns:
+        Both readings. ``loss`` is the margin, which the attack itself does not use.
+        ``queries`` counts ``eot_samples`` for the clean image, for each draw, blend,
+        step and answer on the sphere until the image was done; and ``evaluations`` for
+        the verdict.
+
+    Raises:
+        ValueError, AssertionError: as `pgd`.
+
+    References:
+        Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks: reliable
+        attacks against black-box machine learning models", algorithm 1; sizes and rates
+        as in Foolbox 3, whose images share their draws.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.boundary import boundary
+        >>> def answer(images, key):  # light or dark, and nothing else
+        ...     light = images.mean(axis=(1, 2, 3)) > 0.5
+        ...     return jnp.stack([~light, light], axis=1).astype(float)
+        >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
+        >>> found = boundary(
+        ...     answer, images, labels, jax.random.key(0), steps=500, spherical_step=0.1
+        ... )
+        >>> print(f"{found.l2[0]:.1f}")  # the least is 0.1 for each of 16 pixels: 0.4
+        0.4
+    """
+    for name, value in (("epsilon", epsilon), ("convergence", convergence)):
+        inputs.require_finite(name, value)
+    for name, value in (
+        ("spherical_step", spherical_step),
+        ("source_step", source_step),
+        ("step_adaptation", step_adaptation),
+    ):
+        inputs.require_finite(name, value, above=True)
+    inputs.require_choice("norm", norm, norms.NORMS)
+    for name, value, least in (
+        ("steps", steps, 0),
+        ("draws", draws, 0),
+        ("adapt_every", adapt_every, 1),
+        ("blends", blends, 1),
+        ("eot_samples", eot_samples, 1),
+        ("eot_chunk", eot_chunk, 1),
+        ("evaluations", evaluations, 1),
+    ):
+        inputs.require_at_least(name, value, least)
+    if starts is not None:
+        starts, *_ = inputs.checked(logits_fn, starts, labels, key)
+    clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
+    targeted = targets is not None
+    classes = jnp.asarray(targets) if targeted else labels
+    wanted = goal(
+        targeted_margin if targeted else margin, labels, classes if targeted else None
+    )
+    draw_key, walk_key, query_key, *verdict_keys = jax.random.split(key, 5)
+    walk_keys = image_keys(walk_key, first_index, clean)
+
+    def wrong(images: Array, number: ArrayLike) -> tuple[Array, Array]:
+        """Where the classifier errs, and where it has no answer; by question."""
+        answer = ask(
+            logits_fn,
+            wanted,
+            images,
+            jax.random.fold_in(query_key, number),
+            samples=eot_samples,
+            chunk=eot_chunk,
+            gradient=False,
+        )
+        return answer.finite & (answer.wrong > 0.5), ~answer.finite
+
+    start, found, asked, lost = _start(
+        wrong,
+        clean,
+        image_keys(draw_key, first_index, clean),
+        starts=starts,
+        draws=draws,
+        blends=blends,
+    )
+    before = draws + blends + 2  # no number of a question is used twice
+    propose = jax.vmap(_propose)
+
+    def step(carry: tuple[Array, _Walk]) -> tuple[Array, _Walk]:
+        index, walk = carry
+        keys = jax.vmap(jax.random.fold_in, (0, None))(walk_keys, index)
+        near, sphere = propose(
+            keys, clean, walk.current, walk.distance, walk.sphere_size, walk.source_size
+        )
+        is_wrong, unanswered = wrong(near, before + 2 * index)
+        distance = norms.size(near - clean, "l2")
+        better = is_wrong & (distance < walk.distance) & ~walk.done
+        walk = walk._replace(
+            current=jnp.where(per_image(better), near, walk.current),
+            distance=jnp.where(better, distance, walk.distance),
+            asked=walk.asked + ~walk.done,
+            lost=walk.lost + (unanswered & ~walk.done),
+        )
+
+        def adapt(walk: _Walk) -> _Walk:
+            on_sphere, unanswered = wrong(sphere, before + 2 * index + 1)
+            adapted = _adapt(
+                walk, on_sphere, is_wrong, index // adapt_every - 1, step_adaptation
+            )
+            return adapted._replace(
+                done=walk.done | (adapted.source_size < convergence),
+                asked=walk.asked + ~walk.done,
+                lost=walk.lost + (unanswered & ~walk.done),
+            )
+
+        walk = jax.lax.cond(index % adapt_every == 0, adapt, lambda walk: walk, walk)
+        return index + 1, walk
+
+    n, dtype = len(clean), clean.dtype
+    distance = norms.size(start - clean, "l2")
+    walk = _Walk(
+        start,
+        distance,
+        jnp.full(n, spherical_step, dtype),
+        jnp.full(n, source_step, dtype),
+        jnp.full((n, SPHERE_ANSWERS), jnp.nan, dtype),
+        jnp.full((n, STEP_ANSWERS), jnp.nan, dtype),
+        ~found | (distance == 0),
+        asked,
+        lost,
+    )
+    _, walk = jax.lax.while_loop(
+        lambda carry: (carry[0] <= steps) & ~carry[1].done.all(),
+        step,
+        (jnp.int32(1), walk),
+    )
+    verdict = partial(
+        finish,
+        logits_fn,
+        wanted,
+        classes,
+        evaluations=evaluations,
+        queries=walk.asked * eot_samples,
+        targeted=targeted,
+    )
+    inside = norms.project(walk.current, clean, epsilon, norm)
+    kept = nothing_kept(walk.current)._replace(not_finite=walk.lost)
+    return Boundary(
+        verdict(kept=kept, key=verdict_keys[0]),
+        verdict(kept=kept._replace(images=inside), key=verdict_keys[1]),
+        jnp.where(found, walk.distance, jnp.inf),
+        jnp.where(found, norms.size(walk.current - clean, "linf"), jnp.inf),
+    )
+
+
+def _start(
+    wrong,
+    clean: Images,
+    keys: Key[Array, " n"],
+    *,
+    starts: Images | None,
+    draws: int,
+    blends: int,
+) -> tuple[Images, Bool[Array, " n"], Int32[Array, " n"], Int32[Array, " n"]]:
+    """Wrong images near the clean ones; which are; and counts of what was asked."""
+    shape, dtype = clean.shape[1:], clean.dtype
+    given = starts is not None
+
+    def draw(carry: tuple) -> tuple:
+        index, start, found, asked, lost = carry
+        drawn = jax.vmap(
+            lambda key: jax.random.uniform(jax.random.fold_in(key, index), shape, dtype)
+        )(keys)
+        if given:
+            drawn = jnp.where(index == 1, starts, drawn)
+        is_wrong, unanswered = wrong(drawn, index)
+        taken = is_wrong & ~found
+        start = jnp.where(per_image(taken), drawn, start)
+        asked, lost = asked + ~found, lost + (unanswered & ~found)
+        return index + 1, start, found | taken, asked, lost
+
+    already, unanswered = wrong(clean, 0)
+    asked, lost = jnp.ones(len(clean), jnp.int32), unanswered.astype(jnp.int32)
+    _, start, found, asked, lost = jax.lax.while_loop(
+        lambda carry: (carry[0] <= draws + given) & ~carry[2].all(),
+        draw,
+        (jnp.int32(1), clean, already, asked, lost),
+    )
+
+    def blended(share: Array) -> Array:
+        share = per_image(share)
+        return jnp.clip((1 - share) * clean + share * start, 0, 1)
+
+    def blend(carry: tuple) -> tuple:
+        index, share, open_, asked, lost = carry
+        tried = jnp.full(len(clean), index / blends, dtype)
+        is_wrong, unanswered = wrong(blended(tried), draws + 1 + index)
+        share = jnp.where(is_wrong & open_, tried, share)
+        asked, lost = asked + open_, lost + (unanswered & open_)
+        return index + 1, share, open_ & ~is_wrong, asked, lost
+
+    _, share, _, asked, lost = jax.lax.while_loop(
+        lambda carry: (carry[0] < blends) & carry[2].any(),
+        blend,
+        (jnp.int32(1), jnp.ones(len(clean), dtype), found & ~already, asked, lost),
+    )
+    start = jnp.where(per_image(share < 1), blended(share), start)
+    return start, found, asked, lost
+
+
+def _propose(
+    key: PRNGKeyArray,
+    clean: Float[Array, "h w c"],
+    current: Float[Array, "h w c"],
+    distance: Float[Array, ""],
+    sphere_size: Float[Array, ""],
+    source_size: Float[Array, ""],
+) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
+    """A step for one image: the proposal x', and s on the sphere."""
+    away = current - clean
+    unit = _ratio(away, distance)
+    random = jax.random.normal(key, clean.shape, clean.dtype)
+    random = random - jnp.vdot(unit, random) * unit
+    random = _ratio(random, jnp.linalg.norm(random.ravel())) * sphere_size * distance
+    sphere = clean + (away + random) / jnp.sqrt(1 + sphere_size**2)
+    sphere = jnp.clip(sphere, 0, 1)
+    back = clean - sphere
+    now = jnp.linalg.norm(back.ravel())
+    # Cutting to [0, 1] has brought it off the sphere.
+    length = jnp.maximum(source_size * distance + now - distance, 0)
+    return jnp.clip(sphere + length * _ratio(back, now), 0, 1), sphere
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    positive = denominator > 0
+    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 0)
+
+
+def _adapt(
+    walk: _Walk,
+    sphere_wrong: Bool[Array, " n"],
+    step_wrong: Bool[Array, " n"],
+    count: Int32[Array, ""],
+    factor: ArrayLike,
+) -> _Walk:
+    """Notes two answers, and changes the sizes where the rates of success say so."""
+    sphere_seen, grow, shrink = _rate(walk.sphere_seen, sphere_wrong, count, 0.2, 0.5)
+    scale = jnp.where(grow, factor, jnp.where(shrink, 1 / factor, 1))
+    sphere_size, source_size = walk.sphere_size * scale, walk.source_size * scale
+    step_seen, grow, shrink = _rate(walk.step_seen, step_wrong, count, 0.1, 0.25)
+    scale = jnp.where(grow, factor, jnp.where(shrink, 1 / factor, 1))
+    return walk._replace(
+        sphere_size=sphere_size.astype(walk.distance.dtype),
+        source_size=(source_size * scale).astype(walk.distance.dtype),
+        sphere_seen=sphere_seen,
+        step_seen=step_seen,
+    )
+
+
+def _rate(
+    seen: Float[Array, "n answers"],
+    wrong: Bool[Array, " n"],
+    count: Int32[Array, ""],
+    low: float,
+    high: float,
+) -> tuple[Float[Array, "n answers"], Bool[Array, " n"], Bool[Array, " n"]]:
+    """The answers with a new one, and where their rate is too high or too low.
+
+    NaN, a missing answer, makes the mean NaN and so neither high nor low. Where the
+    rate was either, the answers are forgotten.
+    """
+    seen = seen.at[:, count % seen.shape[1]].set(wrong.astype(seen.dtype))
+    rate = seen.mean(axis=1)
+    grow, shrink = rate > high, rate < low
+    return jnp.where((grow | shrink)[:, None], jnp.nan, seen), grow, shrink

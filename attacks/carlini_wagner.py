@@ -1,0 +1,264 @@
+"""The attack of Carlini and Wagner: the least perturbation by which a margin is won.
+
+In short, for a classifier `logits_fn(images, key) -> logits`:
+
+    attack = jax.jit(functools.partial(carlini_wagner, logits_fn))
+    found = attack(images, labels, key)
+    found.unconstrained.success, found.l2       # how far the nearest error is
+    1 - found.projected.success.mean()          # accuracy inside the ball
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray, Real
+
+from attacks import inputs, norms
+from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
+from attacks.losses import margin, targeted_margin
+from attacks.oracle import Answer, Goal, ask, goal
+from attacks.types import Attacked, LogitsFunction
+
+
+class CarliniWagner(NamedTuple):
+    """Both readings of the attack, one entry per image.
+
+    Attributes:
+        unconstrained: the attack as published: the image nearest in L2 over which the
+            classifier errs by more than the confidence; where none was found, the one
+            that came closest to it. Bounded by nothing but the box [0, 1], so a success
+            says little without its norm: given room, every classifier errs.
+        projected: the same images moved to the nearest point of the L-infinity ball,
+            and judged there. This is what can be compared with attacks in that ball.
+            A failure here is weak evidence of robustness: the attack looked for
+            something else, and what it found was cut.
+        l2: norm of the unconstrained perturbation, in pixel values.
+        linf: the largest pixel of the same.
+    """
+
+    unconstrained: Attacked
+    projected: Attacked
+    l2: Float[Array, " n"]
+    linf: Float[Array, " n"]
+
+
+def carlini_wagner(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    confidence: Real[ArrayLike, ""] = 20.0,
+    binary_search_steps: int = 5,
+    learning_rate: Real[ArrayLike, ""] = 0.005,
+    steps: int = 1000,
+    initial_const: Real[ArrayLike, ""] = 0.01,
+    abort_early: bool = True,
+    targets: Num[Array | np.ndarray, " n"] | None = None,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> CarliniWagner:
+    r"""The L2 attack of Carlini and Wagner.
+
+    .. math::
+        \min_w \|x(w) - x\|_2^2 + c \max(0, \kappa - m(f(x(w)))), \qquad
+        x(w) = \frac{\tanh w + 1}{2}
+
+    with m the margin by which another class (or the target) leads. Adam minimises over
+    w, starting at the image; c is searched for each image: times 10 until the margin
+    exceeds the confidence kappa, then by bisection. Of all images met on the way the
+    nearest one with that margin is returned.
+
+    The defaults are the paper's, which names Foolbox; what it does not state
+    (`initial_const`, `abort_early`) is as in the Foolbox of its time. Where the search
+    for c is shorter than it takes to reach the confidence, less of a margin comes back:
+    ``unconstrained.loss`` is the margin.
+
+    Every image is searched alone: an image whose objective stalls is done, whatever the
+    others do. Nothing here is random but the classifier.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        epsilon: radius of the L-infinity ball of ``projected``, in pixel values; >= 0.
+        confidence: kappa, a difference of logits; >= 0.
+        binary_search_steps: values of c that are tried; >= 1. With ten or more the last
+            is the smallest that has worked.
+        learning_rate: Adam's, in units of w; > 0.
+        steps: of Adam for each c; >= 1.
+        initial_const: the first c; > 0.
+        abort_early: whether an image is done with a c when its objective has not
+            fallen by 0.01 % within a tenth of the steps.
+        targets: integers in [0, classes), the classes to move to; None for any other.
+        eot_samples: keys over which gradients are averaged, and the logits that are
+            compared with the confidence. Of a random classifier the images with lucky
+            answers look near: spend samples, confidence or both.
+        eot_chunk: of these at a time; memory grows with it.
+        evaluations: keys under which both results are judged, by vote.
+        first_index: for attacking a data set in pieces, as other attacks have it; this
+            one draws nothing for an image.
+
+    Returns:
+        Both readings. ``loss`` is the margin. ``queries`` counts ``eot_samples`` for
+        every step before an image was done, and the verdict's ``evaluations``.
+
+    Raises:
+        ValueError, AssertionError: as `attacks.pgd`.
+
+    References:
+        Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks",
+        sections V and VI.A.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import carlini_wagner
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = 100 * (images.mean(axis=(1, 2, 3)) - 0.5)
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
+        >>> found = carlini_wagner(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{found.unconstrained.loss[0]:.0f}")  # just over the confidence
+        20
+        >>> print(found.unconstrained.success[0], found.projected.success[0])
+        True False
+    """
+    del first_index
+    for name, value in (("epsilon", epsilon), ("confidence", confidence)):
+        inputs.require_finite(name, value)
+    for name, value in (
+        ("learning_rate", learning_rate),
+        ("initial_const", initial_const),
+    ):
+        inputs.require_finite(name, value, above=True)
+    for name, value in (
+        ("binary_search_steps", binary_search_steps),
+        ("steps", steps),
+        ("eot_samples", eot_samples),
+        ("eot_chunk", eot_chunk),
+        ("evaluations", evaluations),
+    ):
+        inputs.require_at_least(name, value, 1)
+    images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
+    targeted = targets is not None
+    classes = jnp.asarray(targets) if targeted else labels
+    wanted = goal(
+        targeted_margin if targeted else margin, labels, classes if targeted else None
+    )
+    hinge = Goal(
+        lambda logits: -jnp.maximum(confidence - wanted.loss(logits), 0),
+        wanted.reached,
+    )
+    oracle = partial(ask, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
+
+    origin = jnp.arctanh((images * 2 - 1) * 0.999999)
+    mapped = _from_tanh(origin)
+    optimizer = optax.adam(learning_rate)
+    check_every = -(-steps // 10)
+    n, dtype = len(images), images.dtype
+
+    def minimize(const: Array, kept: Kept, queries: Array, key: PRNGKeyArray):
+        def step(carry):
+            index, w, state, kept, active, checked, found, queries = carry
+            current = _from_tanh(w)
+            answer = oracle(current, jax.random.fold_in(key, index))
+            queries += jnp.where(active, eot_samples, 0)
+            shift = current - mapped
+            objective = jnp.sum(shift**2, axis=(1, 2, 3)) - const * answer.loss
+            if abort_early:
+                due = (index % check_every == 0) & answer.finite
+                active &= ~due | (objective <= 0.9999 * checked)
+                checked = jnp.where(due, objective, checked)
+            new = _candidate(answer, wanted, images, current, confidence, active)
+            found |= new.wrong > 0
+            kept = merge(kept, new, wrong_first)
+            slope = 2 * shift - norms.per_image(const) * answer.gradient
+            slope *= 2 * current * (1 - current)  # of x(w)
+            update, state = optimizer.update(slope, state)
+            return index + 1, w + update, state, kept, active, checked, found, queries
+
+        def goes_on(carry):
+            index, _, _, _, active, *_ = carry
+            return (index < steps) & active.any()
+
+        start = (
+            jnp.int32(0),
+            origin,
+            optimizer.init(origin),
+            kept,
+            jnp.ones(n, bool),
+            jnp.full(n, jnp.inf, dtype),
+            jnp.zeros(n, bool),
+            queries,
+        )
+        *_, kept, _, _, found, queries = jax.lax.while_loop(goes_on, step, start)
+        return kept, found, queries
+
+    def search(index, carry):
+        const, lower, upper, kept, queries = carry
+        if binary_search_steps >= 10:
+            smallest = jnp.minimum(upper, 1e10)
+            const = jnp.where(index == binary_search_steps - 1, smallest, const)
+        kept, found, queries = minimize(
+            const, kept, queries, jax.random.fold_in(key, index)
+        )
+        upper = jnp.where(found, const, upper)
+        lower = jnp.where(found, lower, const)
+        const = jnp.where(jnp.isinf(upper), const * 10, (lower + upper) / 2)
+        return const, lower, upper, kept, queries
+
+    const = jnp.full(n, initial_const, dtype)
+    start = (const, 0 * const, jnp.full(n, jnp.inf, dtype))
+    start = (*start, nothing_kept(images), jnp.zeros(n, jnp.int32))
+    *_, kept, queries = jax.lax.fori_loop(0, binary_search_steps, search, start)
+
+    judged_key, projected_key = jax.random.split(
+        jax.random.fold_in(key, binary_search_steps)
+    )
+    verdict = partial(
+        finish,
+        logits_fn,
+        wanted,
+        classes,
+        evaluations=evaluations,
+        queries=queries,
+        targeted=targeted,
+    )
+    inside = norms.project(kept.images, images, epsilon, "linf")
+    difference = kept.images - images
+    return CarliniWagner(
+        verdict(kept=kept, key=judged_key),
+        verdict(kept=kept._replace(images=inside), key=projected_key),
+        norms.size(difference, "l2"),
+        norms.size(difference, "linf"),
+    )
+
+
+def _from_tanh(w: Array) -> Array:
+    return (jnp.tanh(w) + 1) / 2
+
+
+def _candidate(
+    answer: Answer,
+    wanted: Goal,
+    clean: Array,
+    images: Array,
+    confidence: ArrayLike,
+    active: Array,
+) -> Kept:
+    """Images to be kept: of the confident ones the nearest, else the largest margin."""
+    won = wanted.loss(answer.logits)
+    confident = won > confidence
+    worth = jnp.where(confident, -norms.size(images - clean, "l2"), won)
+    counts = active & answer.finite
+    wrong = jnp.where(counts, confident.astype(clean.dtype), -1)
+    return Kept(images, worth, wrong, (active & ~answer.finite).astype(jnp.int32))

@@ -1,0 +1,216 @@
+"""DeepFool: steps to the nearest boundary of the classifier's linear approximation.
+
+In short, for a classifier `logits_fn(images, key) -> logits`:
+
+    attack = jax.jit(functools.partial(deepfool, logits_fn))
+    attacked = attack(images, labels, key)
+    distances = norms.size(attacked.images - images, "l2")
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
+
+from attacks import inputs, norms
+from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
+from attacks.losses import margin, of_class
+from attacks.oracle import goal
+from attacks.types import Attacked, LogitsFunction
+
+
+def deepfool(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] | None = None,
+    norm: str = "l2",
+    steps: int = 50,
+    overshoot: Real[ArrayLike, ""] = 0.02,
+    candidates: int = 10,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Attacked:
+    r"""DeepFool, a fast search for a near adversarial image.
+
+    .. math::
+        d_k = \frac{|z_k - z_y|}{\|\nabla (z_k - z_y)\|_q}, \qquad
+        k = \arg\min d_k, \qquad
+        r_{t+1} = r_t + (d_k + 10^{-4}) u_k, \qquad
+        x_{t+1} = \Pi_{[0, 1]}(x + (1 + \eta) r_{t+1})
+
+    with the gradient at the current image, q = 2 and u the unit vector along it for L2,
+    q = 1 and u its sign for L-infinity. An image is done once the classifier errs. No
+    gradient ascent follows, so what is found is near, not nearest: for that see
+    `attacks.carlini_wagner`.
+
+    An image that the classifier gets wrong comes back as it is. One on which no error
+    was found comes back as the iterate of the largest margin. Nothing here is random
+    but the classifier.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        epsilon: radius in pixel values of the ball, in the same norm, into which the
+            result is moved before it is judged; >= 0; None for no ball.
+        norm: "l2" or "linf", in which the boundary is to be near.
+        steps: largest number of steps; >= 0.
+        overshoot: eta, a share of the perturbation; >= 0.
+        candidates: the label and the most likely other classes on the clean image that
+            are looked at; >= 2. Memory grows with it: a gradient for each but one.
+        eot_samples: keys over which logits and their gradients are averaged.
+        eot_chunk: of these at a time; memory grows with it.
+        evaluations: keys under which the result is judged, by vote.
+        first_index: for attacking a data set in pieces, as other attacks have it; this
+            one draws nothing for an image.
+
+    Returns:
+        The attacked images; ``loss`` is the margin by which another class leads.
+        ``queries`` counts a gradient of each class as one, times ``eot_samples``:
+        ``candidates`` (with the forward pass) for each look at an image, but 1 for the
+        first and for that after the last step; and ``evaluations`` for the verdict.
+
+    Raises:
+        ValueError, AssertionError: as `attacks.pgd`.
+
+    References:
+        Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool: a simple and accurate
+        method to fool deep neural networks", algorithm 2.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import deepfool
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
+        >>> attacked = deepfool(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{attacked.images[0, 0, 0, 0]:.3f}")  # 0.1 away, and 2 % more
+        0.498
+    """
+    del first_index
+    if epsilon is not None:
+        inputs.require_finite("epsilon", epsilon)
+    inputs.require_choice("norm", norm, ("l2", "linf"))
+    inputs.require_finite("overshoot", overshoot)
+    inputs.require_at_least("steps", steps, 0)
+    inputs.require_at_least("candidates", candidates, 2)
+    for name, value in (
+        ("eot_samples", eot_samples),
+        ("eot_chunk", eot_chunk),
+        ("evaluations", evaluations),
+    ):
+        inputs.require_at_least(name, value, 1)
+    images, labels, classes = inputs.checked(logits_fn, images, labels, key)
+    if classes < 2:
+        raise ValueError(f"logits_fn knows {classes} classes, DeepFool needs 2")
+    answers = min(candidates, classes) - 1
+    wanted = goal(margin, labels)
+    mean = partial(_mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
+
+    def look(kept: Kept, current: Array, logits: Array, active: Array):
+        """Keeps what is wrong, else what has the larger margin; says what goes on."""
+        finite = jnp.isfinite(logits).all(axis=1)
+        wrong = wanted.reached(logits) & finite
+        counts = jnp.where(active & finite, wrong.astype(current.dtype), -1)
+        unanswered = (active & ~finite).astype(jnp.int32)
+        new = Kept(current, wanted.loss(logits), counts, unanswered)
+        return merge(kept, new, wrong_first), active & ~wrong
+
+    query_key, judge_key = jax.random.split(key)
+    logits = mean(images, jax.random.fold_in(query_key, steps + 1))
+    its_own = jnp.arange(classes) == labels[:, None]
+    _, others = jax.lax.top_k(jnp.where(its_own, -jnp.inf, logits), answers)
+
+    def leads(images: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+        logits = mean(images, key)
+        own = of_class(logits, labels)[:, None]
+        return jnp.take_along_axis(logits, others, axis=1) - own, logits
+
+    def step(carry: tuple) -> tuple:
+        index, current, total, kept, active, queries = carry
+        lead, pull, logits = jax.vjp(
+            partial(leads, key=jax.random.fold_in(query_key, index)),
+            current,
+            has_aux=True,
+        )
+        queries += jnp.where(active, (1 + answers) * eot_samples, 0)
+        kept, active = look(kept, current, logits, active)
+        # Row k of the identity pulls the gradient of the k-th class's lead.
+        rows = jnp.eye(answers, dtype=lead.dtype)[:, None]
+        slopes = jax.vmap(lambda row: pull(jnp.broadcast_to(row, lead.shape))[0])(rows)
+        total += norms.per_image(active) * _shortest(lead, slopes, norm)
+        moved = jnp.clip(images + (1 + overshoot) * total, 0, 1)
+        current = jnp.where(norms.per_image(active), moved, current)
+        return index + 1, current, total, kept, active, queries
+
+    def goes_on(carry: tuple) -> Array:
+        index, _, _, _, active, _ = carry
+        return (index < steps) & active.any()
+
+    start = (
+        jnp.int32(0),
+        images,
+        jnp.zeros_like(images),
+        nothing_kept(images),
+        jnp.ones(len(images), bool),
+        jnp.full(len(images), eot_samples),
+    )
+    _, current, _, kept, active, queries = jax.lax.while_loop(goes_on, step, start)
+    logits = mean(current, jax.random.fold_in(query_key, steps))
+    kept, _ = look(kept, current, logits, active)
+    queries += jnp.where(active, eot_samples, 0)
+    if epsilon is not None:
+        inside = norms.project(kept.images, images, epsilon, norm)
+        kept = kept._replace(images=inside)
+    return finish(
+        logits_fn,
+        wanted,
+        labels,
+        kept,
+        judge_key,
+        evaluations=evaluations,
+        queries=queries,
+    )
+
+
+def _shortest(lead: Array, slopes: Array, norm: str) -> Array:
+    """The shortest step to a class's boundary; leads [n, k], slopes [k, n, h, w, c]."""
+    slopes = jnp.where(jnp.isfinite(slopes), slopes, 0)
+    dual = "l2" if norm == "l2" else "l1"
+    steepness = jax.vmap(partial(norms.size, norm=dual))(slopes).T
+    distances = jnp.abs(lead) / (steepness + 1e-8)
+    # A class without a slope, or without an answer, cannot be walked to.
+    reachable = (steepness > 0) & jnp.isfinite(distances)
+    distances = jnp.where(reachable, distances, jnp.inf)
+    nearest = distances.argmin(axis=1)
+    distance = of_class(distances, nearest)
+    distance = jnp.where(jnp.isfinite(distance), distance + 1e-4, 0)
+    slope = slopes[nearest, jnp.arange(len(lead))]
+    return norms.per_image(distance) * norms.direction(slope, norm)
+
+
+def _mean_logits(
+    logits_fn: LogitsFunction,
+    images: Array,
+    key: PRNGKeyArray,
+    *,
+    samples: int,
+    chunk: int,
+) -> Array:
+    """Expectation over transformation of the logits, and so of their gradients."""
+    if samples == 1:
+        return logits_fn(images, key)
+    # Recomputed in the backward pass: its memory is that of one chunk.
+    one = jax.checkpoint(lambda key: logits_fn(images, key))
+    keys = jax.random.split(key, samples)
+    return jax.lax.map(one, keys, batch_size=min(chunk, samples)).mean(axis=0)

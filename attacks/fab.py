@@ -1,0 +1,587 @@
+"""The fast adaptive boundary attack: the closest image across the boundary."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
+
+from attacks import inputs, norms
+from attacks.ascent import Kept, finish, image_keys
+from attacks.losses import margin, of_class
+from attacks.norms import per_image
+from attacks.oracle import Answer, ask, goal
+from attacks.types import Attacked, LogitsFunction
+
+Images = Float[Array, "n h w c"]
+PerImage = Float[Array, " n"]
+
+# The norm that bounds what a step of length 1 changes in a linear function.
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+
+
+def fab(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    steps: int = 100,
+    restarts: int = 1,
+    target_classes: int | None = None,
+    alpha_max: Real[ArrayLike, ""] = 0.1,
+    eta: Real[ArrayLike, ""] = 1.05,
+    beta: Real[ArrayLike, ""] = 0.9,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Attacked:
+    r"""The fast adaptive boundary attack, as AutoAttack uses it.
+
+    With z the logits, y the label and x the clean image, a step linearises the
+    boundary to the class whose linearised boundary is closest to the iterate,
+
+    .. math::
+        \pi_t = \{u : g_s(x_t) + \nabla g_s(x_t)^T (u - x_t) = 0\}, \quad
+        g_l = z_l - z_y, \quad
+        s = \arg\min_{l \ne y} \frac{|g_l(x_t)|}{\|\nabla g_l(x_t)\|_*},
+
+    projects both the iterate and the clean image onto its part in the box, and goes
+    slightly past it between the two projections:
+
+    .. math::
+        d = P_{\pi_t}(x_t) - x_t, \quad d' = P_{\pi_t}(x) - x, \quad
+        \alpha = \min(\tfrac{\|d\|}{\|d\| + \|d'\|}, \alpha_{max}), \\
+        x_{t+1} = \Pi_{[0, 1]}((1 - \alpha)(x_t + \eta d) + \alpha (x + \eta d')).
+
+    An iterate that is misclassified is noted, if none before was as close, and pulled
+    back: :math:`x + \beta (x_{t+1} - x)`. There is no loss and no step size to tune.
+
+    The attack looks for the smallest perturbation and not inside a ball. `epsilon` says
+    which of what it found counts: an image whose closest misclassified version is
+    further away comes back as it was, as in AutoAttack, and is no success; see
+    `fab_minimal` for that version itself. A run (a target and a restart) that ends
+    within `epsilon` is an image's last. What is returned is first brought into the ball
+    as its dtype computes it, which moves it by a few units in the last place, and then
+    judged. An image that is misclassified as it is comes back.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        epsilon: the largest perturbation that counts, in pixel values; >= 0. Random
+            starts have half this norm.
+        norm: "linf", "l2" or "l1".
+        steps: steps of each run; >= 0.
+        restarts: runs for each target; the first starts at the image, the others at
+            random.
+        target_classes: T, the number of targets (FAB-T): the classes that come second
+            to (T+1)-th in the logits of the clean image, each with runs of its own that
+            linearise the boundary to it alone; < classes. None: the boundaries to all
+            classes in every step, at a gradient each.
+        alpha_max: the largest share of the clean image's projection; in [0, 1].
+        eta: how far to go past the boundary, 1 being onto it; > 0.
+        beta: what is kept of a perturbation that was too large; in [0, 1].
+        eot_samples: keys over which logits and gradients are averaged; an image is then
+            misclassified where more than half of the answers are.
+        eot_chunk: of these at a time; memory grows with it.
+        evaluations: keys under which the result is judged, by vote.
+        first_index: index of the first image, for attacking a data set in pieces.
+
+    Returns:
+        The attacked images; ``loss`` is the margin. ``queries`` is ``eot_samples`` for
+        the clean image; for each run that the image needed
+        ``2 * steps * eot_samples`` with a target (a gradient, and whether the new
+        iterate is misclassified), ``(classes + 1) * steps * eot_samples`` without (the
+        logits, a gradient for each other class, and the same); and ``evaluations`` for
+        the verdict.
+
+    Raises:
+        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
+            finite, or a label that names no class, with index and value. Values that
+            are being traced (under `jax.jit`) cannot be checked.
+        AssertionError: wrong shapes or dtypes.
+
+    References:
+        Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
+        adaptive boundary attack", algorithm 1, eq. (7) to (11), without the final
+        search, as in AutoAttack (Croce and Hein 2020, "Reliable evaluation of
+        adversarial robustness with an ensemble of diverse parameter-free attacks").
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import fab
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
+        >>> attacked = fab(brightness, images, labels, jax.random.key(0))
+        >>> print(attacked.success)
+        [ True]
+        >>> print(f"{jnp.abs(attacked.images - images).max():.3f}")
+        0.010
+    """
+    found = _search(
+        logits_fn,
+        images,
+        labels,
+        key,
+        epsilon=epsilon,
+        stop=epsilon,
+        norm=norm,
+        steps=steps,
+        restarts=restarts,
+        target_classes=target_classes,
+        alpha_max=alpha_max,
+        eta=eta,
+        beta=beta,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
+        first_index=first_index,
+    )
+    clean = jnp.asarray(images)
+    near = norms.project(found.images, clean, epsilon, norm)
+    within = found.distances <= jnp.asarray(epsilon, clean.dtype)
+    result = jnp.where(per_image(within), near, clean)
+    return _judged(logits_fn, labels, result, found, key, evaluations)
+
+
+class Minimal(NamedTuple):
+    """The result of an attack that looks for the smallest perturbation.
+
+    Attributes:
+        attacked: the closest misclassified images found, at any distance; the clean
+            image, and no success, where there is none.
+        distances: the norms of their perturbations in pixel values; 0 where the clean
+            image is misclassified, infinite where no image was found.
+    """
+
+    attacked: Attacked
+    distances: Float[Array, " n"]
+
+
+def fab_minimal(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    steps: int = 100,
+    restarts: int = 1,
+    target_classes: int | None = None,
+    alpha_max: Real[ArrayLike, ""] = 0.1,
+    eta: Real[ArrayLike, ""] = 1.05,
+    beta: Real[ArrayLike, ""] = 0.9,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Minimal:
+    r"""The closest misclassified image that `fab` finds, however far away it is.
+
+    .. math:: \min_{x' \in [0, 1]} \|x' - x\| \quad \text{where} \quad
+        \arg\max_l z_l(x') \ne y
+
+    Every run is made for every image that is classified correctly, and the closest
+    result of all is returned, so the number of queries is the same for these.
+
+    Args:
+        logits_fn, images, labels, key: as in `fab`.
+        epsilon: random starts have half this norm, or half that of the perturbation
+            found so far where this is smaller; nothing else depends on it.
+        norm, steps, restarts, target_classes, alpha_max, eta, beta: as in `fab`.
+        eot_samples, eot_chunk, evaluations, first_index: as in `fab`.
+
+    Returns:
+        Images and distances.
+
+    Raises:
+        ValueError, AssertionError: as `fab`.
+
+    References:
+        Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
+        adaptive boundary attack".
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.fab import fab_minimal
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.7), jnp.array([1])
+        >>> found = fab_minimal(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{found.distances[0]:.2f}")
+        0.20
+    """
+    found = _search(
+        logits_fn,
+        images,
+        labels,
+        key,
+        epsilon=epsilon,
+        stop=None,
+        norm=norm,
+        steps=steps,
+        restarts=restarts,
+        target_classes=target_classes,
+        alpha_max=alpha_max,
+        eta=eta,
+        beta=beta,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
+        first_index=first_index,
+    )
+    attacked = _judged(logits_fn, labels, found.images, found, key, evaluations)
+    return Minimal(attacked, found.distances)
+
+
+def shortest_move(
+    points: Images, normals: Images, amounts: PerImage, norm: str
+) -> Images:
+    r"""The shortest way from a point of the box [0, 1] to a hyperplane, in the box.
+
+    .. math:: \arg\min_d \|d\| \quad \text{where} \quad w^T d = a, \quad
+        p + d \in [0, 1]
+
+    Where the hyperplane does not meet the box: to the vertex closest to it.
+
+    With :math:`|d_i| = u_i` and room :math:`r_i` to the side of the box that
+    :math:`w_i d_i` moves towards, the solution is :math:`u_i = \min(\lambda, r_i)` for
+    L-infinity and :math:`\min(\lambda |w_i|, r_i)` for L2, the one unknown solving
+    :math:`\sum_i |w_i| u_i = |a|`. The sum is a concave, piecewise linear function of
+    it, so Newton's method rises from 0 to the solution and ends there, exactly, once
+    the set of entries that have reached their side stays the same. For L1 the entries
+    of largest :math:`|w_i|` go first, each as far as it can.
+
+    Args:
+        points: p, in [0, 1].
+        normals: w, finite.
+        amounts: a.
+        norm: "linf", "l2" or "l1".
+
+    Returns:
+        d, 0 where w is.
+
+    References:
+        Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
+        adaptive boundary attack", eq. (3) to (5).
+    """
+    # Divided by its largest entry, so that squares of small numbers do not vanish.
+    scale = per_image(norms.size(normals, "linf"))
+    scale = jnp.where(scale > 0, scale, 1)
+    slopes = jnp.abs(normals) / scale
+    goals = per_image(jnp.abs(amounts)) / scale
+    signs = jnp.sign(normals) * per_image(jnp.where(amounts < 0, -1, 1))
+    room = jnp.where(signs > 0, 1 - points, points)
+    most = slopes * room
+    if norm == "l1":
+        return signs * room * _steepest_first(slopes, most, goals)
+    rates = slopes if norm == "l2" else jnp.ones_like(slopes)
+    ends = jnp.where(slopes > 0, room / jnp.where(slopes > 0, rates, 1), jnp.inf)
+
+    def newton(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        level, _ = state
+        full = ends <= level
+        base = jnp.where(full, most, 0).sum(axis=(1, 2, 3), keepdims=True)
+        rise = jnp.where(full, 0, slopes * rates).sum(axis=(1, 2, 3), keepdims=True)
+        reached = (goals - base) / jnp.where(rise > 0, rise, 1)
+        # Never down, so that rounding cannot make it go on for ever.
+        return jnp.maximum(level, jnp.where(rise > 0, reached, jnp.inf)), level
+
+    start = jnp.zeros_like(goals)
+    level, _ = jax.lax.while_loop(
+        lambda state: (state[0] > state[1]).any(), newton, newton((start, start))
+    )
+    return signs * jnp.where(ends <= level, room, level * rates)
+
+
+def _steepest_first(slopes: Array, most: Array, goals: Array) -> Array:
+    """How much of each entry's `most` is used if those of largest slope go first.
+
+    Halves the interval of slopes, [0, 1], in which the last entry used must lie, which
+    is less work than sorting them. What is left in it shares the rest.
+    """
+
+    def total(used: Array) -> Array:
+        return jnp.where(used, most, 0).sum(axis=(1, 2, 3), keepdims=True)
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        enough = total(slopes > middle) > goals
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    ends = jnp.zeros_like(goals), jnp.ones_like(goals)
+    low, high = jax.lax.fori_loop(0, jnp.finfo(goals.dtype).bits + 8, halve, ends)
+    used, shared = slopes > high, (slopes > low) & (slopes <= high)
+    available = total(shared)
+    share = (goals - total(used)) / jnp.where(available > 0, available, 1)
+    return jnp.where(used, 1, jnp.where(shared, jnp.clip(share, 0, 1), 0))
+
+
+class _Found(NamedTuple):
+    """The closest misclassified image so far, and what it took."""
+
+    images: Images
+    distances: PerImage
+    queries: Int32[Array, " n"]
+    not_finite: Int32[Array, " n"]
+
+
+def _noted(
+    found: _Found,
+    images: Images,
+    distances: PerImage,
+    answer: Answer,
+    active: Bool[Array, " n"],
+) -> tuple[_Found, Bool[Array, " n"]]:
+    """Takes misclassified images that are closer; also says which are misclassified."""
+    crossed = active & answer.finite & (answer.wrong > 0.5)
+    closer = crossed & (distances < found.distances)
+    not_finite = found.not_finite + (active & ~answer.finite)
+    return found._replace(
+        images=jnp.where(per_image(closer), images, found.images),
+        distances=jnp.where(closer, distances, found.distances),
+        not_finite=not_finite,
+    ), crossed
+
+
+def _search(
+    logits_fn: LogitsFunction,
+    images: Array | np.ndarray,
+    labels: Array | np.ndarray,
+    key: PRNGKeyArray,
+    *,
+    epsilon: ArrayLike,
+    stop: ArrayLike | None,
+    norm: str,
+    steps: int,
+    restarts: int,
+    target_classes: int | None,
+    alpha_max: ArrayLike,
+    eta: ArrayLike,
+    beta: ArrayLike,
+    eot_samples: int,
+    eot_chunk: int,
+    evaluations: int,
+    first_index: ArrayLike,
+) -> _Found:
+    """The runs, of which an image makes no more once it is found within `stop`."""
+    inputs.require_finite("epsilon", epsilon)
+    inputs.require_choice("norm", norm, norms.NORMS)
+    inputs.require_at_least("steps", steps, 0)
+    for name, value in (
+        ("restarts", restarts),
+        ("eot_samples", eot_samples),
+        ("eot_chunk", eot_chunk),
+        ("evaluations", evaluations),
+    ):
+        inputs.require_at_least(name, value, 1)
+    inputs.require_finite("alpha_max", alpha_max)
+    inputs.require_finite("eta", eta, above=True)
+    inputs.require_finite("beta", beta)
+    clean, labels, classes = inputs.checked(logits_fn, images, labels, key)
+    if target_classes is not None:
+        inputs.require_at_least("target_classes", target_classes, 1)
+        if target_classes >= classes:
+            raise ValueError(
+                f"target_classes is {target_classes}, but logits_fn knows {classes} "
+                f"classes, so that there are {classes - 1} others"
+            )
+    oracle = partial(
+        ask,
+        logits_fn,
+        goal(margin, labels),
+        samples=eot_samples,
+        chunk=eot_chunk,
+        gradient=False,
+    )
+    averaged = partial(_averaged, logits_fn, samples=eot_samples, chunk=eot_chunk)
+    dtype = clean.dtype
+    start_key, query_key = jax.random.split(key)
+    keys = image_keys(start_key, first_index, clean)
+
+    answer = oracle(clean, query_key)
+    nothing = _Found(
+        clean,
+        jnp.full(len(clean), jnp.inf, dtype),
+        jnp.full(len(clean), eot_samples, jnp.int32),
+        jnp.zeros(len(clean), jnp.int32),
+    )
+    here = jnp.zeros(len(clean), dtype)
+    found, _ = _noted(nothing, clean, here, answer, jnp.ones(len(clean), bool))
+    # The label last: a target is never the label.
+    others = answer.logits - jnp.where(_is_class(answer.logits, labels), jnp.inf, 0)
+    ranked = jnp.argsort(-others, axis=1)
+
+    def active(found: _Found) -> Bool[Array, " n"]:
+        least = 0 if stop is None else jnp.asarray(stop, dtype)
+        return found.distances > least
+
+    def run(index: Array, found: _Found) -> _Found:
+        running = active(found)
+        run_key = jax.random.fold_in(query_key, index + 1)
+        radius = jnp.minimum(found.distances, jnp.asarray(epsilon, dtype)) / 2
+        start = random_start(_folded(keys, index), clean, radius, norm)
+        start = jnp.where(index % restarts > 0, start, clean)
+        if target_classes is not None:
+            target = jnp.take(ranked, index // restarts, axis=1)
+
+        def step(index: Array, carry: tuple[Images, _Found]) -> tuple[Images, _Found]:
+            current, found = carry
+            ask_key, check_key = jax.random.split(jax.random.fold_in(run_key, index))
+            towards, finite = _towards(averaged, current, labels, ask_key)
+            if target_classes is None:
+                gap, slope = _closest(towards, labels, classes, norm)
+            else:
+                gap, slope = towards(target)
+            moved = _step(current, clean, gap, slope, norm, alpha_max, eta)
+            answer = oracle(moved, check_key)
+            distances = norms.size(moved - clean, norm)
+            found, crossed = _noted(found, moved, distances, answer, running)
+            nearer = clean + (moved - clean) * jnp.asarray(beta, dtype)
+            current = jnp.where(per_image(crossed), nearer, moved)
+            missed = found.not_finite + (running & ~finite)
+            return current, found._replace(not_finite=missed)
+
+        _, found = jax.lax.fori_loop(0, steps, step, (start, found))
+        each = 2 if target_classes is not None else classes + 1
+        asked = steps * each * eot_samples
+        return found._replace(queries=found.queries + jnp.where(running, asked, 0))
+
+    runs = restarts * (1 if target_classes is None else target_classes)
+    _, found = jax.lax.while_loop(
+        lambda state: (state[0] < runs) & active(state[1]).any(),
+        lambda state: (state[0] + 1, run(*state)),
+        (jnp.zeros((), jnp.int32), found),
+    )
+    return found
+
+
+def _judged(
+    logits_fn: LogitsFunction,
+    labels: Array | np.ndarray,
+    images: Images,
+    found: _Found,
+    key: PRNGKeyArray,
+    evaluations: int,
+) -> Attacked:
+    labels, unknown = jnp.asarray(labels), found.distances
+    return finish(
+        logits_fn,
+        goal(margin, labels),
+        labels,
+        Kept(images, unknown, unknown, found.not_finite),
+        jax.random.fold_in(key, 1),
+        evaluations=evaluations,
+        queries=found.queries,
+    )
+
+
+def _is_class(logits: Array, classes: Array) -> Array:
+    return jnp.arange(logits.shape[1]) == classes[:, None]
+
+
+def _folded(keys: Key[Array, " n"], index: Array) -> Key[Array, " n"]:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+
+
+def _averaged(
+    logits_fn: LogitsFunction, images: Images, key: PRNGKeyArray, *, samples, chunk
+) -> Float[Array, "n classes"]:
+    """The mean of the logits over keys; its derivative repeats the forward passes."""
+    if samples == 1:
+        return logits_fn(images, key)
+    one = jax.checkpoint(lambda key: logits_fn(images, key))
+    keys = jax.random.split(key, samples)
+    return jax.lax.map(one, keys, batch_size=min(chunk, samples)).mean(axis=0)
+
+
+# classes [n] -> z_class - z_label, and its gradient
+Towards = Callable[[Array], tuple[PerImage, Images]]
+
+
+def _towards(
+    averaged: Callable[[Array, PRNGKeyArray], Array],
+    images: Images,
+    labels: Integer[Array, " n"],
+    key: PRNGKeyArray,
+) -> tuple[Towards, Bool[Array, " n"]]:
+    """The linearisation at the images; and whether the logits there are finite."""
+    logits, pull = jax.vjp(lambda images: averaged(images, key), images)
+    finite = jnp.isfinite(logits).all(axis=1)
+
+    def towards(classes: Array) -> tuple[PerImage, Images]:
+        difference = _is_class(logits, classes).astype(logits.dtype)
+        difference -= _is_class(logits, labels)
+        (slope,) = pull(difference)
+        gap = of_class(logits, classes) - of_class(logits, labels)
+        slope = jnp.where(per_image(finite) & jnp.isfinite(slope), slope, 0)
+        return jnp.where(finite, gap, 0), slope
+
+    return towards, finite
+
+
+def _closest(
+    towards: Towards, labels: Integer[Array, " n"], classes: int, norm: str
+) -> tuple[PerImage, Images]:
+    """The linearised boundary that is closest, trying one class after the other."""
+
+    def distance(gap: PerImage, slope: Images) -> PerImage:
+        return jnp.abs(gap) / (1e-12 + norms.size(slope, DUAL[norm]))
+
+    def try_class(best: tuple, offset: Array) -> tuple[tuple, None]:
+        gap, slope = towards((labels + offset) % classes)
+        closer = distance(gap, slope) < distance(*best)
+        best_gap = jnp.where(closer, gap, best[0])
+        return (best_gap, jnp.where(per_image(closer), slope, best[1])), None
+
+    best, _ = jax.lax.scan(
+        try_class, towards((labels + 1) % classes), jnp.arange(2, classes)
+    )
+    return best
+
+
+def _step(
+    current: Images,
+    clean: Images,
+    gap: PerImage,
+    slope: Images,
+    norm: str,
+    alpha_max: ArrayLike,
+    eta: ArrayLike,
+) -> Images:
+    """Past the linearised boundary, between the two projections onto it."""
+    alpha_max, eta = (jnp.asarray(x, clean.dtype) for x in (alpha_max, eta))
+    between = jnp.sum(slope * (current - clean), axis=(1, 2, 3))
+    near = shortest_move(current, slope, -gap, norm)
+    far = shortest_move(clean, slope, between - gap, norm)
+    lengths = [jnp.maximum(norms.size(move, norm), 1e-8) for move in (near, far)]
+    alpha = per_image(jnp.minimum(lengths[0] / (lengths[0] + lengths[1]), alpha_max))
+    ahead, back = current + eta * near, clean + eta * far
+    return jnp.clip((1 - alpha) * ahead + alpha * back, 0, 1)
+
+
+def random_start(
+    keys: Key[Array, " n"], clean: Images, radius: PerImage, norm: str
+) -> Images:
+    """Random directions, all of one length."""
+    draw = jax.random.normal
+    if norm == "linf":
+        draw = partial(jax.random.uniform, minval=-1, maxval=1)
+    drawn = jax.vmap(lambda key: draw(key, clean.shape[1:], clean.dtype))(keys)
+    length = norms.size(drawn, norm)
+    scale = radius / jnp.where(length > 0, length, 1)
+    return jnp.clip(clean + drawn * per_image(scale), 0, 1)

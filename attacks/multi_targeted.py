@@ -1,0 +1,162 @@
+"""MultiTargeted: projected gradient descent towards each of the likely classes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray, Real
+
+from attacks import inputs
+from attacks.ascent import Kept, finish, keep, nothing_kept, preference
+from attacks.losses import Loss, margin, targeted_difference
+from attacks.oracle import ask, goal
+from attacks.pgd import StepSize, pgd
+from attacks.types import Attacked, LogitsFunction
+
+
+def multi_targeted(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    step_size: StepSize = 2 / 255,
+    steps: int = 20,
+    target_classes: int = 9,
+    restarts: int = 1,
+    loss: Loss = targeted_difference,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+    **options: Any,
+) -> Attacked:
+    r"""Moves an image towards one class after another, and takes the best result.
+
+    .. math::
+        x'_t \approx \arg\max_{x' \in B} L_t(f(x'), y), \quad
+        L_t = z_t - z_y, \qquad
+        x' = \arg\max_{x'_t} \max_{i \ne y} f(x'_t)_i - f(x'_t)_y
+
+    Where the classifier is locally linear, each of these problems has one optimum,
+    whereas the margin, being the largest of them, has as many as there are classes.
+    Each run is one of `pgd` that keeps its best iterate; of the runs a wrong answer
+    counts before a right one, then the higher margin; only the mean margin where
+    `eot_samples` or `evaluations` say that the classifier is random. The paper's
+    optimiser is Adam; here steps are those of `pgd`.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
+        images, labels, key, epsilon, step_size, steps: as in `pgd`.
+        target_classes: how many targets for each image, from the class of the highest
+            logit on the clean image on (the mean over `eot_samples` keys), the label
+            left out; all other classes where there are no more.
+        restarts: runs towards each target, each from a random start of its own.
+        loss: ``(logits, labels, targets) -> [n]``.
+        eot_samples: keys over which each gradient, and each margin, is averaged.
+        eot_chunk: of these at a time; memory grows with it.
+        evaluations: keys under which the result is judged, by vote.
+        first_index: index of the first image, for attacking a data set in pieces.
+        options: other options of `pgd` but ``targets``.
+
+    Returns:
+        The attacked images; ``loss`` is the margin. With T targets and R restarts
+        ``queries`` is ``eot_samples`` for choosing the targets, ``T * R * ((steps + 2)
+        * eot_samples + 1)`` for the runs, and ``evaluations`` for the verdict.
+
+    Raises:
+        ValueError, AssertionError: as `pgd`.
+
+    References:
+        Gowal et al. 2019, "An alternative surrogate loss for PGD-based adversarial
+        testing", section 4.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.multi_targeted import multi_targeted
+        >>> def colours(images, key):  # the channel of the highest mean
+        ...     return images.mean(axis=(1, 2))
+        >>> images = jnp.full((1, 8, 8, 3), 0.5).at[..., 0].set(0.55)
+        >>> attacked = multi_targeted(
+        ...     colours, images, jnp.array([0]), jax.random.key(0)
+        ... )
+        >>> print(attacked.success, attacked.queries)
+        [ True] [48]
+    """
+    for name, value in (
+        ("target_classes", target_classes),
+        ("restarts", restarts),
+        ("eot_samples", eot_samples),
+        ("eot_chunk", eot_chunk),
+        ("evaluations", evaluations),
+    ):
+        inputs.require_at_least(name, value, 1)
+    images, labels, classes = inputs.checked(logits_fn, images, labels, key)
+    wanted = goal(margin, labels)
+    best = preference(randomized=eot_samples > 1 or evaluations > 1)
+
+    def value(images: Array, key: PRNGKeyArray):
+        return ask(
+            logits_fn,
+            wanted,
+            images,
+            key,
+            samples=eot_samples,
+            chunk=eot_chunk,
+            gradient=False,
+        )
+
+    target_key, verdict_key, run_key = jax.random.split(key, 3)
+    clean = value(images, target_key)
+    count = min(target_classes, classes - 1)
+    targets = jnp.repeat(_likely(clean.logits, labels, count), restarts, axis=0)
+
+    def run(kept: Kept, target_and_index: tuple[Array, Array]) -> tuple[Kept, None]:
+        targets, index = target_and_index
+        pgd_key, value_key = jax.random.split(jax.random.fold_in(run_key, index))
+        # A loss and no `targets`: any wrong answer is a success of the run.
+        found = pgd(
+            logits_fn,
+            images,
+            labels,
+            pgd_key,
+            epsilon=epsilon,
+            step_size=step_size,
+            steps=steps,
+            loss=lambda logits, labels: loss(logits, labels, targets),
+            eot_samples=eot_samples,
+            eot_chunk=eot_chunk,
+            first_index=first_index,
+            **{"keep_best": True, **options},
+        )
+        kept = keep(kept, found.images, value(found.images, value_key), best)
+        return kept._replace(not_finite=kept.not_finite + found.not_finite), None
+
+    nothing = nothing_kept(images)
+    nothing = nothing._replace(not_finite=(~clean.finite).astype(jnp.int32))
+    runs = len(targets)
+    kept, _ = jax.lax.scan(run, nothing, (targets, jnp.arange(runs)))
+    return finish(
+        logits_fn,
+        wanted,
+        labels,
+        kept,
+        verdict_key,
+        evaluations=evaluations,
+        queries=eot_samples + runs * ((steps + 2) * eot_samples + 1),
+    )
+
+
+def _likely(
+    logits: Float[Array, "n classes"], labels: Integer[Array, " n"], count: int
+) -> Integer[Array, "count n"]:
+    """The classes of the highest logits but the labels, from the highest on."""
+    logits = jnp.where(jnp.isnan(logits), jnp.finfo(logits.dtype).min, logits)
+    # Below all others, which may be -inf themselves.
+    rank = jnp.argsort(jnp.argsort(-logits, axis=1), axis=1)
+    its_own = jnp.arange(logits.shape[1]) == labels[:, None]
+    order = jnp.argsort(jnp.where(its_own, logits.shape[1], rank), axis=1)
+    return order[:, :count].T.astype(labels.dtype)

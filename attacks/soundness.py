@@ -1,0 +1,683 @@
+r"""Signs that an evaluation measures a weak attack and not a strong classifier.
+
+    findings = check_classifier(logits_fn, images, labels, key)
+    findings += check_attack(logits_fn, images, labels, key)
+    print(sentences(findings))
+
+A few dozen to a few hundred images are enough, and are asked about all at once. The
+two run the functions below, each of which turns measurements into one `Finding` and
+takes those of an own evaluation as well. None can prove an evaluation sound.
+
+Accuracies are numbers in [0, 1], of `count` images, or better arrays with an entry for
+each image (``~attacked.success``, or ``judge(...).accuracy``). What could be chance
+trips nothing: a difference counts above 2.5 standard errors, which for two accuracies
+p, q of n images, and for arrays a, b of the same images, are
+
+.. math::
+    \sqrt{(p (1 - p) + q (1 - q)) / n}, \qquad
+    \frac{1}{n} \sqrt{\textstyle\sum_i (a_i - b_i)^2},
+
+the latter being McNemar's, to which what both have in common does not matter: of
+answers that are right or wrong at least 7 must change, if all in one direction.
+
+References:
+    Carlini et al. 2019, "On evaluating adversarial robustness", the analysis
+    recommendations. Athalye, Carlini and Wagner 2018, "Obfuscated gradients give a
+    false sense of security", section 3.1. AutoAttack's flags (fra31/auto-attack).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
+
+from attacks import inputs, losses, norms
+from attacks.ascent import image_keys
+from attacks.judge import Judged, judge
+from attacks.pgd import pgd
+from attacks.types import Attacked, LogitsFunction
+
+# One for all images, or one for each.
+Accuracy = ArrayLike
+
+STANDARD_ERRORS = 2.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: the check's name.
+        tripped: whether there is reason to doubt the evaluation.
+        values: the numbers behind that, by name; shares and accuracies in [0, 1].
+        sentence: what was seen and, where tripped, what it may mean and what to do.
+    """
+
+    check: str
+    tripped: bool
+    values: Mapping[str, float]
+    sentence: str
+
+
+def sentences(findings: Iterable[Finding]) -> str:
+    """The sentences of the findings that tripped, one a line, or that none did."""
+    findings = tuple(findings)
+    tripped = [
+        f"{found.check}: {found.sentence}" for found in findings if found.tripped
+    ]
+    if tripped:
+        return "\n".join(tripped)
+    names = ", ".join(found.check for found in findings)
+    return f"Nothing to doubt was found, which is no proof. Checked: {names}."
+
+
+def check_classifier(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    questions: int = 5,
+    starts: int = 2,
+) -> tuple[Finding, ...]:
+    """Whether attacks can make sense of a classifier: its logits and its gradients.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``.
+        images: floats in [0, 1].
+        labels: integers in [0, classes).
+        key: a key of `jax.random.key`.
+        epsilon: radius of the ball, in pixel values, in which gradients are looked at.
+        norm: "linf", "l2" or "l1".
+        questions: keys under which each image is classified; >= 2.
+        starts: random points of the ball, besides the image, at which to look; >= 0.
+
+    Returns:
+        The findings, of `check_finite`, `check_random`, `check_probabilities`,
+        `check_class_count` and `check_gradients`.
+
+    Raises:
+        ValueError, AssertionError: as `attacks.pgd`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.soundness import check_classifier
+        >>> def brightness(images, key):  # four classes, as probabilities
+        ...     light = images.mean(axis=(1, 2, 3))[:, None] - 0.5
+        ...     return jax.nn.softmax(light * jnp.arange(4.0))
+        >>> images, labels = jnp.full((8, 6, 6, 3), 0.6), jnp.full(8, 3)
+        >>> found = check_classifier(brightness, images, labels, jax.random.key(0))
+        >>> print([finding.check for finding in found if finding.tripped])
+        ['probabilities']
+    """
+    inputs.require_at_least("questions", questions, 2)
+    images, labels, classes = inputs.checked(logits_fn, images, labels, key)
+    question_key, gradient_key = jax.random.split(key)
+    ask = jax.jit(logits_fn)
+    keys = jax.random.split(question_key, questions)
+    logits = np.stack([np.asarray(ask(images, one)) for one in keys])
+    return (
+        check_finite(logits),
+        check_random(logits),
+        check_probabilities(logits[0]),
+        check_class_count(classes),
+        *check_gradients(
+            logits_fn,
+            images,
+            labels,
+            gradient_key,
+            epsilon=epsilon,
+            norm=norm,
+            starts=starts,
+        ),
+    )
+
+
+def check_attack(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    attack: Callable[..., Attacked] | None = None,
+    black_box: Mapping[str, Callable[..., Attacked]] | None = None,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    steps: tuple[int, ...] | None = (0, 1, 5, 20),
+    scales: tuple[float | int, ...] = (0, 0.5, 1, 2),
+    evaluations: int = 1,
+) -> tuple[Finding, ...]:
+    """Whether a white-box attack behaves as one that works.
+
+    Args:
+        logits_fn, images, labels, key: as for the attack.
+        attack: called as ``attack(logits_fn, images, labels, key, epsilon=, steps=)``,
+            compiled, the epsilon being traced. It must move in the ball of `norm`, with
+            steps that grow with epsilon. None for `attacks.pgd` with a step size of
+            2.5 epsilon / steps, as Madry et al. 2018 have it.
+        black_box: attacks to compare it with, by name, called alike but without steps.
+            None for the best of 50 random points of the ball, {} for no comparison.
+        epsilon: radius in pixel values.
+        norm: "linf", "l2" or "l1".
+        steps: numbers of steps to compare, growing; elsewhere the last is taken. None
+            for an attack without such an option.
+        scales: multiples of epsilon to compare, besides the whole box.
+        evaluations: keys under which answers are judged; more than 1 for a classifier
+            that is random. Give the attacks theirs.
+
+    Returns:
+        The findings, of `check_ball`, `check_epsilons`, `check_unbounded`,
+        `check_steps` and `check_black_box`.
+
+    Raises:
+        ValueError, AssertionError: as the attack.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.soundness import check_attack
+        >>> def deaf(images, key):  # names class 0, whatever the image
+        ...     return jnp.tile(jnp.array([1.0, 0.0]), (len(images), 1))
+        >>> images, labels = jnp.full((8, 6, 6, 3), 0.6), jnp.zeros(8, int)
+        >>> found = check_attack(deaf, images, labels, jax.random.key(0), steps=(0, 7))
+        >>> print([finding.check for finding in found if finding.tripped])
+        ['epsilons', 'unbounded', 'steps']
+    """
+    images, labels, classes = inputs.checked(logits_fn, images, labels, key)
+    inputs.require_choice("norm", norm, norms.NORMS)
+    inputs.require_finite("epsilon", epsilon, above=True)
+    if steps is not None and (len(steps) < 2 or list(steps) != sorted(set(steps))):
+        raise ValueError(f"steps must be two numbers or more that grow, got {steps}")
+    epsilon = float(epsilon)
+    attack = partial(_scaled_pgd, norm=norm) if attack is None else attack
+    if black_box is None:
+        noise = partial(pgd, norm=norm, steps=0, restarts=50, evaluations=evaluations)
+        black_box = {"random noise": noise}
+    attack_key, judge_key = jax.random.split(key)
+
+    @partial(jax.jit, static_argnames=("attack", "steps"))
+    def run(attack, epsilon, steps=None) -> tuple[Array, Judged]:
+        options = {} if steps is None else {"steps": steps}
+        attacked = attack(
+            logits_fn, images, labels, attack_key, epsilon=epsilon, **options
+        )
+        return attacked.images, judge(
+            logits_fn,
+            attacked.images,
+            labels,
+            judge_key,
+            evaluations=evaluations,
+            loss=losses.margin,
+        )
+
+    pixels = images[0].size
+    whole_box = {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[norm]
+    most = None if steps is None else steps[-1]
+    radii = {scale * epsilon for scale in scales} | {epsilon, whole_box}
+    results = {radius: run(attack, radius, most) for radius in sorted(radii)}
+    accuracies = {radius: judged.accuracy for radius, (_, judged) in results.items()}
+    attacked, full = results[epsilon]
+    findings = [
+        check_ball(attacked, images, epsilon, norm),
+        check_epsilons(accuracies, classes),
+        check_unbounded(accuracies[whole_box], classes),
+    ]
+    if steps is not None:
+        judged = [run(attack, epsilon, count)[1] for count in steps[:-1]] + [full]
+        by_steps = {
+            count: each.accuracy for count, each in zip(steps, judged, strict=True)
+        }
+        margins = judged[0].loss, full.loss
+        findings.append(check_steps(by_steps, classes, margins=margins))
+    if black_box:
+        others = {name: run(other, epsilon)[1] for name, other in black_box.items()}
+        by_name = {name: judged.accuracy for name, judged in others.items()}
+        findings.append(check_black_box({"the attack": full.accuracy}, by_name))
+    return tuple(findings)
+
+
+def check_finite(logits: Float[np.ndarray | Array, "*keys n classes"]) -> Finding:
+    """Trips where a logit is NaN or infinite; `logits` under one key or several."""
+    finite = np.isfinite(np.asarray(logits)).all(axis=-1)
+    share = 1 - float(finite.reshape(-1, finite.shape[-1]).all(axis=0).mean())
+    return _finding(
+        "finite",
+        share > 0,
+        {"share": share},
+        f"Logits of {_percent(share)} of the images are NaN or infinite",
+        "Attacks cannot compare such answers and count them as wrong: repair the "
+        "classifier, and look at `not_finite` of the attacked images.",
+    )
+
+
+def check_random(
+    logits: Float[np.ndarray | Array, "keys n classes"], *, tolerance: float = 1e-4
+) -> Finding:
+    """Trips where the answer depends on the key.
+
+    Args:
+        logits: of the same images under two keys or more.
+        tolerance: by which logits may differ, relative to their length as a vector:
+            what a device that adds in any order makes of the same numbers.
+    """
+    logits = np.nan_to_num(np.asarray(logits, np.float64), posinf=0, neginf=0)
+    named = logits.argmax(axis=-1)
+    share = float((named != named[0]).any(axis=0).mean())
+    length = np.linalg.norm(logits, axis=-1).max(axis=0)
+    apart = np.linalg.norm(logits - logits[0], axis=-1).max(axis=0)
+    difference = float((apart / np.where(length > 0, length, 1)).max())
+    return _finding(
+        "random",
+        share > 0 or difference > tolerance,
+        {"share": share, "difference": difference},
+        f"Under another key the class named differs for {_percent(share)} of the "
+        f"images, and the logits by up to {_percent(difference)}",
+        "One answer says little about such a classifier: use EOT (`eot_samples`) and "
+        'several `evaluations`, version="rand".',
+    )
+
+
+def check_probabilities(
+    logits: Float[np.ndarray | Array, "n classes"], *, tolerance: float = 1e-5
+) -> Finding:
+    """Trips where each row is at least 0 and sums to 1, up to the tolerance."""
+    logits = np.asarray(logits, np.float64)
+    away = np.maximum(np.abs(logits.sum(axis=1) - 1), -logits.min(axis=1))
+    distance = float(away.max())
+    return _finding(
+        "probabilities",
+        distance <= tolerance,
+        {"distance": distance},
+        f"Logits are at most {distance:.2g} away from being at least 0 and summing to "
+        "1, as probabilities do",
+        "Losses would apply the softmax twice, and its slope vanishes where the "
+        "classifier is sure: return what comes before the softmax.",
+    )
+
+
+def check_class_count(classes: int) -> Finding:
+    """Trips where there are too few classes for the DLR losses of AutoAttack."""
+    return _finding(
+        "classes",
+        classes < 4,
+        {"classes": float(classes)},
+        f"There are {classes} classes; the DLR loss compares 3, the targeted one 4",
+        "Use the margin or the cross-entropy.",
+    )
+
+
+def check_gradients(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    starts: int = 2,
+) -> tuple[Finding, Finding, Finding, Finding]:
+    """Trips where gradients are zero, not finite, saturated or of no use.
+
+    Looks at each image and at random points of the ball around it.
+
+    - zero gradient: the margin's is exactly 0 for an image at any point.
+    - finite gradient: it holds a NaN or an infinity.
+    - saturation: the cross-entropy is 0 in the logits' dtype, or its gradient is where
+      the margin's is not.
+    - ascent: a step of epsilon / 8 along the margin's gradient, where it is not 0,
+      raises the margin, under the same key, no more often than a step in a random
+      direction does, which is in half of the cases.
+
+    Args:
+        logits_fn, images, labels, key, epsilon, norm, starts: as `check_classifier`.
+
+    Returns:
+        The four findings, in this order.
+    """
+    inputs.require_finite("epsilon", epsilon, above=True)
+    inputs.require_choice("norm", norm, norms.NORMS)
+    inputs.require_at_least("starts", starts, 0)
+    images, labels, _ = inputs.checked(logits_fn, images, labels, key)
+
+    def slope(loss: losses.Loss, points: Array, key: PRNGKeyArray) -> tuple:
+        def total(points):
+            value = loss(logits_fn(points, key), labels)
+            return value.sum(), value
+
+        return jax.grad(total, has_aux=True)(points)
+
+    @jax.jit
+    def look(points: Array, key: PRNGKeyArray) -> dict[str, Array]:
+        gradient, before = slope(losses.margin, points, key)
+        of_entropy, entropy = slope(losses.cross_entropy, points, key)
+        zero = (gradient == 0).all(axis=(1, 2, 3))
+        flat = (of_entropy == 0).all(axis=(1, 2, 3))
+        step = epsilon / 8 * norms.direction(gradient, norm)
+        moved = jnp.clip(points + step, 0, 1)
+        after = losses.margin(logits_fn(moved, key), labels)
+        return {
+            "zero": zero,
+            "not finite": ~jnp.isfinite(gradient).all(axis=(1, 2, 3)),
+            "saturated": (entropy == 0) | (flat & ~zero),
+            "tried": (step != 0).any(axis=(1, 2, 3)),
+            "raised": after > before,
+        }
+
+    looks = []
+    for index, one in enumerate(jax.random.split(key, starts + 1)):
+        points, (start_key, question_key) = images, jax.random.split(one)
+        if index:
+            keys = image_keys(start_key, 0, images)
+            points = norms.random_in_ball(keys, images, epsilon, norm)
+        looks.append(look(points, question_key))
+    seen = {name: np.stack([each[name] for each in looks]) for name in looks[0]}
+    zero, broken, saturated = (
+        float(seen[name].any(axis=0).mean())
+        for name in ("zero", "not finite", "saturated")
+    )
+    # The points of one image are not independent, so only images count as many.
+    tried = seen["tried"]
+    count, raised = int(tried.any(axis=0).sum()), 0.0
+    if count:
+        raised = float(seen["raised"][tried].mean())
+    by_luck = 0.5 + STANDARD_ERRORS * math.sqrt(0.25 / max(count, 1))
+    return (
+        _finding(
+            "zero gradient",
+            zero > 0,
+            {"share": zero},
+            f"The gradient of the margin is exactly 0 for {_percent(zero)} of the "
+            "images, at them or near them",
+            "There gradient attacks do not move, and measure nothing: give what "
+            "rounds, cuts or selects a stand-in derivative (`bpda`), and run a "
+            "black-box attack.",
+        ),
+        _finding(
+            "finite gradient",
+            broken > 0,
+            {"share": broken},
+            f"The gradient of the margin holds a NaN or an infinity for "
+            f"{_percent(broken)} of the images",
+            "Attacks take such entries as 0: look for a root, a norm, a logarithm or a "
+            "division at 0 (JAX_DEBUG_NANS finds it).",
+        ),
+        _finding(
+            "saturation",
+            saturated > 0,
+            {"share": saturated},
+            f"The cross-entropy of {_percent(saturated)} of the images is exactly 0, "
+            "or has no gradient where the margin has one",
+            "Their logits are so far apart that the softmax rounds: attack the margin "
+            "or the DLR loss.",
+        ),
+        _finding(
+            "ascent",
+            0 < count and raised <= by_luck,
+            {"share": raised, "images": float(count)},
+            f"A small step along the gradient raises the margin in {_percent(raised)} "
+            f"of {tried.sum()} cases; in a random direction it would in about half",
+            "The gradient does not say where the loss rises: check stand-in "
+            "derivatives, average over more keys (`eot_samples`), and run a black-box "
+            "attack.",
+        ),
+    )
+
+
+def check_ball(
+    attacked: Float[Array | np.ndarray, "n h w c"],
+    images: Float[Array | np.ndarray, "n h w c"],
+    epsilon: Real[ArrayLike, ""],
+    norm: str = "linf",
+) -> Finding:
+    """Trips where an attacked image leaves the ball or [0, 1].
+
+    The norm of the difference may exceed epsilon by what rounding to the images' dtype
+    can add: its machine epsilon, times the entries for L1 and their root for L2. The
+    attacks of this package do not use it up; those of others may.
+
+    Args:
+        attacked: images.
+        images: the clean ones.
+        epsilon: radius in pixel values.
+        norm: "linf", "l2" or "l1".
+    """
+    inputs.require_choice("norm", norm, norms.NORMS)
+    chex.assert_equal_shape([attacked, images])
+    attacked, images = jnp.asarray(attacked), jnp.asarray(images)
+    sizes = np.asarray(norms.size(attacked - images, norm), np.float64)
+    power = {"linf": 0, "l2": 0.5, "l1": 1}[norm]
+    rounding = float(jnp.finfo(attacked.dtype).eps) * images[0].size ** power
+    # Written so that NaN is outside.
+    out_of_ball = float((~(sizes <= epsilon + rounding)).mean())
+    in_box = np.asarray((attacked >= 0) & (attacked <= 1)).all(axis=(1, 2, 3))
+    out_of_box = float((~in_box).mean())
+    largest = float(sizes.max())
+    return _finding(
+        "ball",
+        out_of_ball > 0 or out_of_box > 0,
+        {"out of ball": out_of_ball, "out of box": out_of_box, "largest": largest},
+        f"{_percent(out_of_ball)} of the attacked images are outside the ball of "
+        f"radius {epsilon:.4g} (the largest norm is {largest:.4g}), "
+        f"{_percent(out_of_box)} have pixels outside [0, 1]",
+        "They are no answer to the question asked: project the images "
+        "(`attacks.norms.project`) and judge them again.",
+    )
+
+
+def check_steps(
+    accuracies: Mapping[int, Accuracy],
+    classes: int,
+    count: int | None = None,
+    *,
+    margins: tuple[Float[Array, " n"], Float[Array, " n"]] | None = None,
+) -> Finding:
+    """Trips where more steps raise the accuracy, or never lower it.
+
+    Args:
+        accuracies: by number of steps, two at least. The fewest should be 0, the random
+            start alone: one step may be all that a linear classifier needs.
+        classes: number of classes; no fall is asked for below chance.
+        count: number of images, where accuracies are not given for each.
+        margins: of each image (`losses.margin`) after the fewest steps and after the
+            most. Where they rise no fall is asked for either: there may be nothing in
+            the ball that fools a robust classifier, and the attack may work all the
+            same.
+    """
+    rise, noise = (0.0, 0.0) if margins is None else _fall(*reversed(margins), None)
+    return _check_series(
+        "steps",
+        lambda steps: f"{steps} step" + "s" * (steps != 1),
+        accuracies,
+        classes,
+        count,
+        must_fall=rise <= noise,
+        rises="More steps should not help the classifier: they may be too large, or "
+        "the gradient may mislead. Try smaller ones, restarts, `keep_best`, and more "
+        "`eot_samples` if the classifier is random.",
+        stays="The gradient may say nothing, or there may be nothing to be found in so "
+        "small a ball: look at the gradients, repeat with a larger epsilon, and run a "
+        "black-box attack.",
+    )
+
+
+def check_epsilons(
+    accuracies: Mapping[Any, Accuracy], classes: int, count: int | None = None
+) -> Finding:
+    """Trips where a larger epsilon raises the accuracy, or never lowers it.
+
+    Args:
+        accuracies: by epsilon, two at least. The largest should leave little room.
+        classes, count: as in `check_steps`.
+    """
+    return _check_series(
+        "epsilons",
+        "epsilon {:.4g}".format,
+        accuracies,
+        classes,
+        count,
+        rises="What can be found in a ball is in the larger one as well, so the attack "
+        "misses it: let its steps grow with epsilon, give it more of them, and look at "
+        "the gradients.",
+        stays="Any classifier that looks at its input can be fooled in a large ball: "
+        "look at the gradients, and whether the attack is given the classifier that "
+        "is judged.",
+    )
+
+
+def _check_series(
+    check: str,
+    named: Callable[[Any], str],
+    accuracies: Mapping[Any, Accuracy],
+    classes: int,
+    count: int | None,
+    *,
+    must_fall: bool = True,
+    rises: str,
+    stays: str,
+) -> Finding:
+    ordered = sorted(accuracies)
+    if len(ordered) < 2:
+        raise ValueError(f"{check}: two or more are compared, got {ordered}")
+    means = {x: _mean(accuracies[x]) for x in ordered}
+    values = {named(x): mean for x, mean in means.items()}
+
+    def finding(tripped: bool, verb: str, first: Any, last: Any, advice: str):
+        seen = [f"{_percent(means[x])} at {named(x)}" for x in (first, last)]
+        seen = f"Accuracy {verb} from {seen[0]} to {seen[1]}"
+        return _finding(check, tripped, values, seen, advice)
+
+    for index, later in enumerate(ordered[1:], start=1):
+        least = min(ordered[:index], key=means.__getitem__)
+        rise, noise = _fall(accuracies[later], accuracies[least], count)
+        if rise > noise:
+            return finding(True, "rises", least, later, rises)
+    first, last = ordered[0], ordered[-1]
+    fall, noise = _fall(accuracies[first], accuracies[last], count)
+    at_chance = means[last] <= _chance(accuracies[last], classes, count)
+    if fall > noise or at_chance or not must_fall:
+        return finding(False, "goes", first, last, "")
+    return finding(True, "does not clearly fall,", first, last, stays)
+
+
+def check_unbounded(
+    accuracy: Accuracy, classes: int, count: int | None = None
+) -> Finding:
+    """Trips where more than a guess is right after an attack without bounds.
+
+    Args:
+        accuracy: under an attack that may change each pixel to any value of [0, 1].
+        classes: number of classes; a guess is right for one image in so many.
+        count: number of images, where the accuracy is not given for each.
+    """
+    mean, chance = _mean(accuracy), 1 / classes
+    return _finding(
+        "unbounded",
+        mean > _chance(accuracy, classes, count),
+        {"accuracy": mean, "chance": chance},
+        f"Accuracy is {_percent(mean)} under an attack without bounds, "
+        f"{_percent(chance)} being chance",
+        "Such an attack could make every image the same grey, so it is not the "
+        "classifier that withstands but the attack that fails: look at the gradients, "
+        "and at the size and the number of steps.",
+    )
+
+
+def check_black_box(
+    white: Mapping[str, Accuracy],
+    black: Mapping[str, Accuracy],
+    count: int | None = None,
+) -> Finding:
+    """Trips where an attack without gradients beats all that have them.
+
+    Args:
+        white: accuracies under attacks with gradients, by name. Where all are given for
+            each image the worst case of each is compared.
+        black: accuracies under black-box attacks, transfer and random noise.
+        count: number of images, where accuracies are not given for each.
+    """
+    if not white or not black:
+        raise ValueError("white and black must each name an attack or more")
+    worst = min(white.values(), key=_mean)
+    if all(np.ndim(accuracy) for accuracy in white.values()):
+        worst = np.min([np.asarray(each, float) for each in white.values()], axis=0)
+    best = min(black, key=lambda name: _mean(black[name]))
+    fall, noise = _fall(worst, black[best], count)
+    return _finding(
+        "black box",
+        fall > noise,
+        {"white-box": _mean(worst)} | {name: _mean(black[name]) for name in black},
+        f"Accuracy is {_percent(_mean(worst))} under the attacks with gradients and "
+        f"{_percent(_mean(black[best]))} under {best}, which has none",
+        "Who knows more should not do worse, so the gradients are masked: report the "
+        "lower number, run the black-box attack for longer, and look at the gradients.",
+    )
+
+
+def _scaled_pgd(
+    logits_fn: LogitsFunction,
+    images: Array,
+    labels: Array,
+    key: PRNGKeyArray,
+    *,
+    epsilon: Array,
+    steps: int,
+    norm: str,
+) -> Attacked:
+    """PGD whose steps together can cross the ball, whatever their number."""
+    size = jnp.where(epsilon > 0, 2.5 * epsilon / max(steps, 1), 1)
+    options = {"epsilon": epsilon, "step_size": size, "steps": steps, "norm": norm}
+    return pgd(logits_fn, images, labels, key, **options)
+
+
+def _finding(
+    check: str, tripped: bool, values: Mapping[str, float], seen: str, advice: str
+) -> Finding:
+    return Finding(
+        check, tripped, values, f"{seen}. {advice}" if tripped else f"{seen}."
+    )
+
+
+def _mean(accuracy: Accuracy) -> float:
+    return float(np.mean(np.asarray(accuracy, np.float64)))
+
+
+def _fall(first: Accuracy, second: Accuracy, count: int | None) -> tuple[float, float]:
+    """How far accuracy fell, and how far it may have by chance."""
+    if np.ndim(first) and np.ndim(second):
+        chex.assert_equal_shape([first, second])
+        difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
+        error = np.sqrt(np.sum(difference**2)) / len(difference)
+    else:
+        p, q = _mean(first), _mean(second)
+        n = _count(first, second, count=count)
+        error = math.sqrt((p * (1 - p) + q * (1 - q)) / n)
+    return _mean(first) - _mean(second), STANDARD_ERRORS * float(error)
+
+
+def _chance(accuracy: Accuracy, classes: int, count: int | None) -> float:
+    """The accuracy that guesses reach, with luck."""
+    p = 1 / classes
+    return p + STANDARD_ERRORS * math.sqrt(p * (1 - p) / _count(accuracy, count=count))
+
+
+def _count(*accuracies: Accuracy, count: int | None) -> int:
+    for accuracy in accuracies:
+        if np.ndim(accuracy):
+            return len(accuracy)
+    if count is None:
+        raise ValueError("accuracies that are not given for each image need a count")
+    return count
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

@@ -1,0 +1,225 @@
+"""Sparse-RS: a few pixels, changed as much as can be, found by random search."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Integer, Num, PRNGKeyArray
+
+from attacks import inputs
+from attacks.ascent import Kept, finish, image_keys, merge, nothing_kept, preference
+from attacks.losses import Loss, margin, targeted_margin
+from attacks.oracle import ask, goal
+from attacks.types import Attacked, LogitsFunction
+
+
+def sparse_rs(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    pixels: int,
+    queries: int = 10_000,
+    alpha_init: float = 0.3,
+    loss: Loss | None = None,
+    targets: Num[Array | np.ndarray, " n"] | None = None,
+    restarts: int = 1,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Attacked:
+    r"""Changes at most k pixels, to corners of the colour cube: an attack in "L0".
+
+    .. math::
+        \max_{M, \Delta} L(f(x')), \qquad
+        x'_p = \Delta_p \in \{0, 1\}^c \text{ for } p \in M, \qquad
+        x'_p = x_p \text{ for } p \notin M, \qquad |M| = k
+
+    Starts at k random pixels of random corner colours. Question i exchanges
+    :math:`k_i = \max(\lfloor \alpha_i k \rfloor, 1)` of them, drawn at random, for as
+    many others with new random colours, and keeps the exchange where the loss is higher
+    or the answer wrong. The share :math:`\alpha_i` is `alpha_init` divided by 2, 4, 5,
+    6, 8, 10, 12, 15 and 20 from question 0, 50, 200, 500, 1000, 2000, 4000, 6000 and
+    8000 on, with i scaled to a budget of 10,000.
+
+    An image is done with the first wrong answer, except where `eot_samples` or
+    `evaluations` say that the classifier is random: there the budget is used up for
+    the highest mean loss. A result that is not finite is not taken. The search of an
+    image follows from the key and the image's index alone.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        pixels: k, in [0, h * w); with 0 the images are returned as they are.
+        queries: budget of each restart, for each image; >= 1.
+        alpha_init: in (0, 1]; the paper's for untargeted attacks is 0.3, with targets
+            0.1.
+        loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
+            targets. None for the margin.
+        targets: integers in [0, classes), the classes to move to; None for any other.
+        restarts: runs, for the images that are not done.
+        eot_samples: keys over which each loss is averaged.
+        eot_chunk: of these at a time.
+        evaluations: keys under which the result is judged, by vote.
+        first_index: index of the first image, for attacking a data set in pieces.
+
+    Returns:
+        The attacked images. ``queries`` counts the questions up to the one that an
+        image was done with, times `eot_samples`, and ``evaluations`` for the verdict.
+
+    Raises:
+        ValueError: a setting that makes no sense, named; else as `pgd`.
+        AssertionError: wrong shapes or dtypes.
+
+    References:
+        Croce et al. 2022, "Sparse-RS: a versatile framework for query-efficient sparse
+        black-box adversarial attacks", algorithms 1 and 2 and appendix A.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.sparse_rs import sparse_rs
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
+        >>> attacked = sparse_rs(
+        ...     brightness, images, labels, jax.random.key(0), pixels=2, queries=100
+        ... )
+        >>> changed = (attacked.images != images).any(axis=-1).sum()
+        >>> print(attacked.success, changed)
+        [ True] 2
+    """
+    for name, value, least in (
+        ("pixels", pixels, 0),
+        ("queries", queries, 1),
+        ("restarts", restarts, 1),
+        ("eot_samples", eot_samples, 1),
+        ("eot_chunk", eot_chunk, 1),
+        ("evaluations", evaluations, 1),
+    ):
+        inputs.require_at_least(name, value, least)
+    if not 0 < alpha_init <= 1:
+        raise ValueError(f"alpha_init must be above 0 and at most 1, got {alpha_init}")
+    clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
+    n, height, width, channels = clean.shape
+    if pixels and pixels >= height * width:
+        raise ValueError(
+            f"pixels must be below the {height * width} of an image, got {pixels}"
+        )
+    targeted = targets is not None
+    if loss is None:
+        loss = targeted_margin if targeted else margin
+    classes = jnp.asarray(targets) if targeted else labels
+    wanted = goal(loss, labels, classes if targeted else None)
+    randomized = eot_samples > 1 or evaluations > 1
+    prefers = preference(randomized=randomized)
+    exchanged = _exchanged(pixels, queries, alpha_init, height * width)
+    most = int(exchanged.max(initial=0))
+
+    def start(key: PRNGKeyArray) -> tuple[Array, Array]:
+        """All pixels in random order, of which the first k are M; M's colours."""
+        order_key, colour_key = jax.random.split(key)
+        order = jax.random.permutation(order_key, height * width)
+        return order, _corners(colour_key, (pixels, channels), clean.dtype)
+
+    def propose(key, order, colours, count):
+        inside_key, outside_key, colour_key = jax.random.split(key, 3)
+        inside = jax.random.permutation(inside_key, pixels)[:most]
+        outside = jax.random.permutation(outside_key, height * width - pixels)[:most]
+        outside = outside + pixels
+        moves = jnp.arange(most) < count
+        leaving, coming = order[inside], order[outside]
+        order = order.at[inside].set(jnp.where(moves, coming, leaving))
+        order = order.at[outside].set(jnp.where(moves, leaving, coming))
+        fresh = _corners(colour_key, (most, channels), clean.dtype)
+        fresh = jnp.where(moves[:, None], fresh, colours[inside])
+        return order, colours.at[inside].set(fresh)
+
+    def paint(image: Array, order: Array, colours: Array) -> Array:
+        flat = image.reshape(-1, channels)
+        return flat.at[order[:pixels]].set(colours).reshape(image.shape)
+
+    def is_done(kept: Kept) -> Array:
+        return (kept.wrong >= 1) & (not randomized)
+
+    def run(carry: tuple, key: PRNGKeyArray) -> tuple:
+        before, asked = carry
+        start_key, step_key, query_key = jax.random.split(key, 3)
+        step_keys = image_keys(step_key, first_index, clean)
+
+        def active(kept: Kept) -> Array:
+            return ~is_done(kept) & ~is_done(before)
+
+        def step(carry: tuple) -> tuple:
+            index, state, kept, asked = carry
+            keys = jax.vmap(jax.random.fold_in, (0, None))(step_keys, index)
+            proposed = jax.vmap(propose, (0, 0, 0, None))(
+                keys, *state, jnp.asarray(exchanged)[index]
+            )
+            candidates = jax.vmap(paint)(clean, *proposed)
+            answer = ask(
+                logits_fn,
+                wanted,
+                candidates,
+                jax.random.fold_in(query_key, index),
+                samples=eot_samples,
+                chunk=eot_chunk,
+                gradient=False,
+            )
+            searching = active(kept)
+            lost = (searching & ~answer.finite).astype(jnp.int32)
+            new = Kept(candidates, answer.loss, answer.wrong, lost)
+            answered = searching & answer.finite
+            better = answered & prefers(kept, new)
+            state = jax.tree.map(
+                lambda old, new: jnp.where(
+                    better.reshape(-1, *[1] * (old.ndim - 1)), new, old
+                ),
+                state,
+                proposed,
+            )
+            kept = merge(kept, new, prefers, answered)
+            return index + 1, state, kept, asked + searching
+
+        state = jax.vmap(start)(image_keys(start_key, first_index, clean))
+        _, _, kept, asked = jax.lax.while_loop(
+            lambda carry: (carry[0] < queries) & active(carry[2]).any(),
+            step,
+            (jnp.int32(0), state, nothing_kept(clean), asked),
+        )
+        return (merge(before, kept, prefers), asked), None
+
+    kept, asked = nothing_kept(clean), jnp.zeros(n, jnp.int32)
+    *run_keys, verdict_key = jax.random.split(key, restarts + 1)
+    if pixels:
+        (kept, asked), _ = jax.lax.scan(run, (kept, asked), jnp.stack(run_keys))
+    return finish(
+        logits_fn,
+        wanted,
+        classes,
+        kept,
+        verdict_key,
+        evaluations=evaluations,
+        queries=asked * eot_samples,
+        targeted=targeted,
+    )
+
+
+def _exchanged(pixels: int, queries: int, alpha_init: float, total: int) -> np.ndarray:
+    """How many pixels each question exchanges, none for the first."""
+    index = np.arange(queries)
+    scaled = (index / queries * 10_000).astype(int)
+    borders = [0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]
+    divisors = np.array([1, 2, 4, 5, 6, 8, 10, 12, 15, 20])
+    alpha = alpha_init / divisors[np.searchsorted(borders, scaled)]
+    count = np.maximum((alpha * pixels).astype(int), 1)
+    count = np.minimum(count, min(pixels, total - pixels))
+    return np.where(index == 0, 0, count)
+
+
+def _corners(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    return jax.random.bernoulli(key, 0.5, shape).astype(dtype)

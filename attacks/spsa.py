@@ -1,0 +1,219 @@
+"""Simultaneous perturbation stochastic approximation: a slope without a gradient."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
+
+from attacks import inputs, norms
+from attacks.ascent import Rule, ascend, finish, image_keys, preference
+from attacks.losses import Loss, margin, targeted_margin
+from attacks.oracle import Answer, ask, goal
+from attacks.types import Attacked, LogitsFunction
+
+
+def spsa(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    steps: int = 100,
+    samples: int = 128,
+    chunk: int = 16,
+    delta: Real[ArrayLike, ""] = 0.01,
+    learning_rate: Real[ArrayLike, ""] = 0.01,
+    loss: Loss | None = None,
+    targets: Num[Array | np.ndarray, " n"] | None = None,
+    eot_samples: int = 1,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Attacked:
+    r"""Adam on slopes estimated from values of the loss, in the L-infinity ball.
+
+    .. math::
+        g = \frac{1}{m} \sum_{j=1}^m
+            \frac{L(f(x + \delta v_j)) - L(f(x - \delta v_j))}{2 \delta}\, v_j,
+        \qquad v_j \sim U(\{-1, 1\}^d), \qquad
+        x \leftarrow \Pi_B(x + \mathrm{Adam}(g))
+
+    It needs no derivative, so it sees through a defence whose gradient is masked, zero
+    or noise. The estimate is unbiased for a quadratic loss; its variance per entry is
+    about that of all other entries of the gradient together, divided by m.
+
+    The attack starts at the image and keeps the best of its iterates: a wrong answer
+    before a right one, then the higher loss; only the mean loss where `eot_samples` or
+    `evaluations` say that the classifier is random. The two questions of a direction
+    share a key, so that they differ by the direction alone. They are asked where they
+    fall, up to delta outside [0, 1]; the iterates, and the result, lie in [0, 1] and in
+    the ball as the images' dtype computes it. A direction in which an answer is not
+    finite counts as flat. Directions are an image's own, drawn from the key and its
+    index.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        epsilon: radius of the ball in pixel values; >= 0.
+        steps: number of steps of Adam; >= 0.
+        samples: m, directions for each step; >= 1.
+        chunk: of these at a time; memory grows with it.
+        delta: in pixel values; > 0.
+        learning_rate: of Adam, in pixel values; > 0.
+        loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
+            targets. None for the margin.
+        targets: integers in [0, classes), the classes to move to; None for any other.
+        eot_samples: keys over which each loss is averaged. The directions of a step
+            have keys of their own already, so that 1 is often enough for the slope, but
+            not for choosing among iterates of a random classifier.
+        eot_chunk: of these at a time.
+        evaluations: keys under which the result is judged, by vote.
+        first_index: index of the first image, for attacking a data set in pieces.
+
+    Returns:
+        The attacked images. ``queries`` is ``(steps * (2 * samples + 1) + 1) *
+        eot_samples + evaluations``: two for each direction, one for each iterate, and
+        the verdict.
+
+    Raises:
+        ValueError, AssertionError: as `pgd`.
+
+    References:
+        Uesato et al. 2018, "Adversarial risk and the dangers of evaluating against weak
+        attacks", algorithm 1 and appendix C.
+        Spall 1992, "Multivariate stochastic approximation using a simultaneous
+        perturbation gradient approximation".
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.spsa import spsa
+        >>> def rounded(images, key):  # dark or light, in steps, without a gradient
+        ...     light = jnp.round(images.sum(axis=(1, 2, 3)) * 20) / 20 - 24.1
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 4, 4, 3), 0.52), jnp.array([1])
+        >>> print(spsa(rounded, images, labels, jax.random.key(0), steps=20).success)
+        [ True]
+    """
+    inputs.require_finite("epsilon", epsilon)
+    inputs.require_finite("delta", delta, above=True)
+    inputs.require_finite("learning_rate", learning_rate, above=True)
+    inputs.require_at_least("steps", steps, 0)
+    for name, value in (
+        ("samples", samples),
+        ("chunk", chunk),
+        ("eot_samples", eot_samples),
+        ("eot_chunk", eot_chunk),
+        ("evaluations", evaluations),
+    ):
+        inputs.require_at_least(name, value, 1)
+    clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
+    targeted = targets is not None
+    if loss is None:
+        loss = targeted_margin if targeted else margin
+    classes = jnp.asarray(targets) if targeted else labels
+    wanted = goal(loss, labels, classes if targeted else None)
+    value = partial(
+        ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk, gradient=False
+    )
+
+    def oracle(images: Array, key: PRNGKeyArray, gradient: bool = True) -> Answer:
+        own_key, pair_key, draw_key = jax.random.split(key, 3)
+        answer = value(images, own_key)
+        if not gradient:
+            return answer
+        slope, lost = estimate(
+            value,
+            images,
+            image_keys(draw_key, first_index, images),
+            pair_key,
+            samples=samples,
+            chunk=chunk,
+            delta=delta,
+        )
+        return answer._replace(gradient=slope, not_finite=lost + ~answer.finite)
+
+    optimizer = optax.adam(learning_rate)
+
+    def step(state, images, answer, index):
+        del index
+        updates, state = optimizer.update(-answer.gradient, state)
+        return norms.project(images + updates, clean, epsilon, "linf"), state
+
+    query_key, verdict_key = jax.random.split(key)
+    kept = ascend(
+        oracle,
+        Rule(optimizer.init, step),
+        clean,
+        query_key,
+        steps=steps,
+        prefers=preference(randomized=eot_samples > 1 or evaluations > 1),
+    )
+    return finish(
+        logits_fn,
+        wanted,
+        classes,
+        kept,
+        verdict_key,
+        evaluations=evaluations,
+        queries=(steps * (2 * samples + 1) + 1) * eot_samples,
+        targeted=targeted,
+    )
+
+
+def estimate(
+    value: Callable[[Array, PRNGKeyArray], Answer],
+    images: Float[Array, "n h w c"],
+    draw_keys: Key[Array, " n"],
+    pair_key: PRNGKeyArray,
+    *,
+    samples: int,
+    chunk: int,
+    delta: ArrayLike,
+) -> tuple[Float[Array, "n h w c"], Int32[Array, " n"]]:
+    """The slope of a loss, from its values at `samples` pairs of points.
+
+    Args:
+        value: ``(images, key) -> answer``.
+        images: where.
+        draw_keys: of the directions, one for each image.
+        pair_key: of the questions, which get one for each pair.
+        samples, chunk, delta: as in `spsa`.
+
+    Returns:
+        The estimate, and how many questions had no finite answer.
+    """
+    delta = jnp.asarray(delta, images.dtype)
+    shape, dtype = images.shape[1:], images.dtype
+
+    def draw(key: PRNGKeyArray, index: Array) -> Array:
+        return jax.random.rademacher(jax.random.fold_in(key, index), shape, dtype)
+
+    def along(index: Array) -> tuple[Array, Array]:
+        move = jax.vmap(draw, (0, None))(draw_keys, index)
+        key = jax.random.fold_in(pair_key, index)
+        above = value(images + delta * move, key)
+        below = value(images - delta * move, key)
+        slope = (above.loss - below.loss) / (2 * delta)
+        slope = jnp.where(jnp.isfinite(slope), slope, 0)
+        lost = (~above.finite).astype(jnp.int32) + ~below.finite
+        return norms.per_image(slope) * move, lost
+
+    def add(total: tuple, indices: Array) -> tuple[tuple, None]:
+        several = jax.vmap(along)(indices)
+        total = jax.tree.map(lambda t, x: t + x.sum(0, x.dtype), total, several)
+        return total, None
+
+    indices, rest = jnp.arange(samples), samples % chunk
+    total = (jnp.zeros_like(images), jnp.zeros(len(images), jnp.int32))
+    if rest:
+        total, _ = add(total, indices[:rest])
+    (summed, lost), _ = jax.lax.scan(add, total, indices[rest:].reshape(-1, chunk))
+    return summed / samples, lost

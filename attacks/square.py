@@ -1,0 +1,335 @@
+"""The Square attack: random search by squares, which needs no gradient."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Integer, Key, Num, PRNGKeyArray, Real
+
+from attacks import inputs, norms
+from attacks.ascent import (
+    Kept,
+    finish,
+    image_keys,
+    keep,
+    last,
+    merge,
+    nothing_kept,
+    preference,
+)
+from attacks.losses import Loss, margin
+from attacks.oracle import ask, goal
+from attacks.types import Attacked, LogitsFunction
+
+Image = Float[Array, "h w c"]
+Images = Float[Array, "n h w c"]
+
+# After so many of 10,000 queries the share of the changed pixels is halved.
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+def square(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    epsilon: Real[ArrayLike, ""] = 8 / 255,
+    norm: str = "linf",
+    queries: int = 5000,
+    restarts: int = 1,
+    p_init: float = 0.8,
+    loss: Loss = margin,
+    resc_schedule: bool = True,
+    eot_samples: int | None = None,
+    eot_chunk: int = 1,
+    evaluations: int = 1,
+    first_index: Integer[ArrayLike, ""] = 0,
+) -> Attacked:
+    r"""Random search: a change in a random square stays if it raises the loss.
+
+    .. math::
+        x_{t+1} = \begin{cases}
+            x' & L(f(x'), y) > L(f(x_t), y) \text{ or } f(x') \text{ is wrong} \\
+            x_t & \text{otherwise} \end{cases}
+
+    In the L-infinity ball the search starts at vertical stripes of
+    :math:`\pm \epsilon`, and a proposal is :math:`x' = \Pi_B(x_t + 2 \epsilon \rho)` in
+    a random square, with a random sign :math:`\rho` for each of its colours. In the L2
+    ball it starts at a grid of tiles, each a pair of peaks of opposite signs, and a
+    proposal moves the perturbation of one random square into another, where a pair of
+    peaks is added to what is there. The squares cover a share p of the image, which is
+    ``p_init`` at first and is halved nine times.
+
+    An image that is misclassified is left as it is, unless the classifier is random:
+    `eot_samples` above 1 says so, and then every image is searched to the end for the
+    highest average loss, the first wrong answer being no proof. Squares and signs
+    follow from the key and the image's index, so the result does not depend on the
+    batch. Nothing is asked of the classifier but its logits. The search ends when all
+    images of the batch are misclassified.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``; not differentiated.
+        images: floats in [0, 1].
+        labels: integers in [0, classes), the classes to move away from.
+        key: a key of `jax.random.key`.
+        epsilon: radius of the ball in pixel values; >= 0.
+        norm: "linf" or "l2".
+        queries: proposals of each restart, at most; >= 1.
+        restarts: searches, each from a start of its own, of images not yet
+            misclassified.
+        p_init: the share of the pixels that the first squares cover; in (0, 1].
+        loss: ``(logits, labels) -> [n]``; see `attacks.losses`.
+        resc_schedule: stretch the schedule of p, which is that of 10,000 queries, to
+            `queries`. AutoAttack does not, with its 5,000.
+        eot_samples: keys over which each answer is averaged; None for as many as
+            `evaluations`.
+        eot_chunk: of these at a time; memory grows with it.
+        evaluations: keys under which the result is judged, by vote.
+        first_index: index of the first image, for attacking a data set in pieces.
+
+    Returns:
+        The attacked images, each the one of highest loss where none is misclassified.
+        ``queries`` is, for each image, ``eot_samples`` times one for the clean image,
+        one for each start and one for each proposal while it was searched, and
+        ``evaluations`` for the verdict.
+
+    Raises:
+        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
+            finite, or a label that names no class, with index and value. Values that
+            are being traced (under `jax.jit`) cannot be checked.
+        AssertionError: wrong shapes or dtypes.
+
+    References:
+        Andriushchenko et al. 2020, "Square attack: a query-efficient black-box
+        adversarial attack via random search", algorithms 1 to 3, with the proposals of
+        AutoAttack's version. There all images of a batch share their squares; here each
+        has its own, which may also touch the last row and column, as in the paper.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import square
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
+        >>> attacked = square(brightness, images, labels, jax.random.key(0))
+        >>> print(attacked.success)
+        [ True]
+    """
+    inputs.require_finite("epsilon", epsilon)
+    inputs.require_choice("norm", norm, ("linf", "l2"))
+    samples = evaluations if eot_samples is None else eot_samples
+    for name, value in (
+        ("queries", queries),
+        ("restarts", restarts),
+        ("eot_samples", samples),
+        ("eot_chunk", eot_chunk),
+        ("evaluations", evaluations),
+    ):
+        inputs.require_at_least(name, value, 1)
+    if not 0 < p_init <= 1:
+        raise ValueError(f"p_init must be above 0 and at most 1, got {p_init}")
+    clean, labels, _ = inputs.checked(logits_fn, images, labels, key)
+    wanted = goal(loss, labels)
+    randomized = samples > 1
+    prefers = preference(randomized=randomized)
+    oracle = partial(
+        ask, logits_fn, wanted, samples=samples, chunk=eot_chunk, gradient=False
+    )
+    epsilon = jnp.asarray(epsilon, clean.dtype)
+    start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)
+    sizes = proposal_sides(clean.shape[1:], queries, p_init, resc_schedule, norm)
+    sides, stages = np.unique(sizes, return_inverse=True)
+    windows = [two_peaks(int(side)) for side in sides]
+    peaks = jnp.asarray(_padded(windows), clean.dtype)
+    sides, stages = jnp.asarray(sides), jnp.asarray(stages)
+    start_key, query_key = jax.random.split(key)
+    keys = image_keys(start_key, first_index, clean)
+
+    def unfinished(kept: Kept) -> Bool[Array, " n"]:
+        return (kept.wrong < 1) | randomized
+
+    def run(index: Array, carry: tuple[Kept, Array]) -> tuple[Kept, Array]:
+        best, asked = carry
+        wanted_now = unfinished(best)
+        image_keys, asking = _folded(keys, index), jax.random.fold_in(query_key, index)
+
+        def offer(kept, moved, index, prefers, searched):
+            moved = norms.project(moved, clean, epsilon, norm)
+            answer = oracle(moved, jax.random.fold_in(asking, index))
+            new = keep(kept, moved, answer, prefers)
+            return jax.tree.map(partial(_where, searched), new, kept)
+
+        def searched(state: tuple) -> Bool[Array, " n"]:
+            return wanted_now & unfinished(state[1])
+
+        def step(state: tuple[Array, Kept, Array]) -> tuple[Array, Kept, Array]:
+            index, kept, asked = state
+            stage = stages[index]
+            moved = jax.vmap(propose, (0, 0, 0, None, None, None))(
+                _folded(image_keys, index + 1),
+                kept.images,
+                clean,
+                epsilon,
+                sides[stage],
+                peaks[stage],
+            )
+            kept = offer(kept, moved, index + 1, prefers, searched(state))
+            return index + 1, kept, asked + searched(state)
+
+        first = jax.vmap(start, (0, 0, None))(_folded(image_keys, 0), clean, epsilon)
+        kept = offer(nothing_kept(clean), first, 0, last, wanted_now)
+        _, kept, asked = jax.lax.while_loop(
+            lambda state: (state[0] < queries) & searched(state).any(),
+            step,
+            (jnp.zeros((), jnp.int32), kept, asked + wanted_now),
+        )
+        return merge(best, kept, prefers), asked
+
+    answer = oracle(clean, jax.random.fold_in(query_key, restarts))
+    best = keep(nothing_kept(clean), clean, answer, prefers)
+    best, asked = jax.lax.fori_loop(
+        0, restarts, run, (best, jnp.ones(len(clean), jnp.int32))
+    )
+    return finish(
+        logits_fn,
+        wanted,
+        labels,
+        best,
+        jax.random.fold_in(key, 1),
+        evaluations=evaluations,
+        queries=asked * samples,
+    )
+
+
+def _where(chosen: Array, new: Array, old: Array) -> Array:
+    return jnp.where(chosen.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+
+def _folded(keys: Key[Array, " n"], index: Array | int) -> Key[Array, " n"]:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+
+
+def proposal_sides(
+    shape: tuple[int, ...], queries: int, p_init: float, rescaled: bool, norm: str
+) -> np.ndarray:
+    """The side of each proposal's square: at least 1; for L2 odd and at least 3."""
+    index = np.arange(queries)
+    if rescaled:
+        index = (index / queries * 10_000).astype(int)
+    halvings = (index[:, None] > np.array(HALVINGS)).sum(axis=1)
+    pixels = shape[0] * shape[1]
+    sides = np.rint(np.sqrt(p_init / 2.0**halvings * pixels)).astype(int)
+    shortest = min(shape[:2])
+    if norm == "linf":
+        return np.clip(sides, 1, shortest)
+    odd = np.maximum(sides, 3) // 2 * 2 + 1
+    return np.minimum(odd, shortest - (shortest + 1) % 2)
+
+
+def _stripes(key: PRNGKeyArray, clean: Image, epsilon: Array) -> Image:
+    """A sign for each column and colour."""
+    signs = jax.random.rademacher(key, (1, *clean.shape[1:]), clean.dtype)
+    return clean + epsilon * signs
+
+
+def _squares(
+    key: PRNGKeyArray,
+    current: Image,
+    clean: Image,
+    epsilon: Array,
+    side: Array,
+    peaks: Array,
+) -> Image:
+    """From one end of the interval to the other, or no further, in one square."""
+    del clean, peaks
+    place_key, sign_key = jax.random.split(key)
+    _, inside = _place(place_key, current.shape, side)
+    signs = jax.random.rademacher(sign_key, current.shape[2:], current.dtype)
+    return current + 2 * epsilon * signs * inside
+
+
+def _tiles(key: PRNGKeyArray, clean: Image, epsilon: Array) -> Image:
+    """Two peaks in each tile of a grid, whose shorter side has five tiles or more."""
+    height, width, colours = clean.shape
+    side = max(min(height, width) // 5, 1)
+    rows, columns = height // side, width // side
+    turn_key, sign_key = jax.random.split(key)
+    tile = jnp.asarray(two_peaks(side), clean.dtype)
+    turned = jax.random.bernoulli(turn_key, shape=(rows, 1, columns, 1))
+    tiles = jnp.where(turned, tile.T[:, None], tile[:, None])
+    signs = jax.random.rademacher(sign_key, (rows, 1, columns, 1, colours), clean.dtype)
+    grid = (tiles[..., None] * signs).reshape(rows * side, columns * side, colours)
+    spare = height - rows * side, width - columns * side
+    before = [(n // 2, n - n // 2) for n in spare]
+    return clean + _of_length(jnp.pad(grid, (*before, (0, 0))), epsilon)
+
+
+def _peaks(
+    key: PRNGKeyArray,
+    current: Image,
+    clean: Image,
+    epsilon: Array,
+    side: Array,
+    peaks: Array,
+) -> Image:
+    """Takes the perturbation of one square and adds it to another, with two peaks."""
+    change = current - clean
+    height, width, colours = change.shape
+    to_key, from_key, turn_key, sign_key = jax.random.split(key, 4)
+    (row, column), inside = _place(to_key, change.shape, side)
+    _, emptied = _place(from_key, change.shape, side)
+    turned = jnp.where(jax.random.bernoulli(turn_key), peaks.T, peaks)
+    rows = jnp.clip(jnp.arange(height) - row, 0, len(peaks) - 1)
+    columns = jnp.clip(jnp.arange(width) - column, 0, len(peaks) - 1)
+    placed = turned[rows[:, None], columns][..., None] * inside
+    signs = jax.random.rademacher(sign_key, (colours,), current.dtype)
+    # Both of length 1 in each colour before they are added.
+    added = placed * signs + _of_length(change * inside, 1, axis=(0, 1))
+    unused = jnp.maximum(epsilon**2 - jnp.sum(change**2), 0)
+    moved = jnp.sum((change * (inside | emptied)) ** 2)
+    added = _of_length(added, jnp.sqrt(unused / colours + moved), axis=(0, 1))
+    change = jnp.where(inside, added, jnp.where(emptied, 0, change))
+    return clean + _of_length(change, epsilon)
+
+
+def _place(
+    key: PRNGKeyArray, shape: tuple[int, ...], side: Array
+) -> tuple[tuple[Array, Array], Bool[Array, "h w 1"]]:
+    """The upper left corner of a random square, and whether a pixel lies in it."""
+    row_key, column_key = jax.random.split(key)
+    row = jax.random.randint(row_key, (), 0, shape[0] - side + 1)
+    column = jax.random.randint(column_key, (), 0, shape[1] - side + 1)
+    rows, columns = jnp.arange(shape[0]) - row, jnp.arange(shape[1]) - column
+    inside = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
+    return (row, column), (inside[0][:, None] & inside[1])[..., None]
+
+
+def _of_length(change: Image, length: Array | int, axis=(0, 1, 2)) -> Image:
+    current = jnp.sqrt(jnp.sum(change**2, axis=axis, keepdims=True))
+    return change / (current + 1e-12) * length
+
+
+def two_peaks(side: int) -> np.ndarray:
+    """The window of the L2 attack, of length 1: a hill above a valley (eq. (2))."""
+    upper, lower = _peak(side // 2, side), _peak(side - side // 2, side)
+    both = np.concatenate([upper, -lower])
+    return both / np.sqrt((both**2).sum())
+
+
+def _peak(height: int, width: int) -> np.ndarray:
+    """Nested squares around the centre, each adding the inverse square of its rank."""
+    rows, columns = np.arange(height) - height // 2, np.arange(width) - width // 2
+    rank = np.maximum(np.abs(rows)[:, None], np.abs(columns))
+    rings = 1.0 / np.arange(1, max(height, width) // 2 + 2) ** 2
+    hill = np.cumsum(rings[::-1])[::-1][rank]
+    return hill / max(np.sqrt((hill**2).sum()), 1e-12)
+
+
+def _padded(windows: list[np.ndarray]) -> np.ndarray:
+    """Windows of different sides as one array, each at the upper left."""
+    largest = max(len(window) for window in windows)
+    return np.stack([np.pad(window, (0, largest - len(window))) for window in windows])

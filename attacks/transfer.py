@@ -1,0 +1,88 @@
+"""Transfer: images made against one classifier, shown to another."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Num, PRNGKeyArray
+
+from attacks import inputs
+from attacks.ascent import finish, nothing_kept
+from attacks.losses import cross_entropy, targeted_cross_entropy
+from attacks.oracle import goal
+from attacks.types import Attacked, LogitsFunction
+
+
+def transfer(
+    source_fn: LogitsFunction,
+    target_fn: LogitsFunction,
+    attack: Callable[..., Attacked],
+    images: Num[Array | np.ndarray, "n h w c"],
+    labels: Num[Array | np.ndarray, " n"],
+    key: PRNGKeyArray,
+    *,
+    evaluations: int = 1,
+    **options: Any,
+) -> Attacked:
+    r"""Attacks a classifier that gives away nothing with images made against another.
+
+    .. math:: x' = \mathrm{attack}(f_{source}, x, y), \qquad
+        \arg\max_i f_{target}(x')_i \ne y
+
+    Args:
+        source_fn: the classifier that the attacker has, ``(images, key) -> logits``.
+        target_fn: the classifier that is attacked, of the same classes.
+        attack: a function of this package, or a `functools.partial` of one.
+        images, labels, key: as in `pgd`.
+        evaluations: keys under which the target judges the result, by vote; for those
+            of the attack itself use a `functools.partial`.
+        options: of the attack. With ``targets``, naming them is success.
+
+    Returns:
+        The images as the attack returned them; ``success``, ``loss`` (the
+        cross-entropy, in nats), ``queries`` and ``not_finite`` are those of the target,
+        which is asked for the verdict only. What the source was asked is not counted.
+
+    Raises:
+        ValueError, AssertionError: as `pgd` and as the attack.
+
+    References:
+        Papernot, McDaniel and Goodfellow 2016, "Transferability in machine learning:
+        from phenomena to black-box attacks using adversarial samples".
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import fgsm
+        >>> from attacks.transfer import transfer
+        >>> def brightness(images, key):  # two classes: dark and light
+        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
+        ...     return jnp.stack([-light, light], axis=1)
+        >>> def by_the_top_row(images, key):  # without a gradient
+        ...     return jnp.round(brightness(images[:, :1], key) * 255)
+        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
+        >>> attacked = transfer(
+        ...     brightness, by_the_top_row, fgsm, images, labels, jax.random.key(0)
+        ... )
+        >>> print(attacked.success, attacked.queries)
+        [ True] [1]
+    """
+    inputs.require_at_least("evaluations", evaluations, 1)
+    targets = options.get("targets")
+    images, labels, _ = inputs.checked(target_fn, images, labels, key, targets)
+    craft_key, verdict_key = jax.random.split(key)
+    crafted = attack(source_fn, images, labels, craft_key, **options)
+    targeted = targets is not None
+    classes = jnp.asarray(targets) if targeted else labels
+    loss = targeted_cross_entropy if targeted else cross_entropy
+    return finish(
+        target_fn,
+        goal(loss, labels, classes if targeted else None),
+        classes,
+        nothing_kept(crafted.images),
+        verdict_key,
+        evaluations=evaluations,
+        queries=0,
+        targeted=targeted,
+    )

@@ -1,0 +1,354 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attacks.ascent import Rule, ascend, preference
+from attacks.autoattack import Stage, autoattack, autoattack_stages
+from attacks.autopgd import autopgd, targeted_autopgd
+from attacks.fab import fab
+from attacks.judge import judge
+from attacks.losses import cross_entropy, dlr
+from attacks.oracle import ask, goal
+from attacks.square import square
+from attacks.types import Attacked
+
+CLASSES = 5
+SHAPE = (4, 3, 2)
+
+
+def compiled(attack, logits_fn, **options):
+    """Compiled without optimizations: that takes longer here than the attack does."""
+    attack = functools.partial(attack, logits_fn, **options)
+    return jax.jit(attack, compiler_options={"xla_backend_optimization_level": 0})
+
+
+WEIGHTS = np.random.default_rng(0).normal(size=(np.prod(SHAPE), CLASSES))
+
+
+def linear(images, key):
+    flat = (images - 0.5).reshape(len(images), -1)
+    return jnp.matmul(flat, WEIGHTS.astype(images.dtype), precision="highest")
+
+
+def some_images(n, low=0.3, high=0.7, seed=1):
+    rng = np.random.default_rng(seed)
+    return rng.uniform(low, high, (n, *SHAPE)).astype(np.float32)
+
+
+def named_by(logits_fn, images):
+    return np.array(logits_fn(images, None).argmax(axis=1))
+
+
+def smallest_radii(images, labels, order):
+    """What is needed to break `linear` at each image, far from the box's sides."""
+    slopes = WEIGHTS.T - WEIGHTS.T[labels][:, None]  # image, class, pixel
+    gaps = np.einsum("icp,ip->ic", slopes, (images - 0.5).reshape(len(images), -1))
+    others = np.arange(CLASSES) != labels[:, None]
+    lengths = np.where(others, np.linalg.norm(slopes, ord=order, axis=2), 1)
+    return np.min(-gaps / lengths, axis=1, where=others, initial=np.inf)
+
+
+def brief_stages(version, norm):
+    """The version's stages with little to do, two of them for "standard"."""
+    few = {"standard": ("apgd-ce", "apgd-t"), "plus": ("fab", "square")}[version]
+    cut = {"fab": {"steps": 10, "restarts": 1}, "square": {"queries": 20}}
+    return tuple(
+        Stage(name, functools.partial(attack, **cut.get(name, {"steps": 25})))
+        for name, attack in autoattack_stages(version, norm)
+        if name in few
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        (
+            "standard",
+            [
+                ("apgd-ce", autopgd, {"loss": cross_entropy}),
+                ("apgd-t", targeted_autopgd, {"target_classes": 9}),
+                ("fab-t", None, {}),
+                ("square", square, {"queries": 5000, "resc_schedule": False}),
+            ],
+        ),
+        (
+            "plus",
+            [
+                ("apgd-ce", autopgd, {"loss": cross_entropy, "restarts": 5}),
+                ("apgd-dlr", autopgd, {"loss": dlr, "restarts": 5}),
+                ("fab", fab, {"restarts": 5}),
+                ("square", square, {"queries": 5000, "resc_schedule": False}),
+                ("apgd-t", targeted_autopgd, {"target_classes": 9}),
+                ("fab-t", None, {}),
+            ],
+        ),
+        (
+            "rand",
+            [
+                ("apgd-ce", autopgd, {"loss": cross_entropy, "eot_samples": 20}),
+                ("apgd-dlr", autopgd, {"loss": dlr, "eot_samples": 20}),
+            ],
+        ),
+    ],
+)
+def test_stages_are_those_of_the_authors(version, expected):
+    stages = autoattack_stages(version, "l2")
+    assert [stage.name for stage in stages] == [name for name, _, _ in expected]
+    for stage, (_, function, options) in zip(stages, expected, strict=True):
+        given = dict(stage.attack.keywords)
+        assert given.pop("norm") == "l2" and given.pop("eot_chunk", 1) == 1
+        assert given == options
+        assert function is None or stage.attack.func is function
+
+
+def test_fab_t_tries_at_most_nine_targets(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "attacks.autoattack.fab", lambda *args, **options: seen.append(options)
+    )
+    attack = dict(autoattack_stages())["fab-t"]
+    images, labels = some_images(1), np.array([0])
+    many = lambda images, key: jnp.zeros((len(images), 30))
+    for logits_fn in (linear, many):
+        attack(logits_fn, images, labels, jax.random.key(0), epsilon=0.1)
+    assert [options["target_classes"] for options in seen] == [CLASSES - 1, 9]
+
+
+@pytest.mark.parametrize(("norm", "order"), [("linf", 1), ("l2", 2)])
+def test_breaks_a_linear_model_from_the_smallest_radius_on(norm, order):
+    images = some_images(8)
+    labels = named_by(linear, images)
+    labels[2] = (labels[2] + 1) % CLASSES
+    needed = smallest_radii(images, labels, order)
+    attack = compiled(
+        autoattack, linear, norm=norm, stages=brief_stages("standard", norm)
+    )
+    key, epsilon = jax.random.key(0), 1.02 * np.sort(needed)[4]
+    found = attack(images, labels, key, epsilon=epsilon)
+    np.testing.assert_array_equal(found.success, needed < epsilon)
+    np.testing.assert_array_equal(
+        found.success, named_by(linear, found.images) != labels
+    )
+    # The clean one comes back, after being asked about it alone.
+    np.testing.assert_array_equal(found.images[2], images[2])
+    queries = np.asarray(found.queries)
+    assert queries[2] == 2
+    # 1 for the clean image and 1 for the verdict; of each stage 1 for the clean image,
+    # 26 for each run, 1 for its own verdict, and 1 to compare.
+    np.testing.assert_array_equal(queries[~found.success], 2 + 29 + (3 + 4 * 26))
+    assert set(queries[np.asarray(found.success)]) <= {2, 31, *range(60, 138, 26)}
+    assert 31 in queries
+    for epsilon in (0.0, 8 / 255, 30.0):
+        images = np.concatenate([some_images(7, 0, 1), np.ones((1, *SHAPE))], axis=0)
+        images = images.astype(np.float32)
+        result = np.asarray(attack(images, labels, key, epsilon=epsilon).images)
+        assert result.min() >= 0 and result.max() <= 1
+        moved = (result - images).reshape(8, -1)
+        lengths = np.linalg.norm(moved, np.inf if norm == "linf" else 2, axis=1)
+        assert (lengths <= np.float32(epsilon)).all()
+        if epsilon == 0:
+            np.testing.assert_array_equal(result, images)
+
+
+def test_an_image_alone_is_as_in_the_batch():
+    images = some_images(6)
+    labels = named_by(linear, images)
+    labels[1] = (labels[1] + 1) % CLASSES
+    attack = compiled(autoattack, linear, stages=brief_stages("standard", "linf"))
+    key, epsilon = jax.random.key(3), np.median(smallest_radii(images, labels, 1))
+    batch = attack(images, labels, key, epsilon=epsilon, first_index=0)
+    assert 1 < batch.success.sum() < 6
+    for i in range(6):
+        alone = attack(
+            images[i : i + 1], labels[i : i + 1], key, epsilon=epsilon, first_index=i
+        )
+        for one, of_all in zip(alone, batch, strict=True):
+            if one.dtype != jnp.float32 or one.ndim > 1:
+                np.testing.assert_array_equal(one[0], of_all[i])
+
+
+def marked(name, amount, calls):
+    """A stage that adds to all pixels, and says that it ran."""
+
+    def attack(logits_fn, images, labels, key, *, epsilon, first_index):
+        jax.debug.callback(lambda: calls.append(name))
+        nothing = jnp.zeros(len(images), jnp.int32)
+        return Attacked(images + amount, nothing > 0, nothing * 1.0, nothing, nothing)
+
+    return Stage(name, attack)
+
+
+def brightness(images, key):
+    light = images.mean(axis=(1, 2, 3)) - 0.5
+    return jnp.stack([-light, light, 0 * light - 9, 0 * light - 9], axis=1)
+
+
+def run_marked(images, labels, *amounts, epsilon=0.25, **options):
+    calls = []
+    stages = tuple(marked(i, amount, calls) for i, amount in enumerate(amounts))
+    found = autoattack(
+        options.pop("logits_fn", brightness),
+        images,
+        labels,
+        jax.random.key(0),
+        epsilon=epsilon,
+        stages=stages,
+        **options,
+    )
+    jax.block_until_ready(found)
+    jax.effects_barrier()
+    return found, calls
+
+
+def grey(*levels):
+    return np.ones((1, 2, 2, 1), np.float32) * np.reshape(levels, (-1, 1, 1, 1)).astype(
+        np.float32
+    )
+
+
+def test_a_later_stage_leaves_a_broken_image():
+    images, labels = grey(0.625, 0.75), np.array([1, 1])
+    found, calls = run_marked(images, labels, -0.1875, -0.25, 0.125)
+    # The first image is broken by the first stage; the other by none, and its best
+    # was that of the second.
+    np.testing.assert_array_equal(
+        found.images, images - np.float32([[[[0.1875]]], [[[0.25]]]])
+    )
+    assert calls == [0, 1, 2]
+    np.testing.assert_array_equal(found.queries, [3, 5])
+
+
+def test_no_stage_runs_when_nothing_is_left():
+    images, labels = grey(0.625, 0.375), np.array([1, 1])
+    found, calls = run_marked(images, labels, -0.125, -0.1875, -0.25)
+    assert calls == [0, 1] and found.success.all()
+    np.testing.assert_array_equal(found.images, grey(0.4375, 0.375))
+    _, calls = run_marked(images[1:], labels[1:], -0.125)
+    assert calls == []
+
+
+def test_what_lies_outside_the_ball_does_not_count():
+    images, labels = grey(0.625), np.array([1])
+    found, _ = run_marked(images, labels, -0.25, epsilon=0.2)
+    np.testing.assert_array_equal(found.images, images)
+    assert not found.success[0]
+
+
+def test_nan_logits_are_not_kept():
+    def logits_fn(images, key):
+        dark = images.mean(axis=(1, 2, 3), keepdims=True)[:, :, 0, 0] < 0.4
+        return jnp.where(dark, jnp.nan, brightness(images, key))
+
+    found, _ = run_marked(grey(0.625), np.array([1]), -0.25, -0.1, logits_fn=logits_fn)
+    np.testing.assert_array_equal(found.images, grey(0.625) - np.float32(0.1))
+    assert found.not_finite[0] == 1 and not found.success[0]
+
+
+CHANCE = 0.1
+
+
+def sometimes_anything(images, key):
+    """`linear`, but one answer in ten is drawn from all classes."""
+    chance, draw = jax.random.split(key)
+    lucky = jax.random.bernoulli(chance, CHANCE, (len(images), 1))
+    drawn = jax.random.randint(draw, (len(images),), 0, CLASSES)
+    anything = 3 * jax.nn.one_hot(drawn, CLASSES)
+    return jnp.where(lucky, anything, 30 * linear(images, key))
+
+
+def test_one_lucky_answer_is_no_success_of_rand():
+    # Half of the images can be broken inside the ball. The others are answered wrongly
+    # with 8 % chance, wherever in the ball they are.
+    images = some_images(32)
+    labels = named_by(linear, images)
+    needed = smallest_radii(images, labels, 1)
+    epsilon = np.median(needed)
+    # Not so close to the boundary that nothing in the ball is clear.
+    clear = np.abs(needed / epsilon - 1) > 0.1
+    images, labels, robust = images[clear], labels[clear], (needed > epsilon)[clear]
+    n, key = len(images), jax.random.key(0)
+    assert 10 < robust.sum() < n - 10
+
+    # Judged as the authors' program does: broken at the first wrong answer of the
+    # search, here one that asks a hundred times about the clean image.
+    still = Rule(lambda images: (), lambda state, images, answer, index: (images, ()))
+    wanted = goal(cross_entropy, jnp.asarray(labels))
+    one_shot = ascend(
+        functools.partial(ask, sometimes_anything, wanted),
+        still,
+        jnp.asarray(images),
+        key,
+        steps=100,
+        prefers=preference(randomized=False),
+    )
+    assert (one_shot.wrong == 0).mean() < 0.05
+
+    stages = tuple(
+        Stage(name, functools.partial(attack, steps=15))
+        for name, attack in autoattack_stages("rand", eot_chunk=20)
+    )
+    attack = compiled(autoattack, sometimes_anything, version="rand", stages=stages)
+    found = attack(images, labels, key, epsilon=epsilon)
+    np.testing.assert_array_equal(found.success, ~robust)
+    # 20 for the clean image, the verdict, and each stage, whose own is one answer.
+    np.testing.assert_array_equal(found.queries, 2 * 20 + 2 * (16 * 20 + 1 + 20))
+
+    judged = judge(
+        sometimes_anything, found.images, jnp.asarray(labels), key, evaluations=200
+    )
+    right = CHANCE / CLASSES + (1 - CHANCE) * robust
+    np.testing.assert_allclose(judged.accuracy, right, atol=0.1)
+    assert abs(judged.accuracy.mean() - right.mean()) < 0.01
+    np.testing.assert_array_equal(judged.majority, robust)
+
+
+def test_rand_keeps_the_highest_mean_loss_under_the_same_keys():
+    # The middle stage is the best, and only on average: a single answer depends on
+    # the key more than on the image.
+    def logits_fn(images, key):
+        return brightness(images, key) + 3 * jax.random.normal(key, (4,))
+
+    images, labels = grey(0.75, 0.625, 0.25), np.array([1, 1, 1])
+    found, calls = run_marked(
+        images,
+        labels,
+        -0.0625,
+        -0.25,
+        0.125,
+        version="rand",
+        evaluations=50,
+        logits_fn=logits_fn,
+    )
+    # All stages run on all images, the last image being wrong from the start.
+    np.testing.assert_array_equal(found.images, images - 0.25)
+    assert calls == [0, 1, 2]
+    np.testing.assert_array_equal(found.queries, [250] * 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epsilon": -0.1}, "epsilon must be finite and at least 0, got -0.1"),
+        ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
+        ({"version": "fast"}, "must be 'standard' or 'plus' or 'rand', got 'fast'"),
+        ({"evaluations": 0, "version": "rand"}, "evaluations must be at least 1"),
+        ({"evaluations": 3}, "evaluations is 3, but version 'standard' takes one"),
+    ],
+)
+def test_refuses_senseless_settings(setting, message):
+    images, labels = some_images(1), np.array([0])
+    with pytest.raises(ValueError, match=message):
+        autoattack(linear, images, labels, jax.random.key(0), **setting)
+
+
+@pytest.mark.parametrize(("version", "classes"), [("standard", 3), ("rand", 2)])
+def test_refuses_too_few_classes(version, classes):
+    few = lambda images, key: linear(images, key)[:, :classes]
+    message = f"compares {classes + 1} logits, logits_fn has {classes} classes"
+    with pytest.raises(ValueError, match=message):
+        autoattack(
+            few, some_images(1), np.array([0]), jax.random.key(0), version=version
+        )

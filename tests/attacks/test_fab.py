@@ -1,0 +1,372 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from attacks import norms
+from attacks.fab import fab, fab_minimal, random_start, shortest_move
+
+CLASSES = 4
+ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
+
+
+def linear_model(shape, seed=0):
+    """Logits and the float64 weights behind them, [h * w * c, classes]."""
+    weights = np.random.default_rng(seed).normal(size=(np.prod(shape), CLASSES))
+    columns = weights.astype(np.float32).reshape(*shape, CLASSES)
+
+    def logits_fn(images, key):
+        # A sum and no product of matrices, whose rounding depends on the batch.
+        terms = images[..., None] * columns
+        return terms.reshape(len(images), -1, CLASSES).sum(axis=1)
+
+    return logits_fn, weights
+
+
+def two_layers(images, key):
+    """A smooth classifier with many local slopes."""
+    rng = np.random.default_rng(9)
+    first = rng.normal(size=(images[0].size, 16)).astype(images.dtype)
+    second = rng.normal(size=(16, CLASSES)).astype(images.dtype)
+    hidden = jnp.tanh((images - 0.5).reshape(len(images), -1) @ first / 4)
+    return hidden @ second
+
+
+def some_images(n, shape, seed=1):
+    return np.random.default_rng(seed).random((n, *shape), np.float32)
+
+
+def named(logits_fn, images):
+    return np.array(logits_fn(images, jax.random.key(0)).argmax(axis=1))
+
+
+def moves_of(points, normals, amounts, norm):
+    arrays = (jnp.asarray(x) for x in (points, normals, amounts))
+    return np.asarray(shortest_move(*arrays, norm))
+
+
+def shortest(point, normal, amount, norm):
+    """The length of the shortest d with w d = a and p + d in [0, 1], by SciPy."""
+    n, bounds = len(point), np.stack([-point, 1 - point], axis=1)
+    if norm == "linf":  # min s where -s <= d <= s
+        eye, ones = np.eye(n), np.ones((n, 1))
+        return scipy.optimize.linprog(
+            np.r_[np.zeros(n), 1],
+            A_ub=np.block([[eye, -ones], [-eye, -ones]]),
+            b_ub=np.zeros(2 * n),
+            A_eq=np.r_[normal, 0][None],
+            b_eq=[amount],
+            bounds=[*bounds, (0, None)],
+        ).fun
+    if norm == "l1":  # d = up - down
+        return scipy.optimize.linprog(
+            np.ones(2 * n),
+            A_eq=np.r_[normal, -normal][None],
+            b_eq=[amount],
+            bounds=[(0, x) for x in np.r_[1 - point, point]],
+        ).fun
+    # The dual of the quadratic program has one variable.
+    cut = lambda level: np.clip(level * normal, *bounds.T)
+    ends = np.array([-1, 1]) * 2 / np.abs(normal[normal != 0]).min()
+    level = scipy.optimize.brentq(
+        lambda level: normal @ cut(level) - amount, *ends, xtol=1e-15, rtol=1e-15
+    )
+    return np.linalg.norm(cut(level))
+
+
+@pytest.mark.parametrize("norm", norms.NORMS)
+def test_shortest_move_is_scipys(norm, x64):
+    rng = np.random.default_rng(0)
+    n, shape = 40, (2, 3, 2)
+    points = rng.random((n, *shape))
+    points[::4] = np.round(points[::4])  # in corners
+    normals = rng.normal(size=(n, *shape)) * (rng.random((n, *shape)) > 0.2)
+    normals[1::4] = np.round(normals[1::4])  # many entries of equal size
+    flat_points, flat_normals = points.reshape(n, -1), normals.reshape(n, -1)
+    away = np.where(flat_normals > 0, 1 - flat_points, -flat_points)
+    back = np.where(flat_normals < 0, 1 - flat_points, -flat_points)
+    most = (flat_normals * away).sum(axis=1)
+    least = (flat_normals * back).sum(axis=1)
+    amounts = least + rng.random(n) * (most - least)
+    moves = moves_of(points, normals, amounts, norm).reshape(n, -1)
+    np.testing.assert_allclose((flat_normals * moves).sum(axis=1), amounts, atol=1e-12)
+    assert ((flat_points + moves > -1e-15) & (flat_points + moves < 1 + 1e-15)).all()
+    np.testing.assert_array_equal(moves[flat_normals == 0], 0)
+    lengths = np.linalg.norm(moves, ORDER[norm], axis=1)
+    expected = [
+        shortest(*args, norm)
+        for args in zip(flat_points, flat_normals, amounts, strict=True)
+    ]
+    np.testing.assert_allclose(lengths, expected, rtol=1e-9, atol=1e-12)
+    # Out of reach: to the end.
+    moves = moves_of(points, normals, most + 1, norm).reshape(n, -1)
+    expected = np.where(flat_normals == 0, 0, away)
+    np.testing.assert_allclose(moves, expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("norm", norms.NORMS)
+@pytest.mark.parametrize("scale", [1e-25, 1, 1e25])
+def test_shortest_move_in_float32(norm, scale):
+    rng = np.random.default_rng(0)
+    points = rng.random((3, 32, 24, 3), np.float32)
+    normals = rng.normal(size=points.shape).astype(np.float32)
+    amounts = np.array([-300.0, 0.0, 500.0], np.float32)
+    scaled = np.float32(scale)
+    moves = moves_of(points, normals * scaled, amounts * scaled, norm)
+    reached = (normals * moves.astype(np.float64)).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(reached, amounts, rtol=1e-5)
+    ends = points + moves
+    assert ends.min() > -1e-6 and ends.max() < 1 + 1e-6
+    still = moves_of(points, 0 * normals, amounts, norm)
+    np.testing.assert_array_equal(still, np.zeros_like(points))
+
+
+@pytest.mark.parametrize(
+    ("norm", "target_classes"), [("linf", None), ("l2", None), ("l1", None), ("l2", 2)]
+)
+def test_finds_the_optimum_of_a_linear_model(norm, target_classes):
+    shape = (4, 5, 1)
+    logits_fn, weights = linear_model(shape)
+    images = some_images(6, shape)
+    labels = named(logits_fn, images)
+    found = fab_minimal(
+        logits_fn,
+        images,
+        labels,
+        jax.random.key(0),
+        norm=norm,
+        steps=30,
+        target_classes=target_classes,
+    )
+    assert found.attacked.success.all()
+    flat = np.asarray(images, np.float64).reshape(6, -1)
+    logits = flat @ weights
+    for i, label in enumerate(labels):
+        ranked = np.argsort(-logits[i])
+        targets = ranked[1:] if target_classes is None else ranked[1:][:target_classes]
+        expected = []
+        for target in targets:
+            normal = weights[:, target] - weights[:, label]
+            gap = logits[i, label] - logits[i, target]
+            if (np.where(normal > 0, 1 - flat[i], -flat[i]) * normal).sum() > gap:
+                expected.append(shortest(flat[i], normal, gap, norm))
+        assert 0.999 < found.distances[i] / min(expected) < 1.02
+    moved = np.asarray(found.attacked.images, np.float64) - images
+    lengths = np.linalg.norm(moved.reshape(6, -1), ORDER[norm], axis=1)
+    np.testing.assert_allclose(found.distances, lengths, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "target_classes"), [("linf", 2), ("l2", None), ("l1", 2)]
+)
+def test_what_is_further_than_epsilon_comes_back(norm, target_classes):
+    shape = (5, 4, 3)
+    images = some_images(16, shape)
+    labels = named(two_layers, images)
+    labels[:2] = (labels[:2] + 1) % CLASSES  # wrong as they are
+    options = {"norm": norm, "steps": 15, "target_classes": target_classes}
+    attack = jax.jit(functools.partial(fab, two_layers, **options))
+    minimal = jax.jit(functools.partial(fab_minimal, two_layers, **options))
+    key = jax.random.key(0)
+    found = minimal(images, labels, key)
+    assert found.attacked.success.all()
+    np.testing.assert_array_equal(found.distances[:2], [0, 0])
+    epsilon = float(np.median(found.distances))
+    attacked = attack(images, labels, key, epsilon=epsilon)
+    within = np.asarray(found.distances) <= epsilon
+    assert 5 < within.sum() < 12
+    np.testing.assert_array_equal(attacked.success, within)
+    result = np.asarray(attacked.images)
+    moved = (result != images).any(axis=(1, 2, 3))
+    np.testing.assert_array_equal(moved, within & (np.arange(16) > 1))
+    assert result.min() >= 0 and result.max() <= 1
+    sizes = norms.size(jnp.asarray(result) - images, norm)
+    assert (np.asarray(sizes) <= np.float32(epsilon)).all()
+    runs = 1 if target_classes is None else target_classes
+    each = 15 * (CLASSES + 1 if target_classes is None else 2)
+    np.testing.assert_array_equal(attacked.queries[:2], [2, 2])
+    np.testing.assert_array_equal(
+        np.asarray(attacked.queries)[~within], 2 + runs * each
+    )
+    np.testing.assert_array_equal(
+        np.asarray(found.attacked.queries)[2:], 2 + runs * each
+    )
+    none = attack(images, labels, key, epsilon=0)
+    np.testing.assert_array_equal(none.images, images)
+    np.testing.assert_array_equal(none.success, np.arange(16) < 2)
+
+
+def test_an_image_within_epsilon_makes_no_more_runs():
+    images = some_images(8, (5, 4, 3))
+    labels = named(two_layers, images)
+    attack = functools.partial(fab, two_layers, images, labels, jax.random.key(0))
+    first = attack(epsilon=0.05, steps=8, target_classes=1)
+    all_runs = attack(epsilon=0.05, steps=8, target_classes=3, restarts=2)
+    done = np.asarray(first.success)
+    assert 0 < done.sum() < 8
+    np.testing.assert_array_equal(all_runs.images[done], first.images[done])
+    np.testing.assert_array_equal(np.asarray(all_runs.queries)[done], 2 + 8 * 2)
+    most = np.asarray(all_runs.queries)[~np.asarray(all_runs.success)]
+    np.testing.assert_array_equal(most, 2 + 8 * 2 * 3 * 2)
+
+
+def waves(images, key):
+    """Many boundaries, of which the closest is not where the slope points."""
+    rng = np.random.default_rng(3)
+    directions = rng.normal(size=(images[0].size, 2 * CLASSES)).astype(np.float32)
+    angles = 2 * (images.reshape(len(images), -1) @ directions)
+    return jnp.sin(angles).reshape(-1, CLASSES, 2).sum(axis=2)
+
+
+def test_restarts_begin_elsewhere_and_never_do_worse():
+    images = some_images(8, (4, 4, 3))
+    labels = named(waves, images)
+    minimal = functools.partial(fab_minimal, waves, images, labels, epsilon=0.2)
+    minimal = functools.partial(minimal, steps=4, norm="linf")
+    key = jax.random.key(0)
+    once = jax.jit(minimal)(key)
+    minimal = jax.jit(functools.partial(minimal, restarts=3))
+    thrice, again, other = minimal(key), minimal(key), minimal(jax.random.key(1))
+    assert (thrice.distances <= once.distances).all()
+    assert (thrice.distances < once.distances).any()
+    np.testing.assert_array_equal(again.distances, thrice.distances)
+    assert not np.array_equal(other.distances, thrice.distances)
+
+
+@pytest.mark.parametrize("norm", norms.NORMS)
+def test_random_starts_are_of_one_length(norm):
+    clean, radius = jnp.full((3, 4, 5, 2), 0.5), jnp.array([0.0, 0.1, 0.3])
+    keys = jax.random.split(jax.random.key(0), 3)
+    moved = np.asarray(random_start(keys, clean, radius, norm) - clean).reshape(3, -1)
+    lengths = np.linalg.norm(moved, ORDER[norm], axis=1)
+    np.testing.assert_allclose(lengths, radius, atol=1e-5)
+    assert abs(np.corrcoef(moved[1], moved[2])[0, 1]) < 0.6
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_image_alone_is_as_in_the_batch(norm):
+    shape = (3, 5, 2)
+    logits_fn, _ = linear_model(shape)
+    curved = lambda images, key: jnp.tanh(logits_fn(images, key) / 4)
+    images = some_images(5, shape)
+    labels = named(logits_fn, images)
+    attack = jax.jit(
+        functools.partial(
+            fab_minimal, curved, key=jax.random.key(5), norm=norm, steps=6, restarts=2
+        )
+    )
+    batch = attack(images, labels)
+    for i in range(5):
+        alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
+        # The compiler adds in another order for another size of the batch.
+        np.testing.assert_allclose(
+            alone.attacked.images[0], batch.attacked.images[i], rtol=0, atol=1e-6
+        )
+    others = images.copy()
+    others[1:] = 0.5
+    first = attack(others, labels).attacked.images[0]
+    np.testing.assert_array_equal(first, batch.attacked.images[0])
+
+
+def test_counts_what_the_classifier_sees():
+    seen = []
+
+    def logits_fn(images, key):
+        jax.debug.callback(
+            lambda data: seen.append(tuple(np.asarray(data).tolist())),
+            jax.random.key_data(key),
+        )
+        return two_layers(images, key)
+
+    images = some_images(1, (3, 3, 1))
+    labels = named(two_layers, images)
+    options = {"epsilon": 1e-6, "steps": 3, "target_classes": 2}
+    attacked = fab(logits_fn, images, labels, jax.random.key(0), **options)
+    jax.block_until_ready(attacked)
+    jax.effects_barrier()
+    assert len(seen) == attacked.queries[0] == 1 + 2 * 3 * 2 + 1
+    assert len(set(seen)) == len(seen)
+
+
+def test_averages_over_keys():
+    # How bright is bright enough depends on the key; on average it is 0.5.
+    def logits_fn(images, key):
+        light = images[:, 0, 0, 0] - 0.5 + 0.2 * jax.random.normal(key)
+        return jnp.stack([-light, light], axis=1)
+
+    images, labels = np.full((1, 1, 2, 1), 0.8, np.float32), np.array([1])
+    attack = functools.partial(fab_minimal, logits_fn, images, labels, steps=20)
+    options = {"eot_samples": 101, "evaluations": 11, "target_classes": 1}
+    found, chunked = (
+        jax.jit(functools.partial(attack, eot_chunk=chunk, **options))(
+            jax.random.key(0)
+        )
+        for chunk in (101, 8)
+    )
+    np.testing.assert_allclose(found.distances, 0.3, atol=0.1)
+    np.testing.assert_allclose(chunked.distances, found.distances, rtol=1e-4)
+    assert found.attacked.queries[0] == 101 * (1 + 2 * 20) + 11
+    lucky = jax.jit(attack)(jax.random.key(0))
+    assert lucky.distances[0] < found.distances[0] - 0.1
+
+
+def test_nan_logits_are_not_kept():
+    def logits_fn(images, key):
+        light = images[:, 0, 0, 0] - 0.5
+        light = jnp.where(images[:, 0, 0, 0] < 0.495, jnp.nan, light)
+        return jnp.stack([-light, light], axis=1)
+
+    images = np.full((2, 1, 2, 1), 0.7, np.float32)
+    images[1] = 0.53
+    found = fab_minimal(logits_fn, images, np.array([1, 1]), jax.random.key(0), steps=9)
+    result = np.asarray(found.attacked.images)
+    assert np.isfinite(result).all()
+    assert found.attacked.not_finite[0] > 0
+    assert found.attacked.success[1] and 0.03 < found.distances[1] < 0.035
+    assert found.attacked.success[0] and 0.2 < found.distances[0] < 0.205
+
+
+def test_nothing_found():
+    constant = lambda images, key: jnp.stack([images.sum(axis=(1, 2, 3)) * 0] * 3, 1)
+    images, labels = some_images(2, (2, 3, 1)), np.array([0, 0])
+    found = fab_minimal(constant, images, labels, jax.random.key(0), steps=5)
+    np.testing.assert_array_equal(found.distances, [np.inf, np.inf])
+    np.testing.assert_array_equal(found.attacked.images, images)
+    assert not found.attacked.success.any()
+    silent = lambda images, key: jnp.full((len(images), 3), jnp.nan)
+    attacked = fab(silent, images, labels, jax.random.key(0), steps=5)
+    np.testing.assert_array_equal(attacked.images, images)
+    np.testing.assert_array_equal(attacked.not_finite, [12, 12])
+
+
+def test_keeps_float64(x64):
+    images = np.random.default_rng(0).random((2, 4, 4, 3))
+    labels = named(two_layers, images)
+    attacked = fab(two_layers, images, labels, jax.random.key(0), steps=9, epsilon=0.2)
+    assert attacked.images.dtype == np.float64
+    assert attacked.success.all()
+    assert np.abs(np.asarray(attacked.images) - images).max() <= 0.2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epsilon": -0.1}, "epsilon must be finite and at least 0, got -0.1"),
+        ({"norm": "l0"}, "norm must be 'linf' or 'l2' or 'l1', got 'l0'"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"target_classes": 0}, "target_classes must be at least 1, got 0"),
+        ({"target_classes": 4}, "target_classes is 4, but .* there are 3 others"),
+        ({"alpha_max": -1.0}, "alpha_max must be finite and at least 0"),
+        ({"eta": 0.0}, "eta must be finite and above 0"),
+        ({"beta": float("nan")}, "beta must be finite"),
+        ({"evaluations": 0}, "evaluations must be at least 1"),
+    ],
+)
+def test_refuses_senseless_settings(setting, message):
+    images, labels = some_images(1, (2, 2, 1)), np.array([0])
+    with pytest.raises(ValueError, match=message):
+        fab(two_layers, images, labels, jax.random.key(0), **setting)

@@ -1,0 +1,173 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attacks.multi_targeted import _likely, multi_targeted
+
+CLASSES = 4
+SHAPE = (2, 7, 1)
+
+
+def linear_model():
+    weights = np.random.default_rng(0).normal(size=(np.prod(SHAPE), CLASSES))
+
+    def logits_fn(images, key):
+        flat = images.reshape(len(images), -1)
+        return jnp.matmul(flat, weights.astype(np.float32), precision="highest")
+
+    return logits_fn, weights
+
+
+def some_images(n, shape=SHAPE, seed=1):
+    return np.random.default_rng(seed).random((n, *shape), np.float32)
+
+
+@functools.cache
+def linear_attack():
+    logits_fn, _ = linear_model()
+    attack = functools.partial(multi_targeted, logits_fn, steps=5, step_size=0.05)
+    return jax.jit(attack)
+
+
+def test_linear_optimum_over_all_classes():
+    # z_t - z_y is largest in the ball's corner along w_t - w_y; the margin's optimum is
+    # the best of these.
+    _, weights = linear_model()
+    images, labels = some_images(6), np.arange(6) % CLASSES
+    for epsilon in (8 / 255, 0.1):
+        attacked = linear_attack()(
+            images, labels, jax.random.key(0), epsilon=epsilon, first_index=0
+        )
+        for i, label in enumerate(labels):
+            best = -np.inf
+            for target in set(range(CLASSES)) - {label}:
+                slope = (weights[:, target] - weights[:, label]).reshape(SHAPE)
+                corner = np.clip(images[i] + epsilon * np.sign(slope), 0, 1)
+                logits = corner.astype(np.float64).ravel() @ weights
+                lead = np.delete(logits, label).max() - logits[label]
+                if lead > best:
+                    best, best_image = lead, corner
+            np.testing.assert_allclose(attacked.loss[i], best, atol=1e-5)
+            assert attacked.success[i] == (best > 0)
+            np.testing.assert_allclose(attacked.images[i], best_image, atol=1e-6)
+        result = np.asarray(attacked.images)
+        assert result.min() >= 0 and result.max() <= 1
+        assert np.abs(result - images).max() <= np.float32(epsilon)
+    attacked = linear_attack()(
+        images, labels, jax.random.key(0), epsilon=0.0, first_index=0
+    )
+    np.testing.assert_array_equal(attacked.images, images)
+
+
+def test_an_image_alone_is_as_in_the_batch():
+    images, labels = some_images(6), np.arange(6) % CLASSES
+    # Steps too small for the optimum, so that the random start shows.
+    logits_fn, _ = linear_model()
+    attack = functools.partial(multi_targeted, logits_fn, steps=2, target_classes=2)
+    attack = functools.partial(
+        jax.jit(attack), key=jax.random.key(5), step_size=1e-3, epsilon=0.1
+    )
+    batch = attack(images, labels, first_index=0)
+    for i in range(6):
+        alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
+        np.testing.assert_array_equal(alone.images[0], batch.images[i])
+        assert alone.success[0] == batch.success[i]
+    moved = attack(images, labels, first_index=1)
+    assert not np.array_equal(moved.images[0], batch.images[0])
+
+
+def test_targets_are_the_likely_classes_but_the_label():
+    logits = np.random.default_rng(0).normal(size=(5, 6))
+    logits[3, 2], logits[4, 1] = -np.inf, np.nan
+    labels = np.array([0, logits[1].argmax(), 5, 2, 3])
+    for count in (1, 3, 5):
+        found = np.asarray(_likely(jnp.asarray(logits), jnp.asarray(labels), count))
+        assert found.shape == (count, 5)
+        for row, label, chosen in zip(logits, labels, found.T, strict=True):
+            order = sorted(
+                set(range(6)) - {label},
+                key=lambda k: (np.isnan(row[k]), -row[k], k),  # noqa: B023
+            )
+            np.testing.assert_array_equal(chosen, order[:count])
+
+
+@pytest.mark.parametrize(
+    ("target_classes", "found"), [(1, False), (2, True), (9, True)]
+)
+def test_finds_the_class_that_a_nearer_one_hides(target_classes, found):
+    def logits_fn(images, key):
+        light = images.mean(axis=(1, 2, 3))
+        # Class 1 comes near in the dark and never leads; class 2 leads in the light.
+        hidden = 20 * (light - 0.5) - 0.3
+        return jnp.stack([0 * light, -0.1 * light, hidden], axis=1)
+
+    attack = functools.partial(
+        multi_targeted, logits_fn, target_classes=target_classes, random_start=False
+    )
+    images = jnp.full((1, 3, 4, 1), 0.5)
+    attacked = jax.jit(attack)(images, jnp.array([0]), jax.random.key(0))
+    assert bool(attacked.success[0]) is found
+
+
+def test_counts_its_queries():
+    asked = []
+    linear, _ = linear_model()
+
+    def logits_fn(images, key):
+        noise = jax.random.normal(key, (CLASSES,))
+        jax.debug.callback(lambda _: asked.append(1), noise[0])
+        return linear(images, key) + 0.1 * noise
+
+    attack = jax.jit(
+        functools.partial(
+            multi_targeted,
+            logits_fn,
+            steps=3,
+            target_classes=2,
+            restarts=2,
+            eot_samples=3,
+            eot_chunk=2,
+            evaluations=5,
+        )
+    )
+    attacked = attack(some_images(1), np.array([1]), jax.random.key(0))
+    jax.block_until_ready(attacked)
+    jax.effects_barrier()
+    assert len(asked) == attacked.queries[0] == 3 + 2 * 2 * (5 * 3 + 1) + 5
+
+
+def test_answers_that_are_not_finite_are_counted_and_not_kept():
+    linear, _ = linear_model()
+
+    def holed(images, key):
+        hole = images[:, 0, 0, 0] > 0.55
+        return jnp.where(hole[:, None], jnp.nan, linear(images, key))
+
+    images = np.full((3, *SHAPE), 0.5, np.float32)
+    images[1, 0, 0, 0], images[2, 0, 0, 0] = 0.3, 1.0
+    attack = functools.partial(multi_targeted, holed, steps=5)
+    labels = np.array([0, 0, 0])
+    attacked = jax.jit(attack)(images, labels, jax.random.key(3), epsilon=0.1)
+    assert np.isfinite(attacked.loss[:2]).all()
+    assert np.asarray(attacked.images)[0, 0, 0, 0] <= 0.55
+    assert attacked.not_finite[0] > 0 and attacked.not_finite[1] == 0
+    assert attacked.not_finite[2] == attacked.queries[2]
+    np.testing.assert_array_equal(attacked.images[2], images[2])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"target_classes": 0}, "target_classes must be at least 1, got 0"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"epsilon": -1.0}, "epsilon must be finite and at least 0, got -1.0"),
+        ({"norm": "l0"}, "norm must be 'linf' or 'l2' or 'l1', got 'l0'"),
+    ],
+)
+def test_refuses_senseless_settings(setting, message):
+    images, labels = some_images(1), np.array([0])
+    with pytest.raises(ValueError, match=message):
+        multi_targeted(linear_model()[0], images, labels, jax.random.key(0), **setting)

@@ -1,0 +1,316 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attacks import losses, norms
+from attacks.square import proposal_sides, square, two_peaks
+
+CLASSES = 3
+
+
+def some_images(n, shape, seed=1):
+    return np.random.default_rng(seed).random((n, *shape), np.float32)
+
+
+def linear_model(shape, seed=0):
+    """Logits and the weights behind them, [h, w, c, classes]."""
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=(*shape, CLASSES)).astype(np.float32)
+
+    def logits_fn(images, key):
+        # A sum and no product of matrices, whose rounding depends on the batch.
+        terms = images[..., None] * weights
+        return terms.reshape(len(images), -1, CLASSES).sum(axis=1)
+
+    return logits_fn, weights
+
+
+def named(logits_fn, images):
+    return np.array(logits_fn(images, jax.random.key(0)).argmax(axis=1))
+
+
+def test_reaches_the_optimum_of_a_linear_model():
+    # A bias keeps the answer right, so that the search goes on to the end, which is
+    # epsilon times the sign of the slope in each pixel, cut to the box.
+    shape = (5, 4, 1)
+    logits_fn, weights = linear_model(shape)
+    bias = jnp.array([100.0, 0.0])
+    two = lambda images, key: logits_fn(images, key)[:, :2] + bias
+    images, labels = some_images(3, shape), np.array([0, 0, 0])
+    attack = jax.jit(functools.partial(square, two, queries=1500, epsilon=0.1))
+    attacked = attack(images, labels, jax.random.key(0))
+    signs = np.sign(weights[..., 1] - weights[..., 0])
+    expected = np.clip(images + 0.1 * signs, 0, 1)
+    np.testing.assert_allclose(attacked.images, expected, rtol=0, atol=1e-6)
+    assert not attacked.success.any()
+    np.testing.assert_array_equal(attacked.queries, np.full(3, 1 + 1 + 1500 + 1))
+
+
+def test_l2_approaches_the_optimum_of_a_linear_model():
+    shape = (10, 12, 1)
+    _, noise = linear_model(shape)
+    smooth = noise[..., 0]
+    for axis in (0, 1):
+        smooth = smooth + np.roll(smooth, 1, axis)
+    slope = smooth[..., None] / np.linalg.norm(smooth)
+
+    def logits_fn(images, key):
+        gain = (images * slope).sum(axis=(1, 2, 3))
+        return jnp.stack([jnp.full_like(gain, 100), gain], axis=1)
+
+    images, labels = np.full((4, *shape), 0.5, np.float32), np.zeros(4, int)
+    gains = []
+    for queries in (1, 3000):
+        attack = functools.partial(square, logits_fn, norm="l2", epsilon=1.0)
+        attack = jax.jit(functools.partial(attack, queries=queries))
+        moved = np.asarray(attack(images, labels, jax.random.key(0)).images) - 0.5
+        np.testing.assert_allclose(
+            np.linalg.norm(moved.reshape(4, -1), axis=1), 1, rtol=1e-4
+        )
+        gains.append((moved * slope).sum(axis=(1, 2, 3)))  # 1 along the slope
+    assert (gains[1] > 0.7).all() and (gains[0] < 0.3).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("shape", [(7, 12, 3), (12, 7, 1), (2, 3, 3)])
+def test_result_lies_in_the_ball_and_the_box(norm, shape):
+    logits_fn, _ = linear_model(shape)
+    images = some_images(8, shape)
+    images[0], images[1] = 0, 1
+    labels = named(logits_fn, images)
+    attack = jax.jit(
+        functools.partial(square, logits_fn, norm=norm, queries=30, restarts=2)
+    )
+    some = 0
+    for epsilon in (0.0, 1e-3, 0.05, 0.5):
+        attacked = attack(images, labels, jax.random.key(0), epsilon=epsilon)
+        result = np.asarray(attacked.images)
+        assert result.min() >= 0 and result.max() <= 1
+        sizes = np.asarray(norms.size(jnp.asarray(result) - images, norm))
+        assert (sizes <= np.float32(epsilon)).all()
+        wrong = named(logits_fn, result) != labels
+        np.testing.assert_array_equal(attacked.success, wrong)
+        some += wrong.sum()
+        if epsilon == 0:
+            np.testing.assert_array_equal(result, images)
+    assert some > 0
+
+
+def test_is_left_alone_once_it_is_wrong():
+    shape = (6, 5, 2)
+    logits_fn, _ = linear_model(shape)
+    images = some_images(12, shape)
+    labels = named(logits_fn, images)
+    labels[:2] = (labels[:2] + 1) % CLASSES  # wrong as they are
+    attack = functools.partial(square, logits_fn, epsilon=0.05, resc_schedule=False)
+    few, many, again = (
+        jax.jit(functools.partial(attack, queries=queries, restarts=restarts))(
+            images, labels, jax.random.key(0)
+        )
+        for queries, restarts in ((15, 1), (40, 1), (15, 2))
+    )
+    done = np.asarray(few.success)
+    assert 3 < done.sum() < 12
+    np.testing.assert_array_equal(few.images[:2], images[:2])
+    np.testing.assert_array_equal(few.queries[:2], [2, 2])
+    np.testing.assert_array_equal(np.asarray(few.queries)[~done], 1 + 1 + 15 + 1)
+    assert len(set(np.asarray(few.queries)[done])) > 2
+    for other in (many, again):
+        np.testing.assert_array_equal(other.images[done], few.images[done])
+        np.testing.assert_array_equal(other.queries[done], few.queries[done])
+        assert (other.loss >= few.loss).all()
+        assert (np.asarray(other.loss)[~done] > np.asarray(few.loss)[~done]).any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_image_alone_is_as_in_the_batch(norm):
+    shape = (6, 5, 3)
+    logits_fn, _ = linear_model(shape)
+    images = some_images(5, shape)
+    labels = named(logits_fn, images)
+    attack = jax.jit(
+        functools.partial(
+            square, logits_fn, key=jax.random.key(5), norm=norm, queries=40
+        )
+    )
+    batch = attack(images, labels)
+    for i in range(5):
+        alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
+        # The compiler adds in another order for another size of the batch.
+        np.testing.assert_allclose(alone.images[0], batch.images[i], rtol=0, atol=1e-6)
+        assert alone.queries[0] == batch.queries[i]
+    others = images.copy()
+    others[1:] = 0.5
+    np.testing.assert_array_equal(attack(others, labels).images[0], batch.images[0])
+    first, second = np.asarray(
+        attack(images[:1].repeat(2, 0), labels[:1].repeat(2)).images
+    )
+    assert not np.array_equal(first, second)
+
+
+def test_same_key_same_result_other_key_other_result():
+    shape = (6, 6, 1)
+    logits_fn, _ = linear_model(shape)
+    images = some_images(3, shape)
+    labels = named(logits_fn, images)
+    attack = jax.jit(functools.partial(square, logits_fn, images, labels, queries=9))
+    first, again = attack(jax.random.key(0)), attack(jax.random.key(0))
+    np.testing.assert_array_equal(first.images, again.images)
+    assert not np.array_equal(first.images, attack(jax.random.key(1)).images)
+
+
+def test_counts_what_the_classifier_sees():
+    seen = []
+    shape = (4, 4, 1)
+    linear, _ = linear_model(shape)
+
+    def logits_fn(images, key):
+        jax.debug.callback(
+            lambda data: seen.append(tuple(np.asarray(data).tolist())),
+            jax.random.key_data(key),
+        )
+        return linear(images, key)
+
+    images = some_images(1, shape)
+    options = {"queries": 7, "restarts": 2, "epsilon": 1e-5}
+    attacked = square(
+        logits_fn, images, named(linear, images), jax.random.key(0), **options
+    )
+    jax.block_until_ready(attacked)
+    jax.effects_barrier()
+    assert len(seen) == attacked.queries[0] == 1 + 2 * (1 + 7) + 1
+    assert len(set(seen)) == len(seen)
+
+
+def test_one_lucky_answer_is_no_success():
+    # Right with 90 % probability, whatever the image.
+    def logits_fn(images, key):
+        wrong = jax.random.bernoulli(key, 0.1, (len(images),))
+        light = images.mean(axis=(1, 2, 3)) / 100
+        return jnp.stack([1.0 - wrong - light, wrong + light], axis=1)
+
+    images, labels = some_images(16, (4, 4, 1)), np.zeros(16, int)
+    attack = functools.partial(square, logits_fn, images, labels, queries=60)
+    once = jax.jit(attack)(jax.random.key(0))
+    assert (np.asarray(once.queries) < 40).mean() > 0.7  # stopped by a lucky answer
+    often = jax.jit(functools.partial(attack, evaluations=9))(jax.random.key(0))
+    np.testing.assert_array_equal(often.queries, np.full(16, 9 * (1 + 1 + 60) + 9))
+    assert not often.success.any()
+
+
+def test_nan_logits_are_not_kept():
+    shape = (4, 4, 1)
+    linear, _ = linear_model(shape)
+
+    def logits_fn(images, key):
+        silent = images[:, 0, 0, 0] > 0.52
+        return jnp.where(silent[:, None], jnp.nan, linear(images, key))
+
+    images = np.full((6, *shape), 0.5, np.float32)
+    labels = named(linear, images)
+    attack = jax.jit(functools.partial(square, logits_fn, queries=30, epsilon=0.03))
+    attacked = attack(images, labels, jax.random.key(0))
+    assert (np.asarray(attacked.images)[:, 0, 0, 0] <= 0.52).all()
+    assert np.isfinite(attacked.loss).all()
+    assert (np.asarray(attacked.not_finite) > 0).any()
+    assert (attacked.not_finite < attacked.queries).all()
+    silent = lambda images, key: jnp.full((len(images), 3), jnp.nan)
+    attacked = square(silent, images, labels, jax.random.key(0), queries=3)
+    np.testing.assert_array_equal(attacked.images, images)
+    np.testing.assert_array_equal(attacked.not_finite, np.full(6, 6))
+
+
+def test_other_losses():
+    shape = (5, 5, 1)
+    logits_fn, _ = linear_model(shape)
+    images = some_images(4, shape)
+    labels = named(logits_fn, images)
+    options = {"queries": 50, "epsilon": 0.05}
+    key = jax.random.key(0)
+    for loss in (losses.margin, losses.cross_entropy):
+        attack = jax.jit(functools.partial(square, logits_fn, loss=loss, **options))
+        attacked = attack(images, labels, key)
+        logits = logits_fn(attacked.images, key)
+        np.testing.assert_allclose(attacked.loss, loss(logits, labels), rtol=1e-4)
+        clean = loss(logits_fn(images, key), labels)
+        assert (attacked.loss > clean).all()
+
+
+@pytest.mark.parametrize("rescaled", [True, False])
+@pytest.mark.parametrize("queries", [300, 5000])
+def test_squares_shrink_as_in_the_paper(queries, rescaled):
+    # p is 0.8 and is halved at 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000.
+    for norm, least in (("linf", 1), ("l2", 3)):
+        sides = proposal_sides((32, 32, 3), queries, 0.8, rescaled, norm)
+        assert len(sides) == queries
+        for i in range(0, queries, 7):
+            at = int(i / queries * 10_000) if rescaled else i
+            p = 0.8
+            for end in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000):
+                p = p / 2 if at > end else p
+            side = max(round(math.sqrt(p * 32 * 32)), least)
+            side += norm == "l2" and side % 2 == 0
+            assert sides[i] == side
+    for shape in ((3, 20, 1), (8, 4, 3), (2, 2, 1), (1, 5, 1)):
+        for norm in ("linf", "l2"):
+            sides = proposal_sides(shape, queries, 1.0, rescaled, norm)
+            assert sides.min() >= 1 and sides.max() <= min(shape[:2])
+            assert norm == "linf" or (sides % 2 == 1).all()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 6, 7, 29])
+def test_two_peaks_are_nested_squares(side):
+    # Eq. (2) of the paper: for each k a square of radius k adds 1 / (k + 1)^2.
+    halves = []
+    for height in (side // 2, side - side // 2):
+        hill = np.zeros((height, side))
+        for k in range(max(height, side) // 2 + 1):
+            top, left = height // 2 - k, side // 2 - k
+            rows = slice(max(top, 0), top + 2 * k + 1)
+            hill[rows, max(left, 0) : left + 2 * k + 1] += 1 / (k + 1) ** 2
+        halves.append(hill / np.linalg.norm(hill) if height else hill)
+    expected = np.concatenate([halves[0], -halves[1]])
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(two_peaks(side), expected, rtol=1e-12)
+
+
+def test_keeps_float64(x64):
+    images = np.random.default_rng(0).random((2, 5, 4, 3))
+    logits_fn, _ = linear_model((5, 4, 3))
+    for norm in ("linf", "l2"):
+        attacked = square(
+            logits_fn,
+            images,
+            named(logits_fn, images),
+            jax.random.key(0),
+            norm=norm,
+            queries=5,
+        )
+        assert attacked.images.dtype == np.float64
+        moved = np.asarray(attacked.images) - images
+        order = 2 if norm == "l2" else np.inf
+        assert np.linalg.norm(moved.reshape(2, -1), order, axis=1).max() <= 8 / 255
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epsilon": -0.1}, "epsilon must be finite and at least 0, got -0.1"),
+        ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
+        ({"queries": 0}, "queries must be at least 1, got 0"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"p_init": 0.0}, "p_init must be above 0 and at most 1, got 0.0"),
+        ({"p_init": 1.5}, "p_init must be above 0 and at most 1, got 1.5"),
+        ({"eot_samples": 0}, "eot_samples must be at least 1, got 0"),
+        ({"evaluations": 0}, "evaluations must be at least 1, got 0"),
+    ],
+)
+def test_refuses_senseless_settings(setting, message):
+    logits_fn, _ = linear_model((2, 2, 1))
+    images, labels = some_images(1, (2, 2, 1)), np.array([0])
+    with pytest.raises(ValueError, match=message):
+        square(logits_fn, images, labels, jax.random.key(0), **setting)

@@ -1,0 +1,128 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from attacks import fgsm, pgd
+from attacks.transfer import transfer
+
+CLASSES = 3
+
+
+def linear_model(shape, seed):
+    weights = np.random.default_rng(seed).normal(size=(np.prod(shape), CLASSES))
+
+    def logits_fn(images, key):
+        flat = images.reshape(len(images), -1)
+        return jnp.matmul(flat, weights.astype(np.float32), precision="highest")
+
+    return logits_fn, weights
+
+
+def some_images(n, shape, seed=1):
+    return np.random.default_rng(seed).random((n, *shape), np.float32)
+
+
+def test_made_on_one_and_judged_on_the_other():
+    shape = (2, 6, 1)
+    source, weights = linear_model(shape, 0)
+    target, target_weights = linear_model(shape, 7)
+    two = lambda images, key: source(images, key)[:, :2]
+    images, labels = some_images(8, shape), np.arange(8) % 2
+    key = jax.random.key(0)
+    through = jax.jit(functools.partial(transfer, two, target, fgsm))
+    attacked = through(images, labels, key, epsilon=0.2)
+    slopes = (weights[:, 1 - labels] - weights[:, labels]).T.reshape(images.shape)
+    expected = np.clip(images + 0.2 * np.sign(slopes), 0, 1)
+    np.testing.assert_allclose(attacked.images, expected, atol=1e-6)
+    logits = expected.reshape(8, -1).astype(np.float64) @ target_weights
+    np.testing.assert_array_equal(attacked.success, logits.argmax(axis=1) != labels)
+    loss = -scipy.special.log_softmax(logits, axis=1)[np.arange(8), labels]
+    np.testing.assert_allclose(attacked.loss, loss, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(attacked.queries, [1] * 8)
+    np.testing.assert_array_equal(attacked.not_finite, [0] * 8)
+    np.testing.assert_array_equal(
+        through(images, labels, key, epsilon=0.0).images, images
+    )
+
+
+def test_to_itself_is_the_attack():
+    logits_fn, _ = linear_model((5, 4, 3), 0)
+    images, labels = some_images(4, (5, 4, 3)), np.array([0, 1, 2, 0])
+    attack = functools.partial(pgd, random_start=False, steps=5)
+    key = jax.random.key(0)
+    through = jax.jit(functools.partial(transfer, logits_fn, logits_fn, attack))
+    attacked, direct = (
+        through(images, labels, key),
+        attack(logits_fn, images, labels, key),
+    )
+    np.testing.assert_allclose(attacked.images, direct.images, atol=1e-6)
+    np.testing.assert_array_equal(attacked.success, direct.success)
+    assert np.abs(np.asarray(attacked.images) - images).max() <= np.float32(8 / 255)
+
+
+def test_an_image_alone_is_as_in_the_batch():
+    logits_fn, _ = linear_model((3, 4, 3), 0)
+    other, _ = linear_model((3, 4, 3), 1)
+    images, labels = some_images(3, (3, 4, 3)), np.array([0, 1, 2])
+    attack = jax.jit(
+        functools.partial(
+            transfer, logits_fn, other, pgd, key=jax.random.key(2), step_size=0.005
+        )
+    )
+    batch = attack(images, labels, first_index=0)
+    for i in range(3):
+        alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
+        np.testing.assert_array_equal(alone.images[0], batch.images[i])
+
+
+def test_targets_and_votes_are_those_of_the_target():
+    logits_fn, _ = linear_model((3, 4, 3), 0)
+    images, labels = some_images(4, (3, 4, 3)), np.array([0, 1, 2, 0])
+    targets = np.array([1, 2, 0, 2])
+
+    def unsure(images, key):  # an answer of its own at one time in ten
+        odd = jax.random.bernoulli(key, 0.1)
+        return jnp.where(odd, jnp.eye(CLASSES)[labels] * 1e3, logits_fn(images, key))
+
+    attacked = transfer(
+        logits_fn,
+        unsure,
+        pgd,
+        images,
+        labels,
+        jax.random.key(0),
+        evaluations=25,
+        targets=targets,
+        epsilon=0.5,
+        step_size=0.1,
+    )
+    named = np.asarray(logits_fn(attacked.images, None)).argmax(axis=1)
+    np.testing.assert_array_equal(attacked.success, named == targets)
+    assert attacked.success.any()
+    np.testing.assert_array_equal(attacked.queries, [25] * 4)
+
+
+def test_nan_is_the_targets():
+    logits_fn, _ = linear_model((3, 4, 3), 0)
+    images, labels = some_images(2, (3, 4, 3)), np.array([0, 1])
+    silent = lambda images, key: jnp.full((len(images), CLASSES), jnp.nan)
+    attacked = transfer(logits_fn, silent, pgd, images, labels, jax.random.key(0))
+    np.testing.assert_array_equal(attacked.not_finite, [1, 1])
+    attacked = transfer(silent, logits_fn, pgd, images, labels, jax.random.key(0))
+    np.testing.assert_array_equal(attacked.not_finite, [0, 0])
+
+
+def test_refuses_what_the_target_cannot_answer():
+    logits_fn, _ = linear_model((3, 4, 3), 0)
+    two = lambda images, key: logits_fn(images, key)[:, :2]
+    images, labels = some_images(1, (3, 4, 3)), np.array([2])
+    with pytest.raises(ValueError, match=r"labels\[0\] is 2, .* 0 to 1"):
+        transfer(logits_fn, two, pgd, images, labels, jax.random.key(0))
+    with pytest.raises(ValueError, match="evaluations must be at least 1, got 0"):
+        transfer(
+            logits_fn, logits_fn, pgd, images, labels, jax.random.key(0), evaluations=0
+        )
