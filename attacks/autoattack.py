@@ -119,7 +119,7 @@ def autoattack(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from attacks.autoattack import autoattack
+        >>> from attacks import autoattack
         >>> def level(images, key):  # four classes: levels of grey
         ...     grey = images.mean(axis=(1, 2, 3))[:, None]
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
@@ -228,7 +228,7 @@ def autoattack_stages(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from attacks.autoattack import autoattack_stages
+        >>> from attacks import autoattack_stages
         >>> def level(images, key):  # four classes: levels of grey
         ...     grey = images.mean(axis=(1, 2, 3))[:, None]
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)

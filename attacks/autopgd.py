@@ -119,7 +119,7 @@ def autopgd(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from attacks.autopgd import autopgd
+        >>> from attacks import autopgd
         >>> def brightness(images, key):  # two classes: dark and light
         ...     light = images.mean(axis=(1, 2, 3)) - 0.5
         ...     return jnp.stack([-light, light], axis=1)
@@ -201,7 +201,7 @@ def targeted_autopgd(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from attacks.autopgd import targeted_autopgd
+        >>> from attacks import targeted_autopgd
         >>> def level(images, key):  # four classes: levels of grey
         ...     grey = images.mean(axis=(1, 2, 3))[:, None]
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
+from attacks.loops import canonical
 from attacks.losses import margin, of_class
 from attacks.oracle import goal
 from attacks.types import Attacked, LogitsFunction
@@ -147,7 +148,8 @@ def deepfool(
         kept, active = look(kept, current, logits, active)
         # Row k of the identity pulls the gradient of the k-th class's lead.
         rows = jnp.eye(answers, dtype=lead.dtype)[:, None]
-        slopes = jax.vmap(lambda row: pull(jnp.broadcast_to(row, lead.shape))[0])(rows)
+        rows = jnp.broadcast_to(rows, (answers, *lead.shape))
+        slopes = canonical(jax.vmap(pull))(rows)[0]
         total += norms.per_image(active) * _shortest(lead, slopes, norm)
         moved = jnp.clip(images + (1 + overshoot) * total, 0, 1)
         current = jnp.where(norms.per_image(active), moved, current)

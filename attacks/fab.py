@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray
 
 from attacks import inputs, norms
 from attacks.ascent import Kept, finish, image_keys
+from attacks.loops import canonical
 from attacks.losses import margin, of_class
 from attacks.norms import per_image
 from attacks.oracle import Answer, ask, goal
@@ -410,7 +411,7 @@ def _search(
     )
     averaged = partial(_averaged, logits_fn, samples=eot_samples, chunk=eot_chunk)
     dtype = clean.dtype
-    start_key, query_key = jax.random.split(key)
+    start_key, query_key, _ = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
 
     answer = oracle(clean, query_key)
@@ -434,8 +435,10 @@ def _search(
         running = active(found)
         run_key = jax.random.fold_in(query_key, index + 1)
         radius = jnp.minimum(found.distances, jnp.asarray(epsilon, dtype)) / 2
-        start = random_start(_folded(keys, index), clean, radius, norm)
-        start = jnp.where(index % restarts > 0, start, clean)
+        start = clean
+        if restarts > 1:
+            elsewhere = random_start(_folded(keys, index), clean, radius, norm)
+            start = jnp.where(index % restarts > 0, elsewhere, clean)
         if target_classes is not None:
             target = jnp.take(ranked, index // restarts, axis=1)
 
@@ -484,7 +487,7 @@ def _judged(
         goal(margin, labels),
         labels,
         Kept(images, unknown, unknown, found.not_finite),
-        jax.random.fold_in(key, 1),
+        jax.random.split(key, 3)[2],
         evaluations=evaluations,
         queries=found.queries,
     )
@@ -526,7 +529,7 @@ def _towards(
     def towards(classes: Array) -> tuple[PerImage, Images]:
         difference = _is_class(logits, classes).astype(logits.dtype)
         difference -= _is_class(logits, labels)
-        (slope,) = pull(difference)
+        (slope,) = canonical(pull)(difference)
         gap = of_class(logits, classes) - of_class(logits, labels)
         slope = jnp.where(per_image(finite) & jnp.isfinite(slope), slope, 0)
         return jnp.where(finite, gap, 0), slope
@@ -566,9 +569,10 @@ def _step(
     """Past the linearised boundary, between the two projections onto it."""
     alpha_max, eta = (jnp.asarray(x, clean.dtype) for x in (alpha_max, eta))
     between = jnp.sum(slope * (current - clean), axis=(1, 2, 3))
-    near = shortest_move(current, slope, -gap, norm)
-    far = shortest_move(clean, slope, between - gap, norm)
-    lengths = [jnp.maximum(norms.size(move, norm), 1e-8) for move in (near, far)]
+    both = (current, clean), (slope, slope), (-gap, between - gap)
+    moves = shortest_move(*(jnp.concatenate(two) for two in both), norm)
+    near, far = jnp.split(moves, 2)
+    lengths = jnp.split(jnp.maximum(norms.size(moves, norm), 1e-8), 2)
     alpha = per_image(jnp.minimum(lengths[0] / (lengths[0] + lengths[1]), alpha_max))
     ahead, back = current + eta * near, clean + eta * far
     return jnp.clip((1 - alpha) * ahead + alpha * back, 0, 1)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
+from attacks.loops import canonical
 from attacks.losses import Loss, cross_entropy
 from attacks.oracle import Goal, goal
 from attacks.types import LogitsFunction
@@ -89,7 +90,7 @@ def judged_goal(
     """`judge` for any goal; `classes` are labels, or an attack's targets."""
 
     def one(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
-        logits = logits_fn(images, key)
+        logits = canonical(logits_fn)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
         named = jnp.where(finite, logits.argmax(axis=-1), -1)
         return jax.nn.one_hot(named, logits.shape[1]), wanted.loss(logits), finite

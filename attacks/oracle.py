@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key, PRNGKeyArray
 
+from attacks.loops import canonical
 from attacks.losses import Loss
 from attacks.types import LogitsFunction
 
@@ -99,10 +100,11 @@ def ask(
     def one(key: PRNGKeyArray) -> Answer:
         slope = None
         if gradient:
-            slope, (loss, logits) = jax.grad(loss_sum, has_aux=True)(images, key)
+            slope_of = canonical(jax.grad(loss_sum, has_aux=True))
+            slope, (loss, logits) = slope_of(images, key)
             slope = jnp.where(jnp.isfinite(slope), slope, 0)
         else:
-            _, (loss, logits) = loss_sum(images, key)
+            _, (loss, logits) = canonical(loss_sum)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
         wrong = wanted.reached(logits) | ~finite
         return Answer(loss, wrong.astype(images.dtype), finite, slope, logits)

@@ -125,9 +125,9 @@ def square(
     for name, value in (
         ("queries", queries),
         ("restarts", restarts),
+        ("evaluations", evaluations),
         ("eot_samples", samples),
         ("eot_chunk", eot_chunk),
-        ("evaluations", evaluations),
     ):
         inputs.require_at_least(name, value, 1)
     if not 0 < p_init <= 1:
@@ -146,7 +146,7 @@ def square(
     windows = [two_peaks(int(side)) for side in sides]
     peaks = jnp.asarray(_padded(windows), clean.dtype)
     sides, stages = jnp.asarray(sides), jnp.asarray(stages)
-    start_key, query_key = jax.random.split(key)
+    start_key, query_key, judge_key = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
 
     def unfinished(kept: Kept) -> Bool[Array, " n"]:
@@ -199,7 +199,7 @@ def square(
         wanted,
         labels,
         best,
-        jax.random.fold_in(key, 1),
+        judge_key,
         evaluations=evaluations,
         queries=asked * samples,
     )
@@ -246,10 +246,9 @@ def _squares(
 ) -> Image:
     """From one end of the interval to the other, or no further, in one square."""
     del clean, peaks
-    place_key, sign_key = jax.random.split(key)
-    _, inside = _place(place_key, current.shape, side)
-    signs = jax.random.rademacher(sign_key, current.shape[2:], current.dtype)
-    return current + 2 * epsilon * signs * inside
+    drawn = jax.random.uniform(key, (2 + current.shape[2],), current.dtype)
+    _, inside = _place(drawn[:2], current.shape, side)
+    return current + 2 * epsilon * _signs(drawn[2:]) * inside
 
 
 def _tiles(key: PRNGKeyArray, clean: Image, epsilon: Array) -> Image:
@@ -279,16 +278,15 @@ def _peaks(
     """Takes the perturbation of one square and adds it to another, with two peaks."""
     change = current - clean
     height, width, colours = change.shape
-    to_key, from_key, turn_key, sign_key = jax.random.split(key, 4)
-    (row, column), inside = _place(to_key, change.shape, side)
-    _, emptied = _place(from_key, change.shape, side)
-    turned = jnp.where(jax.random.bernoulli(turn_key), peaks.T, peaks)
+    drawn = jax.random.uniform(key, (5 + colours,), current.dtype)
+    (row, column), inside = _place(drawn[:2], change.shape, side)
+    _, emptied = _place(drawn[2:4], change.shape, side)
+    turned = jnp.where(drawn[4] < 0.5, peaks.T, peaks)
     rows = jnp.clip(jnp.arange(height) - row, 0, len(peaks) - 1)
     columns = jnp.clip(jnp.arange(width) - column, 0, len(peaks) - 1)
     placed = turned[rows[:, None], columns][..., None] * inside
-    signs = jax.random.rademacher(sign_key, (colours,), current.dtype)
     # Both of length 1 in each colour before they are added.
-    added = placed * signs + _of_length(change * inside, 1, axis=(0, 1))
+    added = placed * _signs(drawn[5:]) + _of_length(change * inside, 1, axis=(0, 1))
     unused = jnp.maximum(epsilon**2 - jnp.sum(change**2), 0)
     moved = jnp.sum((change * (inside | emptied)) ** 2)
     added = _of_length(added, jnp.sqrt(unused / colours + moved), axis=(0, 1))
@@ -297,15 +295,18 @@ def _peaks(
 
 
 def _place(
-    key: PRNGKeyArray, shape: tuple[int, ...], side: Array
+    drawn: Float[Array, " 2"], shape: tuple[int, ...], side: Array
 ) -> tuple[tuple[Array, Array], Bool[Array, "h w 1"]]:
-    """The upper left corner of a random square, and whether a pixel lies in it."""
-    row_key, column_key = jax.random.split(key)
-    row = jax.random.randint(row_key, (), 0, shape[0] - side + 1)
-    column = jax.random.randint(column_key, (), 0, shape[1] - side + 1)
+    """The upper left corner of a square, and which pixels lie in it, from two draws."""
+    row = jnp.floor(drawn[0] * (shape[0] - side + 1)).astype(side.dtype)
+    column = jnp.floor(drawn[1] * (shape[1] - side + 1)).astype(side.dtype)
     rows, columns = jnp.arange(shape[0]) - row, jnp.arange(shape[1]) - column
     inside = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
     return (row, column), (inside[0][:, None] & inside[1])[..., None]
+
+
+def _signs(drawn: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.where(drawn < 0.5, -1, 1).astype(drawn.dtype)
 
 
 def _of_length(change: Image, length: Array | int, axis=(0, 1, 2)) -> Image:

@@ -12,6 +12,10 @@ import numpy as np
 import optax
 
 CLASSES, SHAPE = 6, (12, 10, 3)
+OPTIMIZED = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+}
 
 
 def data(count, seed):
@@ -76,7 +80,8 @@ def trained(adversarial=True):
         z = logits(weights, images)
         return optax.losses.softmax_cross_entropy_with_integer_labels(z, labels).mean()
 
-    @jax.jit
+    # All optimizations, whatever the tests around it compile with.
+    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
     def train(weights, images, labels):
         def step(carry, batch):
             weights, state = carry
@@ -109,6 +114,7 @@ def torch_network(adversarial=True):
     """The same as a PyTorch module on NCHW images."""
     import torch
 
+    torch.set_num_threads(1)  # its threads cost more than they bring at this size
     weights = {k: torch.tensor(v) for k, v in trained(adversarial).items()}
 
     class Network(torch.nn.Module):

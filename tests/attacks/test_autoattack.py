@@ -1,4 +1,5 @@
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -105,10 +106,15 @@ def test_stages_are_those_of_the_authors(version, expected):
 
 
 def test_fab_t_tries_at_most_nine_targets(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        "attacks.autoattack.fab", lambda *args, **options: seen.append(options)
-    )
+    seen, zeros = [], jnp.zeros(1, jnp.int32)
+
+    def recorded(logits_fn, images, labels, key, **options):
+        seen.append(options)
+        return Attacked(jnp.asarray(images), zeros > 0, zeros * 1.0, zeros, zeros)
+
+    # By this way around, since `attacks.autoattack` is also the function.
+    module = importlib.import_module("attacks.autoattack")
+    monkeypatch.setattr(module, "fab", recorded)
     attack = dict(autoattack_stages())["fab-t"]
     images, labels = some_images(1), np.array([0])
     many = lambda images, key: jnp.zeros((len(images), 30))
@@ -117,57 +123,68 @@ def test_fab_t_tries_at_most_nine_targets(monkeypatch):
     assert [options["target_classes"] for options in seen] == [CLASSES - 1, 9]
 
 
-@pytest.mark.parametrize(("norm", "order"), [("linf", 1), ("l2", 2)])
-def test_breaks_a_linear_model_from_the_smallest_radius_on(norm, order):
+@functools.cache
+def briefly(version, norm):
+    stages = brief_stages(version, norm)
+    return compiled(autoattack, linear, version=version, norm=norm, stages=stages)
+
+
+def test_breaks_a_linear_model_from_the_smallest_radius_on():
     images = some_images(8)
     labels = named_by(linear, images)
     labels[2] = (labels[2] + 1) % CLASSES
-    needed = smallest_radii(images, labels, order)
-    attack = compiled(
-        autoattack, linear, norm=norm, stages=brief_stages("standard", norm)
-    )
+    needed = smallest_radii(images, labels, 1)
     key, epsilon = jax.random.key(0), 1.02 * np.sort(needed)[4]
-    found = attack(images, labels, key, epsilon=epsilon)
+    found = briefly("standard", "linf")(images, labels, key, epsilon=epsilon)
     np.testing.assert_array_equal(found.success, needed < epsilon)
-    np.testing.assert_array_equal(
-        found.success, named_by(linear, found.images) != labels
-    )
-    # The clean one comes back, after being asked about it alone.
+    wrong = named_by(linear, found.images) != labels
+    np.testing.assert_array_equal(found.success, wrong)
+    # The clean one comes back, after being asked about it and for the verdict.
     np.testing.assert_array_equal(found.images[2], images[2])
     queries = np.asarray(found.queries)
     assert queries[2] == 2
-    # 1 for the clean image and 1 for the verdict; of each stage 1 for the clean image,
-    # 26 for each run, 1 for its own verdict, and 1 to compare.
-    np.testing.assert_array_equal(queries[~found.success], 2 + 29 + (3 + 4 * 26))
-    assert set(queries[np.asarray(found.success)]) <= {2, 31, *range(60, 138, 26)}
+    # Each stage asks about the clean image, 26 times in each run, and for a verdict of
+    # its own; and 1 more compares what it found.
+    np.testing.assert_array_equal(queries[~wrong], 2 + 29 + (3 + 4 * 26))
+    assert set(queries[wrong]) <= {2, 31, *range(60, 139, 26)}
     assert 31 in queries
-    for epsilon in (0.0, 8 / 255, 30.0):
-        images = np.concatenate([some_images(7, 0, 1), np.ones((1, *SHAPE))], axis=0)
-        images = images.astype(np.float32)
-        result = np.asarray(attack(images, labels, key, epsilon=epsilon).images)
+
+
+@pytest.mark.parametrize(("version", "norm"), [("standard", "linf"), ("plus", "l2")])
+def test_result_lies_in_the_ball_and_the_box(version, norm):
+    images = np.concatenate([some_images(6, 0, 1), some_images(2) > 0.5])
+    images, labels = images.astype(np.float32), np.arange(8) % CLASSES
+    for epsilon in (0.0, 8 / 255, 0.5, 30.0):
+        found = briefly(version, norm)(
+            images, labels, jax.random.key(0), epsilon=epsilon
+        )
+        result = np.asarray(found.images)
         assert result.min() >= 0 and result.max() <= 1
         moved = (result - images).reshape(8, -1)
         lengths = np.linalg.norm(moved, np.inf if norm == "linf" else 2, axis=1)
         assert (lengths <= np.float32(epsilon)).all()
         if epsilon == 0:
             np.testing.assert_array_equal(result, images)
+        wrong = named_by(linear, result) != labels
+        np.testing.assert_array_equal(found.success, wrong)
+        assert (found.success >= (named_by(linear, images) != labels)).all()
 
 
 def test_an_image_alone_is_as_in_the_batch():
-    images = some_images(6)
+    images = some_images(8)
     labels = named_by(linear, images)
     labels[1] = (labels[1] + 1) % CLASSES
-    attack = compiled(autoattack, linear, stages=brief_stages("standard", "linf"))
+    attack = briefly("standard", "linf")
     key, epsilon = jax.random.key(3), np.median(smallest_radii(images, labels, 1))
     batch = attack(images, labels, key, epsilon=epsilon, first_index=0)
-    assert 1 < batch.success.sum() < 6
-    for i in range(6):
+    assert 1 < batch.success.sum() < 8
+    for i in range(8):
         alone = attack(
             images[i : i + 1], labels[i : i + 1], key, epsilon=epsilon, first_index=i
         )
-        for one, of_all in zip(alone, batch, strict=True):
-            if one.dtype != jnp.float32 or one.ndim > 1:
-                np.testing.assert_array_equal(one[0], of_all[i])
+        for name in ("images", "success", "queries", "not_finite"):
+            one, of_all = getattr(alone, name)[0], getattr(batch, name)[i]
+            np.testing.assert_array_equal(one, of_all)
 
 
 def marked(name, amount, calls):
@@ -211,19 +228,17 @@ def grey(*levels):
 
 def test_a_later_stage_leaves_a_broken_image():
     images, labels = grey(0.625, 0.75), np.array([1, 1])
-    found, calls = run_marked(images, labels, -0.1875, -0.25, 0.125)
+    found, calls = run_marked(images, labels, -0.1875, -0.234375, 0.125)
     # The first image is broken by the first stage; the other by none, and its best
     # was that of the second.
-    np.testing.assert_array_equal(
-        found.images, images - np.float32([[[[0.1875]]], [[[0.25]]]])
-    )
+    np.testing.assert_array_equal(found.images, images - grey(0.1875, 0.234375))
     assert calls == [0, 1, 2]
     np.testing.assert_array_equal(found.queries, [3, 5])
 
 
 def test_no_stage_runs_when_nothing_is_left():
     images, labels = grey(0.625, 0.375), np.array([1, 1])
-    found, calls = run_marked(images, labels, -0.125, -0.1875, -0.25)
+    found, calls = run_marked(images, labels, -0.0625, -0.1875, -0.25)
     assert calls == [0, 1] and found.success.all()
     np.testing.assert_array_equal(found.images, grey(0.4375, 0.375))
     _, calls = run_marked(images[1:], labels[1:], -0.125)

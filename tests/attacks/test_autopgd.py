@@ -180,10 +180,11 @@ def on_linear_model(name, norm):
     return compiled(ATTACKS[name], logits_fn, norm=norm), logits_fn, weights
 
 
-@pytest.mark.parametrize(("name", "norm"), CHOICES)
+@pytest.mark.parametrize(("name", "norm"), CHOICES[1:])
 def test_breaks_a_linear_model_from_the_smallest_radius_on(name, norm):
     # Going along the difference of two classes' weights closes the gap between their
-    # logits fastest. In the middle of the box nothing is cut off.
+    # logits fastest. In the middle of the box nothing is cut off. (The cross-entropy
+    # of more than two classes rises fastest elsewhere, between two such ways.)
     attack, logits_fn, weights = on_linear_model(name, norm)
     images = some_images(8, low=0.3, high=0.7)
     labels = named_by(logits_fn, images)
@@ -218,22 +219,21 @@ def test_result_lies_in_the_ball_and_the_box(name, norm):
             np.testing.assert_array_equal(result, images)
 
 
-@pytest.mark.parametrize(("name", "norm"), CHOICES[1:3])
-def test_an_image_alone_is_as_in_the_batch(name, norm):
-    attack, logits_fn, _ = on_linear_model(name, norm)
+@pytest.mark.parametrize("name", ["ce", "targeted"])
+def test_an_image_alone_is_as_in_the_batch(name):
+    # In L-infinity, where no sum over pixels is rounded as the batch size has it.
+    attack, logits_fn, _ = on_linear_model(name, "linf")
     images = some_images(8)
     labels = named_by(logits_fn, images)
     labels[3] = (labels[3] + 1) % CLASSES  # wrong from the start
-    key, epsilon = jax.random.key(5), {"linf": 0.02, "l2": 0.1}[norm]
+    key, epsilon = jax.random.key(5), 0.02
     batch = attack(images, labels, key, epsilon=epsilon, first_index=0)
     assert 1 < batch.success.sum() < 8
     for i in range(8):
         alone = attack(
             images[i : i + 1], labels[i : i + 1], key, epsilon=epsilon, first_index=i
         )
-        # The sums that L2 takes over pixels are rounded as the batch size has it.
-        close = {"linf": 0, "l2": 1e-6}[norm]
-        np.testing.assert_allclose(alone.images[0], batch.images[i], rtol=0, atol=close)
+        np.testing.assert_array_equal(alone.images[0], batch.images[i])
         assert alone.success[0] == batch.success[i]
         assert alone.queries[0] == batch.queries[i]
 

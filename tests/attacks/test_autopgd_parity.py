@@ -1,4 +1,4 @@
-"""Auto-PGD against the PyTorch version in torchattacks, on the same weights."""
+"""Auto-PGD and AutoAttack against those of torchattacks, on the same weights."""
 
 import functools
 
@@ -7,6 +7,7 @@ import networks
 import numpy as np
 import pytest
 
+from attacks.autoattack import autoattack
 from attacks.autopgd import autopgd, targeted_autopgd
 from attacks.losses import cross_entropy, dlr
 
@@ -50,12 +51,12 @@ def robust_by_jax(attack, norm):
     return count
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize(("name", "loss"), [("ce", cross_entropy), ("dlr", dlr)])
+@pytest.mark.parametrize(
+    ("norm", "name", "loss"), [("linf", "ce", cross_entropy), ("l2", "dlr", dlr)]
+)
 def test_as_many_withstand_as_of_torch(norm, name, loss):
     theirs = robust_by_torch(torchattacks.APGD, norm, loss=name)
     ours = robust_by_jax(functools.partial(autopgd, loss=loss), norm)
-    print("PARITY", norm, theirs, ours)
     assert 40 < theirs < 88
     assert abs(ours - theirs) <= 1
 
@@ -64,6 +65,26 @@ def test_as_many_withstand_as_of_torch(norm, name, loss):
 def test_as_many_withstand_the_targeted_as_of_torch(norm):
     theirs = robust_by_torch(torchattacks.APGDT, norm, n_classes=networks.CLASSES)
     ours = robust_by_jax(targeted_autopgd, norm)
-    print("PARITY", norm, theirs, ours)
     assert 40 < theirs < 88
     assert abs(ours - theirs) <= 1
+
+
+def test_as_many_withstand_autoattack_as_of_torch():
+    # Put together here: the one in torchattacks makes but 10 steps of each attack.
+    images, labels, epsilon = IMAGES[:24], LABELS[:24], RADII["linf"]
+    model = networks.torch_network()
+    steps = {"norm": "Linf", "eps": epsilon, "steps": 100}
+    targets = {"n_classes": networks.CLASSES}
+    standard = [
+        torchattacks.APGD(model, loss="ce", **steps),
+        torchattacks.APGDT(model, **targets, **steps),
+        torchattacks.FAB(model, multi_targeted=True, **targets, **steps),
+        torchattacks.Square(model, norm="Linf", eps=epsilon, resc_schedule=False),
+    ]
+    attack = torchattacks.MultiAttack(standard)
+    found = attack(networks.to_torch(images), torch.tensor(labels).long())
+    theirs = int((model(found).argmax(dim=1).numpy() == labels).sum())
+    attack = jax.jit(functools.partial(autoattack, networks.network()))
+    ours = attack(images, labels, jax.random.key(0), epsilon=epsilon)
+    assert 4 < theirs < 20
+    assert abs(int((~ours.success).sum()) - theirs) <= 1

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     import foolbox
 
 KEY = jax.random.key(0)
-EPSILON, STEP_SIZE = 8 / 255, 2 / 255
+EPSILON = 8 / 255
 
 
 @functools.cache
@@ -58,51 +58,71 @@ def starting_at(attack, start):
     return Started
 
 
+def in_float64():
+    """The same problem, where rounding flips no sign of a gradient on the way."""
+    _, _, images, labels = problem()
+    weights = jax.tree.map(lambda w: w.astype(np.float64), networks.trained())
+    network = lambda images, key: networks.logits(weights, images)
+    model = foolbox.JAXModel(jax.jit(lambda x: network(x, None)), bounds=(0, 1))
+    return network, model, images.astype(np.float64), labels
+
+
 def test_fgsm_is_theirs():
+    problem()  # trained in float32
+    with jax.enable_x64(True):
+        network, model, images, labels = in_float64()
+        expected, success = theirs(
+            foolbox.attacks.FGSM(), model, images, labels, EPSILON
+        )
+        attacked = run(fgsm, network, images, labels, epsilon=EPSILON)
+        np.testing.assert_allclose(attacked.images, expected, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(attacked.success, success)
+
+
+def test_fgsm_is_theirs_in_float32_but_for_slopes_near_zero():
     network, model, images, labels = problem()
     expected, success = theirs(foolbox.attacks.FGSM(), model, images, labels, EPSILON)
     attacked = run(fgsm, network, images, labels, epsilon=EPSILON)
-    np.testing.assert_allclose(attacked.images, expected, rtol=0, atol=1.5e-7)
+    apart = np.abs(attacked.images - expected) > 1.5e-7
+    assert apart.mean() < 1e-3
     np.testing.assert_array_equal(attacked.success, success)
 
 
-@pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("random_start", [False, True])
-def test_pgd_is_theirs_from_the_same_start(targeted, random_start):
-    network, model, images, labels = problem()
-    targets = (labels + 2) % networks.CLASSES if targeted else None
-    ours = functools.partial(
-        run, pgd, network, images, labels, epsilon=2 * EPSILON, step_size=STEP_SIZE
-    )
-    ours = functools.partial(ours, targets=targets, random_start=random_start)
-    start = ours(steps=0).images
-    attack = starting_at(foolbox.attacks.LinfPGD, start)(
-        abs_stepsize=STEP_SIZE, steps=10, random_start=random_start
-    )
-    expected, success = theirs(attack, model, images, labels, 2 * EPSILON, targets)
-    attacked = ours(steps=10)
-    assert random_start == bool((np.asarray(start) != images).any())
-    np.testing.assert_allclose(attacked.images, expected, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(attacked.success, success)
-    assert targeted or success.any()
-
-
-@pytest.mark.parametrize("random_start", [False, True])
-def test_l2_pgd_is_theirs_from_the_same_start(random_start):
-    network, model, images, labels = problem()
-    ours = functools.partial(
-        run, pgd, network, images, labels, epsilon=1.0, step_size=0.2, norm="l2"
-    )
-    ours = functools.partial(ours, random_start=random_start)
-    attack = starting_at(foolbox.attacks.L2PGD, ours(steps=0).images)(
-        abs_stepsize=0.2, steps=10, random_start=random_start
-    )
-    expected, success = theirs(attack, model, images, labels, 1.0)
-    attacked = ours(steps=10)
-    # Our ball is smaller by what rounding could add: 1e-6 of the radius.
-    np.testing.assert_allclose(attacked.images, expected, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(attacked.success, success)
-    assert success.any()
+@pytest.mark.parametrize(
+    ("norm", "random_start", "targeted"),
+    [
+        ("linf", False, False),
+        ("linf", True, False),
+        ("linf", True, True),
+        ("l2", False, False),
+        ("l2", True, False),
+    ],
+)
+def test_pgd_is_theirs_from_the_same_start(norm, random_start, targeted):
+    problem()
+    kind, epsilon, size = {
+        "linf": (foolbox.attacks.LinfPGD, 16 / 255, 2 / 255),
+        "l2": (foolbox.attacks.L2PGD, 1.0, 0.2),
+    }[norm]
+    with jax.enable_x64(True):
+        network, model, images, labels = in_float64()
+        targets = (labels + 2) % networks.CLASSES if targeted else None
+        ours = functools.partial(
+            run, pgd, network, images, labels, epsilon=epsilon, step_size=size
+        )
+        ours = functools.partial(
+            ours, norm=norm, targets=targets, random_start=random_start
+        )
+        start = ours(steps=0).images
+        assert random_start == bool((np.asarray(start) != images).any())
+        attack = starting_at(kind, start)(
+            abs_stepsize=size, steps=10, random_start=random_start
+        )
+        expected, success = theirs(attack, model, images, labels, epsilon, targets)
+        attacked = ours(steps=10)
+        np.testing.assert_allclose(attacked.images, expected, rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(attacked.success, success)
+        assert targeted or success.any()
 
 
 @pytest.mark.parametrize(("confidence", "targeted"), [(0.0, False), (2.0, True)])

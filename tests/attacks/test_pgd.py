@@ -3,6 +3,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 import scipy.stats
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from attacks import pgd
+from attacks import fgsm, losses, mi_fgsm, pgd
 
 CLASSES = 4
 
@@ -331,3 +332,303 @@ def test_refuses_logits_of_another_batch():
     images, labels = some_images(2, (3, 3, 1)), np.array([0, 1])
     with pytest.raises(ValueError, match=r"logits_fn returned \(1, 4\) for 2 images"):
         pgd(lambda x, key: two_layers(x[:1], key), images, labels, jax.random.key(0))
+
+
+def soft_linear(shape, seed=0):
+    """Logits and the float64 weights behind them, small enough for a softmax."""
+    logits_fn, weights = linear_model(shape, seed)
+    return lambda images, key: logits_fn(images, key) / 10, weights / 10
+
+
+def inner_images(n, shape, seed=1):
+    """Far enough from the ends of the box."""
+    return (0.4 + 0.2 * some_images(n, shape, seed)).astype(np.float32)
+
+
+def run(logits_fn, images, labels, seed=0, **options):
+    attack = functools.partial(pgd, logits_fn, **options)
+    return jax.jit(attack)(images, labels, jax.random.key(seed))
+
+
+def sizes(difference, norm):
+    flat = np.asarray(difference, np.float64).reshape(len(difference), -1)
+    return np.linalg.norm(flat, {"l2": 2, "l1": 1, "linf": np.inf}[norm], axis=1)
+
+
+def test_l2_reaches_the_linear_optimum():
+    shape, labels = (4, 3, 2), np.array([0, 1, 1, 0])
+    logits_fn, weights = linear_model(shape)
+    two = lambda images, key: logits_fn(images, key)[:, :2]
+    images = inner_images(4, shape)
+    options = {"norm": "l2", "epsilon": 0.2, "step_size": 0.1, "steps": 40}
+    attacked = run(two, images, labels, loss=losses.margin, **options)
+    slopes = (weights[:, 1 - labels] - weights[:, labels]).T
+    expected = 0.2 * slopes / np.linalg.norm(slopes, axis=1, keepdims=True)
+    moved = np.asarray(attacked.images, np.float64) - images
+    np.testing.assert_allclose(moved.reshape(4, -1), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("norm", "epsilon"), [("l2", 0.5), ("l1", 2.0)])
+def test_other_balls_and_the_box_hold_the_result(norm, epsilon):
+    images, labels = some_images(5, (6, 5, 3)), np.array([0, 1, 2, 3, 0])
+    options = {"norm": norm, "step_size": epsilon / 2, "steps": 6}
+    attack = jax.jit(functools.partial(pgd, two_layers, **options))
+    attack = functools.partial(attack, images, labels, jax.random.key(0))
+    attacked = attack(epsilon=epsilon)
+    result = np.asarray(attacked.images)
+    assert result.min() >= 0 and result.max() <= 1
+    reached = sizes(result - images, norm)
+    assert (reached <= epsilon).all() and (reached > 0.8 * epsilon).all()
+    np.testing.assert_array_equal(attack(epsilon=0.0).images, images)
+
+
+@pytest.mark.parametrize(("norm", "order"), [("l2", 2), ("l1", 1)])
+def test_a_step_goes_along_the_gradient(norm, order):
+    shape, labels = (4, 3, 2), np.array([0, 1, 2])
+    logits_fn, weights = soft_linear(shape)
+    images = inner_images(3, shape)
+    options = {"norm": norm, "epsilon": 1.0, "step_size": 0.05, "random_start": False}
+    attacked = run(logits_fn, images, labels, steps=1, **options)
+    for image, label, result in zip(images, labels, attacked.images, strict=True):
+        shares = scipy.special.softmax(image.ravel().astype(np.float64) @ weights)
+        shares[label] -= 1
+        slope = weights @ shares
+        expected = 0.05 * slope / np.linalg.norm(slope, order)
+        moved = (np.asarray(result, np.float64) - image).ravel()
+        np.testing.assert_allclose(moved, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [None, losses.targeted_margin, losses.targeted_dlr])
+def test_targets_are_approached(loss):
+    shape = (4, 3, 2)
+    logits_fn, weights = soft_linear(shape)
+    images = inner_images(5, shape)
+    labels = (images.reshape(5, -1).astype(np.float64) @ weights).argmax(axis=1)
+    targets = (labels + 1) % CLASSES
+    attack = jax.jit(
+        functools.partial(pgd, logits_fn, step_size=0.03, steps=20, loss=loss)
+    )
+    attack = functools.partial(attack, images, labels, jax.random.key(0))
+    attacked = attack(targets=targets, epsilon=0.3)
+    logits = np.asarray(attacked.images, np.float64).reshape(5, -1) @ weights
+    np.testing.assert_array_equal(attacked.success, logits.argmax(axis=1) == targets)
+    # The ratio is content where the target beats the label; a third class may win.
+    rows = np.arange(5)
+    assert (logits[rows, targets] > logits[rows, labels]).all()
+    assert loss is losses.targeted_dlr or attacked.success.all()
+    if loss is None:
+        expected = scipy.special.log_softmax(logits, axis=1)[rows, targets]
+        np.testing.assert_allclose(attacked.loss, expected, rtol=1e-4)
+    assert not attack(targets=targets, epsilon=1e-4).success.any()
+
+
+def test_the_best_iterate_is_kept():
+    # A step far too large for the ball leaps over the hill and back.
+    def hill(images, key):
+        height = 1 - 50 * (images.mean(axis=(1, 2, 3)) - 0.52) ** 2
+        return jnp.stack([jnp.zeros_like(height), height - 2], axis=1)
+
+    images, labels = np.full((1, 2, 2, 1), 0.5, np.float32), np.array([0])
+    options = {"epsilon": 0.1, "step_size": 0.022, "random_start": False}
+    for steps in range(1, 5):
+        last, best = (
+            run(hill, images, labels, steps=steps, keep_best=keep, **options)
+            for keep in (False, True)
+        )
+        # 0.5, 0.522, 0.5, ...: the second is next to the top.
+        place = 0.522 if steps % 2 else 0.5
+        np.testing.assert_allclose(last.images, place, atol=1e-6)
+        np.testing.assert_allclose(best.images, 0.522, atol=1e-6)
+    assert best.loss > last.loss
+
+
+def test_a_wrong_answer_is_kept_before_a_higher_loss():
+    # Class 1 wins at 0.52; further on the loss of class 0 grows, but class 0 wins.
+    def odd(images, key):
+        x = images.mean(axis=(1, 2, 3))
+        near = jnp.where(jnp.abs(x - 0.52) < 0.005, 0.1, -1.0)
+        return jnp.stack([jnp.zeros_like(x), near], axis=1)
+
+    def further(logits, labels):
+        return -logits[:, 1]
+
+    images, labels = np.full((1, 1, 2, 1), 0.52, np.float32), np.array([0])
+    sloped = lambda images, key: (
+        odd(images, key)
+        - jnp.stack([0 * images[:, 0, 0, 0], images.mean(axis=(1, 2, 3))], axis=1)
+    )
+    shifted = lambda images, key: sloped(images, key).at[:, 1].add(0.52)
+    options = {"step_size": 0.01, "epsilon": 0.1, "steps": 3, "random_start": False}
+    attack = functools.partial(
+        run, shifted, images, labels, loss=further, keep_best=True, **options
+    )
+    attacked = attack()
+    np.testing.assert_array_equal(attacked.images, images)
+    assert attacked.success.all()
+    # Where the classifier is random, a wrong answer may be luck: the loss decides.
+    averaged = attack(eot_samples=2)
+    np.testing.assert_allclose(averaged.images, 0.55, atol=1e-6)
+
+
+def test_restarts_start_elsewhere_and_keep_the_best():
+    images, labels = some_images(6, (5, 4, 3)), np.array([0, 1, 2, 3, 0, 1])
+    still = lambda images, key: two_layers(images, jax.random.key(0))
+    options = {"epsilon": 0.05, "step_size": 0.02, "steps": 2}
+    one = run(still, images, labels, **options)
+    several = run(still, images, labels, restarts=4, **options)
+    np.testing.assert_array_equal(several.queries, np.full(6, 4 * 3 + 1))
+    wrong = lambda attacked: np.asarray(attacked.success).astype(int)
+    assert (wrong(several) >= wrong(one)).all()
+    alike = wrong(several) == wrong(one)
+    assert (several.loss >= one.loss - 1e-6)[alike].all()
+    assert (np.asarray(several.images) != one.images).any(axis=(1, 2, 3)).any()
+    # The first of the runs is that of a single one.
+    equal = (np.asarray(several.images) == one.images).all(axis=(1, 2, 3))
+    assert (np.asarray(several.loss) > np.asarray(one.loss))[~equal & alike].all()
+
+
+def test_momentum_agrees_with_float64_loop():
+    shape, labels = (4, 3, 2), np.array([0, 1, 2])
+    logits_fn, weights = soft_linear(shape)
+    images = some_images(3, shape)
+    attacked = jax.jit(functools.partial(mi_fgsm, logits_fn, steps=5, momentum=0.7))(
+        images, labels, jax.random.key(0), epsilon=0.1
+    )
+    for image, label, result in zip(images, labels, attacked.images, strict=True):
+        clean = image.ravel().astype(np.float64)
+        current, summed = clean, np.zeros(clean.size)
+        for _ in range(5):
+            shares = scipy.special.softmax(current @ weights)
+            shares[label] -= 1
+            slope = weights @ shares
+            summed = 0.7 * summed + slope / np.abs(slope).mean()
+            current = current + 0.1 / 5 * np.sign(summed)
+            current = np.clip(current, clean - 0.1, clean + 0.1).clip(0, 1)
+        np.testing.assert_allclose(np.ravel(result), current, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(attacked.queries, np.full(3, 7))
+
+
+def test_fgsm_is_one_step_to_the_edge():
+    shape, labels = (4, 3, 2), np.array([0, 1, 2])
+    logits_fn, weights = soft_linear(shape)
+    images = some_images(3, shape)
+    for epsilon in (0.0, 0.05):
+        attacked = fgsm(logits_fn, images, labels, jax.random.key(0), epsilon=epsilon)
+        expected = reference_pgd(images, images, labels, weights, epsilon, epsilon, 1)
+        np.testing.assert_allclose(attacked.images, expected, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(attacked.queries, np.full(3, 3))
+    zero = mi_fgsm(logits_fn, images, labels, jax.random.key(0), epsilon=0.0)
+    np.testing.assert_array_equal(zero.images, images)
+
+
+def test_a_schedule_gives_each_step_its_size():
+    def light(images, key):
+        total = images.mean(axis=(1, 2, 3))
+        return jnp.stack([-total, total], axis=1)
+
+    images, labels = np.full((1, 3, 2, 1), 0.5, np.float32), np.array([0])
+    schedule = optax.exponential_decay(0.08, transition_steps=1, decay_rate=0.5)
+    options = {"epsilon": 0.4, "step_size": schedule, "random_start": False}
+    for steps in range(4):
+        attacked = run(light, images, labels, steps=steps, **options)
+        expected = 0.5 + sum(0.08 * 0.5**i for i in range(steps))
+        np.testing.assert_allclose(attacked.images, expected, atol=1e-6)
+
+
+def test_samples_step_along_the_mean_gradient():
+    # One key in about three has a slope the other way, and a steeper one.
+    def logits_fn(images, key):
+        slope = jnp.where(jax.random.bernoulli(key, 0.3), -1.0, 1.0)
+        total = slope * images.mean(axis=(1, 2, 3))
+        return jnp.stack([-total, total], axis=1)
+
+    images, labels = np.full((2, 3, 2, 1), 0.5, np.float32), np.array([0, 0])
+    options = {"epsilon": 0.2, "step_size": 0.01, "steps": 20, "random_start": False}
+    attack = functools.partial(run, logits_fn, images, labels, loss=losses.margin)
+    averaged = attack(eot_samples=31, eot_chunk=8, evaluations=9, **options)
+    np.testing.assert_array_equal(averaged.queries, np.full(2, 21 * 31 + 9))
+    np.testing.assert_allclose(averaged.images, 0.7, atol=1e-6)
+    single = attack(**options)
+    assert (np.asarray(single.images) < 0.69).all()
+
+
+def test_nan_logits_mid_attack_are_kept_out_and_counted():
+    # Every second step of 0.03 up, from 0.5, gets no answer: 0.53, 0.59, ...
+    def broken(images, key):
+        total = images.mean(axis=(1, 2, 3))
+        odd = jnp.round((total - 0.5) / 0.03) % 2 == 1
+        logits = jnp.stack([0.51 - total, total - 0.51], axis=1)
+        return jnp.where(odd[:, None], jnp.nan, logits) + 0 * total[:, None]
+
+    images, labels = np.full((2, 2, 2, 1), 0.5, np.float32), np.array([0, 0])
+    images[1] = 0.68  # wrong already, and 0.71 gets no answer
+    options = {"step_size": 0.03, "epsilon": 0.1, "random_start": False}
+    attacked = run(broken, images, labels, steps=1, **options)
+    # The step's end is lost: the start is what there is.
+    np.testing.assert_allclose(attacked.images[0], 0.5, atol=1e-6)
+    np.testing.assert_allclose(attacked.images[1], 0.68, atol=1e-6)
+    np.testing.assert_array_equal(attacked.success, [False, True])
+    np.testing.assert_array_equal(attacked.not_finite, [1, 1])
+    assert np.isfinite(attacked.loss).all()
+
+
+def test_without_any_answer_the_image_comes_back():
+    images, labels = some_images(2, (2, 2, 1)), np.array([0, 1])
+    nothing = lambda images, key: jnp.full((len(images), 2), jnp.nan)
+    attacked = run(nothing, images, labels, steps=3, restarts=2)
+    np.testing.assert_array_equal(attacked.images, images)
+    np.testing.assert_array_equal(attacked.queries, [9, 9])
+    np.testing.assert_array_equal(attacked.not_finite, [9, 9])
+    aimed = run(nothing, images, labels, targets=1 - labels)
+    assert not aimed.success.any()  # no class is named, so the target is not
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"restarts": 2, "keep_best": True, "norm": "l2", "step_size": 0.1},
+        {"momentum": 0.9, "norm": "l1", "epsilon": 1.0, "step_size": 0.3},
+    ],
+)
+def test_an_image_with_options_does_not_depend_on_its_batch(options):
+    def model(images, key):  # sums in a fixed order
+        flat = (images - 0.5).reshape(len(images), -1, 1)
+        return jnp.tanh(flat * weights).sum(axis=1)
+
+    weights = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
+    images, labels = some_images(4, (4, 3, 2)), np.array([0, 1, 2, 0])
+    attack = jax.jit(functools.partial(pgd, model, **options))
+    together = attack(images, labels, jax.random.key(0))
+    for i in (1, 3):
+        part = slice(i, i + 1)
+        alone = attack(images[part], labels[part], jax.random.key(0), first_index=i)
+        np.testing.assert_allclose(
+            alone.images, together.images[part], rtol=0, atol=2e-7
+        )
+        np.testing.assert_array_equal(alone.success, together.success[part])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"norm": "l0"}, "norm must be 'linf' or 'l2' or 'l1', got 'l0'"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"eot_samples": 0}, "eot_samples must be at least 1"),
+        ({"eot_chunk": 0}, "eot_chunk must be at least 1"),
+        ({"evaluations": 0}, "evaluations must be at least 1"),
+        ({"targets": np.array([7])}, r"targets\[0\] is 7, .* 0 to 3"),
+        ({"loss": losses.dlr, "classes": 2}, "compares 3 logits, logits_fn has 2"),
+    ],
+)
+def test_refuses_senseless_options(setting, message):
+    setting = dict(setting)
+    classes = setting.pop("classes", CLASSES)
+    model = lambda images, key: two_layers(images, key)[:, :classes]
+    with pytest.raises(ValueError, match=message):
+        pgd(
+            model,
+            some_images(1, (2, 2, 1)),
+            np.array([0]),
+            jax.random.key(0),
+            **setting,
+        )

@@ -103,7 +103,7 @@ def test_pixels_left_to_exchange_with_are_enough():
 def test_changes_few_pixels_to_corners_and_stops_at_the_first_wrong_answer():
     shape = (3, 7, 2)
     asked = []
-    logits_fn, _, _ = linear_model(shape, lead=5.0)
+    logits_fn, _, _ = linear_model(shape, lead=14.2)
 
     def counted(images, key):
         jax.debug.callback(lambda x: asked.append(np.asarray(x)), images)

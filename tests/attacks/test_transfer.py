@@ -88,14 +88,13 @@ def test_targets_and_votes_are_those_of_the_target():
         odd = jax.random.bernoulli(key, 0.1)
         return jnp.where(odd, jnp.eye(CLASSES)[labels] * 1e3, logits_fn(images, key))
 
-    attacked = transfer(
-        logits_fn,
-        unsure,
-        pgd,
+    through = jax.jit(
+        functools.partial(transfer, logits_fn, unsure, pgd, evaluations=25)
+    )
+    attacked = through(
         images,
         labels,
         jax.random.key(0),
-        evaluations=25,
         targets=targets,
         epsilon=0.5,
         step_size=0.1,
@@ -110,9 +109,11 @@ def test_nan_is_the_targets():
     logits_fn, _ = linear_model((3, 4, 3), 0)
     images, labels = some_images(2, (3, 4, 3)), np.array([0, 1])
     silent = lambda images, key: jnp.full((len(images), CLASSES), jnp.nan)
-    attacked = transfer(logits_fn, silent, pgd, images, labels, jax.random.key(0))
+    key = jax.random.key(0)
+    through = lambda *models: jax.jit(functools.partial(transfer, *models, pgd))
+    attacked = through(logits_fn, silent)(images, labels, key)
     np.testing.assert_array_equal(attacked.not_finite, [1, 1])
-    attacked = transfer(silent, logits_fn, pgd, images, labels, jax.random.key(0))
+    attacked = through(silent, logits_fn)(images, labels, key)
     np.testing.assert_array_equal(attacked.not_finite, [0, 0])
 
 

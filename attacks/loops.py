@@ -1,0 +1,115 @@
+"""Convolutions that stay fast inside a compiled loop on a CPU.
+
+XLA's CPU compiler brings a convolution into the layout of its fast implementation only
+where it stands outside of every loop (https://github.com/jax-ml/jax/issues/12868). The
+gradient of a network in the usual layout (NHWC, HWIO) is not in it: in a loop it is
+tens of times slower. `canonical` writes the layout out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+from jaxtyping import Array
+
+
+def canonical(function: Callable) -> Callable:
+    """The same function of arrays, with its convolutions in XLA's layout for CPUs.
+
+    On other devices it is the function itself. Convolutions in a loop or a branch
+    within the function stay as they are. Apply it after differentiation: what JAX knows
+    about the derivative of parts of the function, such as `jax.custom_vjp`, is lost.
+
+    Args:
+        function: of any pytrees of arrays.
+
+    Returns:
+        A function of the same arguments, with the same results up to rounding.
+    """
+    if jax.default_backend() != "cpu":
+        return function
+
+    def rewritten(*arguments: Any) -> Any:
+        program, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        if not _convolves(program.jaxpr):
+            return function(*arguments)
+        leaves = jax.tree.leaves(arguments)
+        results = _evaluate(program.jaxpr, program.consts, leaves)
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return rewritten
+
+
+def _convolves(program: Any) -> bool:
+    """Whether there is a convolution outside of loops and branches."""
+    for equation in program.eqns:
+        inner = _called(equation)
+        if equation.primitive.name == "conv_general_dilated":
+            return True
+        if inner is not None and _convolves(inner.jaxpr):
+            return True
+    return False
+
+
+def _called(equation: Any) -> Any:
+    """The program that an equation only calls, or None."""
+    if equation.primitive.name in ("jit", "pjit", "closed_call"):
+        return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    return None
+
+
+def _evaluate(program: Any, constants: list, arguments: list) -> list:
+    """As `jax.core.eval_jaxpr`, but for the convolutions."""
+    variables = [*program.constvars, *program.invars]
+    values = dict(zip(variables, [*constants, *arguments], strict=True))
+
+    def read(variable: Any) -> Any:
+        is_literal = isinstance(variable, core.Literal)
+        return variable.val if is_literal else values[variable]
+
+    for equation in program.eqns:
+        inputs = [read(variable) for variable in equation.invars]
+        inner = _called(equation)
+        with equation.ctx.manager:
+            if equation.primitive.name == "conv_general_dilated":
+                results = [_convolve(*inputs, **equation.params)]
+            elif inner is not None and _convolves(inner.jaxpr):
+                results = _evaluate(inner.jaxpr, inner.consts, inputs)
+            else:
+                options = equation.primitive.get_bind_params(equation.params)
+                results = equation.primitive.bind(*inputs, **options)
+                if not equation.primitive.multiple_results:
+                    results = [results]
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(variable) for variable in program.outvars]
+
+
+def _convolve(
+    images: Array | np.ndarray,
+    kernel: Array | np.ndarray,
+    *,
+    dimension_numbers: Any,
+    **options: Any,
+) -> Array:
+    """The convolution, by way of channels last and kernels that end in them."""
+    batch, channel, *space = dimension_numbers.lhs_spec
+    outputs, inputs, *window = dimension_numbers.rhs_spec
+    count = len(space)
+    middle = tuple(range(1, count + 1))
+    result = jax.lax.conv_general_dilated(
+        images.transpose(batch, *space, channel),
+        kernel.transpose(*window, inputs, outputs),
+        dimension_numbers=jax.lax.ConvDimensionNumbers(
+            (0, count + 1, *middle),
+            (count + 1, count, *range(count)),
+            (0, count + 1, *middle),
+        ),
+        **options,
+    )
+    place = dimension_numbers.out_spec
+    order = [0] * len(place)
+    for axis, source in zip(place, (0, count + 1, *middle), strict=True):
+        order[axis] = source
+    return result.transpose(order)

@@ -1,0 +1,112 @@
+"""The Square attack against torchattacks' port of AutoAttack's.
+
+A random search of few queries is decided by luck, so means over seeds are compared.
+There all images share their squares, and none reaches the last row or column, which is
+a sixth of these small images: the original is run as it is, which ours must not fall
+short of, and with the last place allowed, which ours must equal.
+"""
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+
+from attacks.square import square, two_peaks
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: no parity test")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torchattacks = pytest.importorskip(
+        "torchattacks", reason="torchattacks is not installed: no parity test"
+    )
+# On images this small its threads cost more than they do, up to fifty times.
+torch.set_num_threads(1)
+
+QUERIES, SEEDS = 300, 5
+
+
+class Original(torchattacks.Square):
+    extra = 0
+
+    def random_int(self, low=0, high=1, shape=(1,)):
+        return super().random_int(low, high + self.extra, list(shape))
+
+
+class Inclusive(Original):
+    extra = 1
+
+
+# The original's grid of tiles fits a height of 10 and not one of 12.
+def cut(images):
+    return images[:, 1:-1]
+
+
+@functools.cache
+def network():
+    whole, padding = networks.network(), ((0, 0), (1, 1), (0, 0), (0, 0))
+    return lambda x, key: whole(jnp.pad(x, padding, constant_values=0.5), key)
+
+
+@functools.cache
+def torch_network():
+    padding = torch.nn.ConstantPad2d((0, 0, 1, 1), 0.5)
+    return torch.nn.Sequential(padding, networks.torch_network()).eval()
+
+
+def original_robust(cls, seed, norm, epsilon, p_init):
+    images, labels = networks.data(128, seed=7)
+    model, tensors = torch_network(), networks.to_torch(cut(images))
+    options = {"n_queries": QUERIES, "p_init": p_init, "seed": seed}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attack = cls(model, norm=norm, eps=epsilon, **options)
+    result = attack(tensors, torch.tensor(labels).long())
+    return (model(result).argmax(dim=1).numpy() == labels).sum()
+
+
+# Radii at which about half of the images are fooled; a first square that fits.
+@pytest.mark.parametrize(
+    ("norm", "theirs", "epsilon", "p_init"),
+    [("linf", "Linf", 0.095, 0.8), ("l2", "L2", 2.1, 0.6)],
+)
+def test_robust_accuracy_over_seeds(norm, theirs, epsilon, p_init):
+    images, labels = networks.data(128, seed=7)
+    options = {"epsilon": epsilon, "norm": norm, "p_init": p_init}
+    attack = functools.partial(square, network(), queries=QUERIES, **options)
+    attack = jax.jit(attack)
+    ours = np.array(
+        [
+            (~attack(cut(images), labels, jax.random.key(seed)).success).sum()
+            for seed in range(SEEDS)
+        ]
+    )
+    settings = (theirs, epsilon, p_init)
+    equal, plain = (
+        np.array([original_robust(cls, seed, *settings) for seed in range(SEEDS)])
+        for cls in (Inclusive, Original)
+    )
+    print(norm, "ours", ours, "original", equal, "without the last place", plain)
+    assert 32 < equal.mean() < 96
+    # One example and three standard errors of the difference of the means.
+    spread = np.sqrt((ours.var(ddof=1) + equal.var(ddof=1)) / SEEDS)
+    assert spread < 4
+    assert abs(ours.mean() - equal.mean()) < 1 + 3 * spread
+    assert ours.mean() < plain.mean() + 1
+
+
+@pytest.mark.parametrize("side", [2, 3, 5, 9, 29])
+def test_same_window(side):
+    torch.manual_seed(0)
+    original = torchattacks.Square(torch_network())
+    windows = [original.eta(side).numpy() for _ in range(20)]
+    ours = two_peaks(side)
+    turned = 0
+    for window in windows:
+        same, other = (np.allclose(window, x, atol=1e-6) for x in (ours, ours.T))
+        assert same or other
+        turned += other and not same
+    assert 0 < turned < 20
