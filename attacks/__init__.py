@@ -36,6 +36,7 @@ What attacks maximise is in `attacks.losses`, single checks in `attacks.soundnes
 
 from attacks import losses as losses
 from attacks import soundness as soundness
+from attacks.autoattack import Stage as Stage
 from attacks.autoattack import autoattack as autoattack
 from attacks.autoattack import autoattack_stages as autoattack_stages
 from attacks.autopgd import autopgd as autopgd

@@ -19,7 +19,7 @@ from attacks import inputs, norms
 from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
 from attacks.loops import canonical
 from attacks.losses import margin, of_class
-from attacks.oracle import goal
+from attacks.oracle import goal, mean_logits
 from attacks.types import Attacked, LogitsFunction
 
 
@@ -116,7 +116,7 @@ def deepfool(
         raise ValueError(f"logits_fn knows {classes} classes, DeepFool needs 2")
     answers = min(candidates, classes) - 1
     wanted = goal(margin, labels)
-    mean = partial(_mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
+    mean = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
 
     def look(kept: Kept, current: Array, logits: Array, active: Array):
         """Keeps what is wrong, else what has the larger margin; says what goes on."""
@@ -199,20 +199,3 @@ def _shortest(lead: Array, slopes: Array, norm: str) -> Array:
     distance = jnp.where(jnp.isfinite(distance), distance + 1e-4, 0)
     slope = slopes[nearest, jnp.arange(len(lead))]
     return norms.per_image(distance) * norms.direction(slope, norm)
-
-
-def _mean_logits(
-    logits_fn: LogitsFunction,
-    images: Array,
-    key: PRNGKeyArray,
-    *,
-    samples: int,
-    chunk: int,
-) -> Array:
-    """Expectation over transformation of the logits, and so of their gradients."""
-    if samples == 1:
-        return logits_fn(images, key)
-    # Recomputed in the backward pass: its memory is that of one chunk.
-    one = jax.checkpoint(lambda key: logits_fn(images, key))
-    keys = jax.random.split(key, samples)
-    return jax.lax.map(one, keys, batch_size=min(chunk, samples)).mean(axis=0)

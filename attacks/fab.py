@@ -15,7 +15,7 @@ from attacks.ascent import Kept, finish, image_keys
 from attacks.loops import canonical
 from attacks.losses import margin, of_class
 from attacks.norms import per_image
-from attacks.oracle import Answer, ask, goal
+from attacks.oracle import Answer, ask, goal, mean_logits
 from attacks.types import Attacked, LogitsFunction
 
 Images = Float[Array, "n h w c"]
@@ -409,7 +409,7 @@ def _search(
         chunk=eot_chunk,
         gradient=False,
     )
-    averaged = partial(_averaged, logits_fn, samples=eot_samples, chunk=eot_chunk)
+    averaged = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
     dtype = clean.dtype
     start_key, query_key, _ = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
@@ -499,17 +499,6 @@ def _is_class(logits: Array, classes: Array) -> Array:
 
 def _folded(keys: Key[Array, " n"], index: Array) -> Key[Array, " n"]:
     return jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-
-
-def _averaged(
-    logits_fn: LogitsFunction, images: Images, key: PRNGKeyArray, *, samples, chunk
-) -> Float[Array, "n classes"]:
-    """The mean of the logits over keys; its derivative repeats the forward passes."""
-    if samples == 1:
-        return logits_fn(images, key)
-    one = jax.checkpoint(lambda key: logits_fn(images, key))
-    keys = jax.random.split(key, samples)
-    return jax.lax.map(one, keys, batch_size=min(chunk, samples)).mean(axis=0)
 
 
 # classes [n] -> z_class - z_label, and its gradient

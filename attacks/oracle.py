@@ -130,6 +130,26 @@ def ask(
     return mean._replace(finite=total.finite)
 
 
+def mean_logits(
+    logits_fn: LogitsFunction,
+    images: Float[Array, "n h w c"],
+    key: PRNGKeyArray,
+    *,
+    samples: int,
+    chunk: int,
+) -> Float[Array, "n classes"]:
+    """Expectation over transformation of the logits, and so of their gradients.
+
+    The keys are those of `ask`. The derivative repeats the forward passes, so that its
+    memory is that of one chunk.
+    """
+    if samples == 1:
+        return logits_fn(images, key)
+    one = jax.checkpoint(lambda key: logits_fn(images, key))
+    keys = jax.random.split(key, samples)
+    return jax.lax.map(one, keys, batch_size=min(chunk, samples)).mean(axis=0)
+
+
 def _added(total: Answer, more: Answer) -> Answer:
     sums = jax.tree.map(jnp.add, *(x._replace(finite=None) for x in (total, more)))
     return sums._replace(finite=total.finite & more.finite)

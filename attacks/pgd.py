@@ -169,15 +169,16 @@ def pgd(
         found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
         return merge(kept, found, best), None
 
-    others = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(1, restarts))
-    keys = jnp.concatenate([key[None], others])
+    # The first run splits the key, which is to fold in 0 and 1; 2 is the verdict's.
+    fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+    keys = jnp.concatenate([key[None], fold_in(key, 2 + jnp.arange(1, restarts))])
     kept, _ = jax.lax.scan(run, nothing_kept(images), keys)
     return finish(
         logits_fn,
         wanted,
         classes,
         kept,
-        jax.random.fold_in(key, restarts),
+        jax.random.fold_in(key, 2),
         evaluations=evaluations,
         queries=restarts * (steps + 1) * eot_samples,
         targeted=targeted,

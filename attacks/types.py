@@ -28,7 +28,8 @@ class Attacked(NamedTuple):
         loss: the attack's loss at those last queries, in nats for cross-entropy.
         queries: how often the classifier saw a version of the image; a query with its
             gradient counts as one.
-        not_finite: how many of these were answered with a NaN or an infinity.
+        not_finite: how many answers held a NaN or an infinity, an answer averaged over
+            several keys counting as one.
     """
 
     images: Float[Array, "n h w c"]

@@ -158,13 +158,18 @@ def test_each_query_has_its_own_key():
         )
         return two_layers(images, key)
 
+    options = {"steps": 4, "restarts": 2, "eot_samples": 3, "evaluations": 5}
     attacked = pgd(
-        logits_fn, some_images(1, (3, 3, 3)), np.array([0]), jax.random.key(0), steps=4
+        logits_fn,
+        some_images(1, (3, 3, 3)),
+        np.array([0]),
+        jax.random.key(0),
+        **options,
     )
     jax.block_until_ready(attacked)
     jax.effects_barrier()
-    assert len(seen) == attacked.queries[0] == 6
-    assert len(set(seen)) == 6
+    assert len(seen) == attacked.queries[0] == 35
+    assert len(set(seen)) == 35
 
 
 def test_jit_gives_the_same_images():
