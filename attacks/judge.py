@@ -66,13 +66,13 @@ def judge(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from attacks import judge
-        >>> def coin(images, key):  # right once in four times
-        ...     right = jax.random.bernoulli(key, 0.25, (len(images),))
+        >>> def coin(images, key):  # right once in five times
+        ...     right = jax.random.bernoulli(key, 0.2, (len(images),))
         ...     return jnp.stack([1.0 - right, right], axis=1)
         >>> images, labels = jnp.zeros((1, 4, 4, 3)), jnp.array([1])
         >>> judged = judge(coin, images, labels, jax.random.key(0), evaluations=200)
         >>> print(f"{judged.accuracy[0]:.1f} {judged.majority[0]}")
-        0.3 False
+        0.2 False
     """
     if evaluations < 1:
         raise ValueError(f"evaluations must be at least 1, got {evaluations}")
