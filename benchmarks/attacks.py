@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import foolbox
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,6 +136,8 @@ def ours(network: Callable, images: jax.Array, labels: jax.Array) -> Mapping:
 
 def foolboxes(network: Callable, images: jax.Array, labels: jax.Array) -> Mapping:
     """The same of Foolbox, on the same network, which is compiled."""
+    import foolbox
+
     model = foolbox.JAXModel(jax.jit(network), bounds=(0, 1))
 
     def run(attack: Any, epsilon: float | None) -> Callable:
