@@ -77,7 +77,11 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
-    flags.DEFINE_string("checkpoint", None, "folder of a training run", required=True)
+    flags.DEFINE_string(
+        "checkpoint",
+        "out/quickstart/splic",
+        "folder of a training run; the default is one of ./launch.sh's",
+    )
     flags.DEFINE_enum("defense", "usvt", ["usvt", "splic"], "the random transform")
     flags.DEFINE_integer("num_images", 128, "test images", lower_bound=2)
     flags.DEFINE_integer("budget", 200, "gradients for each image", lower_bound=1)
@@ -163,7 +167,9 @@ def main(argv: Sequence[str]) -> None:
     network = models.logits_function(loaded.graphdef, loaded.variables)
     dataset = shared_flags.dataset_from_flags("test")
     if loaded.class_names != dataset.class_names:
-        raise UserError(f"{FLAGS.checkpoint} was not trained on {dataset.name}")
+        raise UserError(
+            f"{FLAGS.checkpoint} was not trained on {dataset.name}; give --dataset"
+        )
     if FLAGS.budget % FLAGS.samples:
         raise UserError("--budget must be a multiple of --samples")
     images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255

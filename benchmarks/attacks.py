@@ -40,7 +40,11 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
-    flags.DEFINE_string("checkpoint", None, "folder of a training run", required=True)
+    flags.DEFINE_string(
+        "checkpoint",
+        "out/quickstart/bare",
+        "folder of a training run; the default is one of ./launch.sh's",
+    )
     flags.DEFINE_integer("num_images", 64, "images, one batch", lower_bound=1)
     flags.DEFINE_integer(
         "cw_steps", 50, "steps for each constant of C&W", lower_bound=1
@@ -208,7 +212,9 @@ def main(argv: Sequence[str]) -> None:
     network = models.logits_function(loaded.graphdef, loaded.variables)
     dataset = shared_flags.dataset_from_flags("test")
     if loaded.class_names != dataset.class_names:
-        raise UserError(f"{FLAGS.checkpoint} was not trained on {dataset.name}")
+        raise UserError(
+            f"{FLAGS.checkpoint} was not trained on {dataset.name}; give --dataset"
+        )
     images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
     labels = dataset.labels[: FLAGS.num_images]
     progress = Progress()
