@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
 from attacks.judge import judged_goal
-from attacks.norms import per_image
 from attacks.oracle import Answer, Goal
 from attacks.types import Attacked, LogitsFunction
 
@@ -83,13 +82,17 @@ def merge(
     """The preferred of two, where `other` has been answered at all."""
     if answered is None:
         answered = other.wrong >= 0
-    better = answered & prefers(kept, other)
-    return Kept(
-        jnp.where(per_image(better), other.images, kept.images),
-        jnp.where(better, other.loss, kept.loss),
-        jnp.where(better, other.wrong, kept.wrong),
-        kept.not_finite + other.not_finite,
-    )
+    better = choose(answered & prefers(kept, other), other, kept)
+    return better._replace(not_finite=kept.not_finite + other.not_finite)
+
+
+def choose(chosen: Bool[Array, " n"], new: Any, old: Any) -> Any:
+    """The new of two pytrees of arrays ``[n, ...]`` for the images chosen."""
+
+    def one(new: Array, old: Array) -> Array:
+        return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(one, new, old)
 
 
 def ascend(
@@ -100,7 +103,6 @@ def ascend(
     *,
     steps: int,
     prefers: Preference,
-    kept: Kept | None = None,
 ) -> Kept:
     """Moves images by a rule, a fixed number of steps.
 
@@ -112,7 +114,6 @@ def ascend(
         steps: number of steps; the classifier is asked before each with the gradient,
             and without it after the last one.
         prefers: which of the images to keep.
-        kept: what was kept before; None for nothing.
 
     Returns:
         The kept images.
@@ -125,8 +126,7 @@ def ascend(
         images, state = rule.step(state, images, answer, index)
         return images, state, kept
 
-    kept = nothing_kept(start) if kept is None else kept
-    carry = (start, rule.init(start), kept)
+    carry = (start, rule.init(start), nothing_kept(start))
     images, _, kept = jax.lax.fori_loop(0, steps, step, carry)
     answer = oracle(images, jax.random.fold_in(key, steps), gradient=False)
     return keep(kept, images, answer, prefers)
@@ -135,34 +135,30 @@ def ascend(
 def finish(
     logits_fn: LogitsFunction,
     wanted: Goal,
-    classes: Integer[Array, " n"],
     kept: Kept,
     key: PRNGKeyArray,
     *,
     evaluations: int,
     queries: Integer[Array, " n"] | int,
-    targeted: bool = False,
 ) -> Attacked:
     """Judges what was kept, under keys that the attack has not seen.
 
     Args:
         logits_fn: ``(images, key) -> logits``.
         wanted: the goal.
-        classes: labels, or targets where `targeted`.
         kept: the images.
         key: of the last questions.
         evaluations: how many of them.
         queries: how often the classifier was asked before, for each image.
-        targeted: whether naming the class is success.
 
     Returns:
         The result of the attack.
     """
     images = jax.lax.stop_gradient(kept.images)
-    judged = judged_goal(logits_fn, wanted, classes, images, key, evaluations)
+    judged = judged_goal(logits_fn, wanted, images, key, evaluations)
     return Attacked(
         images,
-        judged.majority if targeted else ~judged.majority,
+        judged.majority if wanted.targeted else ~judged.majority,
         judged.loss,
         jnp.broadcast_to(jnp.asarray(queries + evaluations, jnp.int32), len(images)),
         kept.not_finite + ~judged.finite,
@@ -176,3 +172,8 @@ def image_keys(
     return jax.vmap(jax.random.fold_in, (None, 0))(
         key, first_index + jnp.arange(len(images))
     )
+
+
+def folded(keys: Key[Array, " n"], index: Integer[Array, ""] | int) -> Key[Array, " n"]:
+    """The images' keys with one number folded into each."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, index)

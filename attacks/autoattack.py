@@ -128,13 +128,13 @@ def autoattack(
         >>> print(attacked.success, attacked.images[1, 0, 0])  # the second was wrong
         [ True  True] [0.52]
     """
-    inputs.require_finite("epsilon", epsilon)
+    inputs.require_finite(epsilon=epsilon)
     inputs.require_choice("norm", norm, NORMS)
     inputs.require_choice("version", version, VERSIONS)
     randomized = version == "rand"
     if evaluations is None:
         evaluations = 20 if randomized else 1
-    inputs.require_at_least("evaluations", evaluations, 1)
+    inputs.require_at_least(1, evaluations=evaluations)
     if evaluations > 1 and not randomized:
         raise ValueError(
             f"evaluations is {evaluations}, but version {version!r} takes one answer "
@@ -156,9 +156,7 @@ def autoattack(
     )
 
     def compared(kept: Kept, candidates: Array, allowed: Array) -> Kept:
-        judged = judged_goal(
-            logits_fn, wanted, labels, candidates, compare_key, evaluations
-        )
+        judged = judged_goal(logits_fn, wanted, candidates, compare_key, evaluations)
         not_finite = (allowed & ~judged.finite).astype(jnp.int32)
         new = Kept(candidates, judged.loss, 1 - judged.accuracy, not_finite)
         return merge(kept, new, prefers, allowed & judged.finite)
@@ -199,7 +197,6 @@ def autoattack(
     return finish(
         logits_fn,
         wanted,
-        labels,
         kept,
         verdict_key,
         evaluations=evaluations,

@@ -28,7 +28,7 @@ from attacks.ascent import (
     nothing_kept,
     preference,
 )
-from attacks.losses import Loss, cross_entropy, targeted_cross_entropy, targeted_dlr
+from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
 from attacks.oracle import Answer, Goal, ask, goal
 from attacks.types import Attacked, LogitsFunction
@@ -132,27 +132,21 @@ def autopgd(
         epsilon, norm, steps, rho, eot_samples, eot_chunk, evaluations, first_index
     )
     _check(settings)
-    inputs.require_at_least("restarts", restarts, 1)
+    inputs.require_at_least(1, restarts=restarts)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    targeted = targets is not None
-    if loss is None:
-        loss = targeted_cross_entropy if targeted else cross_entropy
-    classes = jnp.asarray(targets) if targeted else labels
-    wanted = goal(loss, labels, classes if targeted else None)
+    wanted = goal(loss, labels, targets)
     clean = None
     if not settings.randomized:
         clean = ask(logits_fn, wanted, images, _clean_key(key), gradient=False)
     return _best_of(
         logits_fn,
         images,
-        classes,
         key,
         settings,
         runs=restarts,
         goal_of=lambda run: wanted,
         judged=wanted,
         clean=clean,
-        targeted=targeted,
     )
 
 
@@ -214,22 +208,17 @@ def targeted_autopgd(
         epsilon, norm, steps, rho, eot_samples, eot_chunk, evaluations, first_index
     )
     _check(settings)
-    inputs.require_at_least("target_classes", target_classes, 1)
+    inputs.require_at_least(1, target_classes=target_classes)
     images, labels, count = inputs.checked(logits_fn, images, labels, key)
     runs = min(target_classes, count - 1)
-
-    def away(loss: Callable[[Array], Array]) -> Goal:
-        return Goal(loss, goal(cross_entropy, labels).reached)
-
-    untargeted = goal(cross_entropy, labels)
+    away = goal(cross_entropy, labels)
     options = {"samples": eot_samples, "chunk": eot_chunk, "gradient": False}
-    clean = ask(logits_fn, untargeted, images, _clean_key(key), **options)
-    its_own = jnp.arange(count) == labels[:, None]
-    order = jnp.argsort(-jnp.where(its_own, -jnp.inf, clean.logits), axis=1)
-    targets = order[:, :runs].T
+    clean = ask(logits_fn, away, images, _clean_key(key), **options)
+    targets = likeliest_others(clean.logits, labels, runs)
 
     def towards(run: Array) -> Goal:
-        return away(lambda logits: targeted_dlr(logits, labels, targets[run]))
+        target = targets[run]
+        return away._replace(loss=lambda logits: targeted_dlr(logits, labels, target))
 
     def of_best_target(logits: Array) -> Array:
         return jax.vmap(targeted_dlr, (None, None, 0))(logits, labels, targets).max(0)
@@ -237,12 +226,11 @@ def targeted_autopgd(
     return _best_of(
         logits_fn,
         images,
-        labels,
         key,
         settings,
         runs=runs,
         goal_of=towards,
-        judged=away(of_best_target),
+        judged=away._replace(loss=of_best_target),
         clean=clean._replace(loss=of_best_target(clean.logits)),
     )
 
@@ -316,12 +304,15 @@ class _State(NamedTuple):
 
 
 def _check(settings: _Settings) -> None:
-    inputs.require_finite("epsilon", settings.epsilon)
+    inputs.require_finite(epsilon=settings.epsilon, rho=settings.rho)
     inputs.require_choice("norm", settings.norm, NORMS)
-    inputs.require_finite("rho", settings.rho)
-    inputs.require_at_least("steps", settings.steps, 0)
-    for name in ("eot_samples", "eot_chunk", "evaluations"):
-        inputs.require_at_least(name, getattr(settings, name), 1)
+    inputs.require_at_least(0, steps=settings.steps)
+    inputs.require_at_least(
+        1,
+        eot_samples=settings.eot_samples,
+        eot_chunk=settings.eot_chunk,
+        evaluations=settings.evaluations,
+    )
 
 
 def _clean_key(key: PRNGKeyArray) -> PRNGKeyArray:
@@ -331,7 +322,6 @@ def _clean_key(key: PRNGKeyArray) -> PRNGKeyArray:
 def _best_of(
     logits_fn: LogitsFunction,
     images: Array,
-    classes: Array,
     key: PRNGKeyArray,
     settings: _Settings,
     *,
@@ -339,7 +329,6 @@ def _best_of(
     goal_of: Callable[[Array], Goal],
     judged: Goal,
     clean: Answer | None,
-    targeted: bool = False,
 ) -> Attacked:
     """Several runs, each with a goal and a start of its own; see `autopgd`."""
     epsilon, norm, steps = settings.epsilon, settings.norm, settings.steps
@@ -376,12 +365,10 @@ def _best_of(
     return finish(
         logits_fn,
         judged,
-        classes,
         kept,
         jax.random.fold_in(key, 1 + runs),
         evaluations=settings.evaluations,
         queries=queries,
-        targeted=targeted,
     )
 
 

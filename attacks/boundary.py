@@ -28,8 +28,8 @@ from jaxtyping import (
 )
 
 from attacks import inputs, norms
-from attacks.ascent import finish, image_keys, nothing_kept
-from attacks.losses import margin, targeted_margin
+from attacks.ascent import finish, folded, image_keys, nothing_kept
+from attacks.losses import MARGIN
 from attacks.norms import per_image
 from attacks.oracle import ask, goal
 from attacks.types import Attacked, LogitsFunction
@@ -174,33 +174,26 @@ def boundary(
         >>> print(f"{found.l2[0]:.1f}")  # the least is 0.1 for each of 16 pixels: 0.4
         0.4
     """
-    for name, value in (("epsilon", epsilon), ("convergence", convergence)):
-        inputs.require_finite(name, value)
-    for name, value in (
-        ("spherical_step", spherical_step),
-        ("source_step", source_step),
-        ("step_adaptation", step_adaptation),
-    ):
-        inputs.require_finite(name, value, above=True)
+    inputs.require_finite(epsilon=epsilon, convergence=convergence)
+    inputs.require_positive(
+        spherical_step=spherical_step,
+        source_step=source_step,
+        step_adaptation=step_adaptation,
+    )
     inputs.require_choice("norm", norm, norms.NORMS)
-    for name, value, least in (
-        ("steps", steps, 0),
-        ("draws", draws, 0),
-        ("adapt_every", adapt_every, 1),
-        ("blends", blends, 1),
-        ("eot_samples", eot_samples, 1),
-        ("eot_chunk", eot_chunk, 1),
-        ("evaluations", evaluations, 1),
-    ):
-        inputs.require_at_least(name, value, least)
+    inputs.require_at_least(0, steps=steps, draws=draws)
+    inputs.require_at_least(
+        1,
+        adapt_every=adapt_every,
+        blends=blends,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
+    )
     if starts is not None:
         starts, *_ = inputs.checked(logits_fn, starts, labels, key)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    targeted = targets is not None
-    classes = jnp.asarray(targets) if targeted else labels
-    wanted = goal(
-        targeted_margin if targeted else margin, labels, classes if targeted else None
-    )
+    wanted = goal(None, labels, targets, default=MARGIN)
     draw_key, walk_key, query_key, *verdict_keys = jax.random.split(key, 5)
     walk_keys = image_keys(walk_key, first_index, clean)
 
@@ -230,9 +223,13 @@ def boundary(
 
     def step(carry: tuple[Array, _Walk]) -> tuple[Array, _Walk]:
         index, walk = carry
-        keys = jax.vmap(jax.random.fold_in, (0, None))(walk_keys, index)
         near, sphere = propose(
-            keys, clean, walk.current, walk.distance, walk.sphere_size, walk.source_size
+            folded(walk_keys, index),
+            clean,
+            walk.current,
+            walk.distance,
+            walk.sphere_size,
+            walk.source_size,
         )
         is_wrong, unanswered = wrong(near, before + 2 * index)
         distance = norms.size(near - clean, "l2")
@@ -280,10 +277,8 @@ def boundary(
         finish,
         logits_fn,
         wanted,
-        classes,
         evaluations=evaluations,
         queries=walk.asked * eot_samples,
-        targeted=targeted,
     )
     inside = norms.project(walk.current, clean, epsilon, norm)
     kept = nothing_kept(walk.current)._replace(not_finite=walk.lost)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
-from attacks.losses import margin, targeted_margin
+from attacks.losses import MARGIN
 from attacks.oracle import Answer, Goal, ask, goal
 from attacks.types import Attacked, LogitsFunction
 
@@ -133,30 +133,20 @@ def carlini_wagner(
         True False
     """
     del first_index
-    for name, value in (("epsilon", epsilon), ("confidence", confidence)):
-        inputs.require_finite(name, value)
-    for name, value in (
-        ("learning_rate", learning_rate),
-        ("initial_const", initial_const),
-    ):
-        inputs.require_finite(name, value, above=True)
-    for name, value in (
-        ("binary_search_steps", binary_search_steps),
-        ("steps", steps),
-        ("eot_samples", eot_samples),
-        ("eot_chunk", eot_chunk),
-        ("evaluations", evaluations),
-    ):
-        inputs.require_at_least(name, value, 1)
-    images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    targeted = targets is not None
-    classes = jnp.asarray(targets) if targeted else labels
-    wanted = goal(
-        targeted_margin if targeted else margin, labels, classes if targeted else None
+    inputs.require_finite(epsilon=epsilon, confidence=confidence)
+    inputs.require_positive(learning_rate=learning_rate, initial_const=initial_const)
+    inputs.require_at_least(
+        1,
+        binary_search_steps=binary_search_steps,
+        steps=steps,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
     )
-    hinge = Goal(
-        lambda logits: -jnp.maximum(confidence - wanted.loss(logits), 0),
-        wanted.reached,
+    images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
+    wanted = goal(None, labels, targets, default=MARGIN)
+    hinge = wanted._replace(
+        loss=lambda logits: -jnp.maximum(confidence - wanted.loss(logits), 0)
     )
     oracle = partial(ask, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
 
@@ -225,13 +215,7 @@ def carlini_wagner(
         jax.random.fold_in(key, binary_search_steps)
     )
     verdict = partial(
-        finish,
-        logits_fn,
-        wanted,
-        classes,
-        evaluations=evaluations,
-        queries=queries,
-        targeted=targeted,
+        finish, logits_fn, wanted, evaluations=evaluations, queries=queries
     )
     inside = norms.project(kept.images, images, epsilon, "linf")
     difference = kept.images - images

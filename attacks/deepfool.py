@@ -18,7 +18,7 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 from attacks import inputs, norms
 from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
 from attacks.loops import canonical
-from attacks.losses import margin, of_class
+from attacks.losses import likeliest_others, margin, of_class
 from attacks.oracle import goal, mean_logits
 from attacks.types import Attacked, LogitsFunction
 
@@ -100,17 +100,14 @@ def deepfool(
     """
     del first_index
     if epsilon is not None:
-        inputs.require_finite("epsilon", epsilon)
+        inputs.require_finite(epsilon=epsilon)
     inputs.require_choice("norm", norm, ("l2", "linf"))
-    inputs.require_finite("overshoot", overshoot)
-    inputs.require_at_least("steps", steps, 0)
-    inputs.require_at_least("candidates", candidates, 2)
-    for name, value in (
-        ("eot_samples", eot_samples),
-        ("eot_chunk", eot_chunk),
-        ("evaluations", evaluations),
-    ):
-        inputs.require_at_least(name, value, 1)
+    inputs.require_finite(overshoot=overshoot)
+    inputs.require_at_least(0, steps=steps)
+    inputs.require_at_least(2, candidates=candidates)
+    inputs.require_at_least(
+        1, eot_samples=eot_samples, eot_chunk=eot_chunk, evaluations=evaluations
+    )
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     if classes < 2:
         raise ValueError(f"logits_fn knows {classes} classes, DeepFool needs 2")
@@ -129,8 +126,7 @@ def deepfool(
 
     query_key, judge_key = jax.random.split(key)
     logits = mean(images, jax.random.fold_in(query_key, steps + 1))
-    its_own = jnp.arange(classes) == labels[:, None]
-    _, others = jax.lax.top_k(jnp.where(its_own, -jnp.inf, logits), answers)
+    others = likeliest_others(logits, labels, answers).T
 
     def leads(images: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
         logits = mean(images, key)
@@ -177,7 +173,6 @@ def deepfool(
     return finish(
         logits_fn,
         wanted,
-        labels,
         kept,
         judge_key,
         evaluations=evaluations,

@@ -11,9 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, image_keys
+from attacks.ascent import Kept, finish, folded, image_keys
 from attacks.loops import canonical
-from attacks.losses import margin, of_class
+from attacks.losses import is_class, likeliest_others, margin, of_class
 from attacks.norms import per_image
 from attacks.oracle import Answer, ask, goal, mean_logits
 from attacks.types import Attacked, LogitsFunction
@@ -380,22 +380,20 @@ def _search(
     first_index: ArrayLike,
 ) -> _Found:
     """The runs, of which an image makes no more once it is found within `stop`."""
-    inputs.require_finite("epsilon", epsilon)
+    inputs.require_finite(epsilon=epsilon, alpha_max=alpha_max, beta=beta)
+    inputs.require_positive(eta=eta)
     inputs.require_choice("norm", norm, norms.NORMS)
-    inputs.require_at_least("steps", steps, 0)
-    for name, value in (
-        ("restarts", restarts),
-        ("eot_samples", eot_samples),
-        ("eot_chunk", eot_chunk),
-        ("evaluations", evaluations),
-    ):
-        inputs.require_at_least(name, value, 1)
-    inputs.require_finite("alpha_max", alpha_max)
-    inputs.require_finite("eta", eta, above=True)
-    inputs.require_finite("beta", beta)
+    inputs.require_at_least(0, steps=steps)
+    inputs.require_at_least(
+        1,
+        restarts=restarts,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
+    )
     clean, labels, classes = inputs.checked(logits_fn, images, labels, key)
     if target_classes is not None:
-        inputs.require_at_least("target_classes", target_classes, 1)
+        inputs.require_at_least(1, target_classes=target_classes)
         if target_classes >= classes:
             raise ValueError(
                 f"target_classes is {target_classes}, but logits_fn knows {classes} "
@@ -423,9 +421,8 @@ def _search(
     )
     here = jnp.zeros(len(clean), dtype)
     found, _ = _noted(nothing, clean, here, answer, jnp.ones(len(clean), bool))
-    # The label last: a target is never the label.
-    others = answer.logits - jnp.where(_is_class(answer.logits, labels), jnp.inf, 0)
-    ranked = jnp.argsort(-others, axis=1)
+    if target_classes is not None:
+        targets = likeliest_others(answer.logits, labels, target_classes)
 
     def active(found: _Found) -> Bool[Array, " n"]:
         least = 0 if stop is None else jnp.asarray(stop, dtype)
@@ -437,10 +434,10 @@ def _search(
         radius = jnp.minimum(found.distances, jnp.asarray(epsilon, dtype)) / 2
         start = clean
         if restarts > 1:
-            elsewhere = random_start(_folded(keys, index), clean, radius, norm)
+            elsewhere = random_start(folded(keys, index), clean, radius, norm)
             start = jnp.where(index % restarts > 0, elsewhere, clean)
         if target_classes is not None:
-            target = jnp.take(ranked, index // restarts, axis=1)
+            target = targets[index // restarts]
 
         def step(index: Array, carry: tuple[Images, _Found]) -> tuple[Images, _Found]:
             current, found = carry
@@ -481,24 +478,15 @@ def _judged(
     key: PRNGKeyArray,
     evaluations: int,
 ) -> Attacked:
-    labels, unknown = jnp.asarray(labels), found.distances
+    unknown = found.distances
     return finish(
         logits_fn,
         goal(margin, labels),
-        labels,
         Kept(images, unknown, unknown, found.not_finite),
         jax.random.split(key, 3)[2],
         evaluations=evaluations,
         queries=found.queries,
     )
-
-
-def _is_class(logits: Array, classes: Array) -> Array:
-    return jnp.arange(logits.shape[1]) == classes[:, None]
-
-
-def _folded(keys: Key[Array, " n"], index: Array) -> Key[Array, " n"]:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, index)
 
 
 # classes [n] -> z_class - z_label, and its gradient
@@ -516,8 +504,8 @@ def _towards(
     finite = jnp.isfinite(logits).all(axis=1)
 
     def towards(classes: Array) -> tuple[PerImage, Images]:
-        difference = _is_class(logits, classes).astype(logits.dtype)
-        difference -= _is_class(logits, labels)
+        difference = is_class(logits, classes).astype(logits.dtype)
+        difference -= is_class(logits, labels)
         (slope,) = canonical(pull)(difference)
         gap = of_class(logits, classes) - of_class(logits, labels)
         slope = jnp.where(per_image(finite) & jnp.isfinite(slope), slope, 0)

@@ -59,19 +59,32 @@ def is_traced(value: object) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def require_finite(name: str, value: object, *, above: bool = False) -> None:
-    """Refuses a setting that is negative or not finite, or 0 where `above`."""
-    if is_traced(value):
-        return
-    if not (0 < value if above else 0 <= value) or not value < math.inf:
-        least = "above" if above else "at least"
-        raise ValueError(f"{name} must be finite and {least} 0, got {value}")
+def require_finite(**settings: object) -> None:
+    """Refuses settings that are negative or not finite."""
+    for name, value in settings.items():
+        if not is_traced(value) and not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
-def require_at_least(name: str, value: int, least: int) -> None:
-    """Refuses a whole number below `least`."""
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+def require_positive(**settings: object) -> None:
+    """Refuses settings that are 0, negative or not finite."""
+    for name, value in settings.items():
+        if not is_traced(value) and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be finite and above 0, got {value}")
+
+
+def require_share(**settings: float) -> None:
+    """Refuses settings that are not in (0, 1]."""
+    for name, value in settings.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"{name} must be above 0 and at most 1, got {value}")
+
+
+def require_at_least(least: int, **settings: int) -> None:
+    """Refuses whole numbers below `least`."""
+    for name, value in settings.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

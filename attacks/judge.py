@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
+from attacks.inputs import require_at_least
 from attacks.loops import canonical
 from attacks.losses import Loss, cross_entropy
 from attacks.oracle import Goal, goal
@@ -74,20 +75,19 @@ def judge(
         >>> print(f"{judged.accuracy[0]:.1f} {judged.majority[0]}")
         0.2 False
     """
-    if evaluations < 1:
-        raise ValueError(f"evaluations must be at least 1, got {evaluations}")
-    return judged_goal(logits_fn, goal(loss, labels), labels, images, key, evaluations)
+    require_at_least(1, evaluations=evaluations)
+    return judged_goal(logits_fn, goal(loss, labels), images, key, evaluations)
 
 
 def judged_goal(
     logits_fn: LogitsFunction,
     wanted: Goal,
-    classes: Integer[Array, " n"],
     images: Float[Array, "n h w c"],
     key: PRNGKeyArray,
     evaluations: int,
 ) -> Judged:
-    """`judge` for any goal; `classes` are labels, or an attack's targets."""
+    """`judge` for any goal: of one with targets these are in the labels' place."""
+    classes = wanted.classes
 
     def one(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
         logits = canonical(logits_fn)(images, key)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 Logits = Float[Array, "n classes"]
 Classes = Integer[Array, " n"]
@@ -19,6 +19,9 @@ Losses = Float[Array, " n"]
 
 # Untargeted or targeted, as above.
 Loss = Callable[..., Losses]
+
+# An untargeted loss, and the targeted one of the same kind.
+LossPair = tuple[Loss, Loss]
 
 
 def cross_entropy(logits: Logits, labels: Classes) -> Losses:
@@ -88,6 +91,10 @@ def targeted_dlr(logits: Logits, labels: Classes, targets: Classes) -> Losses:
     return gap / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
 
 
+CROSS_ENTROPY: LossPair = (cross_entropy, targeted_cross_entropy)
+MARGIN: LossPair = (margin, targeted_margin)
+
+
 def kl_from(reference: Logits) -> Loss:
     r"""A loss that moves the answer away from an earlier one, whatever the label.
 
@@ -118,9 +125,24 @@ def of_class(logits: Logits, classes: Classes) -> Losses:
     return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
 
 
+def is_class(logits: Logits, classes: Classes) -> Bool[Array, "n classes"]:
+    """Which logit is that of the class, for each image."""
+    return jnp.arange(logits.shape[1]) == classes[:, None]
+
+
+def likeliest_others(
+    logits: Logits, labels: Classes, count: int
+) -> Integer[Array, "count n"]:
+    """The classes of the highest logits but the labels, from the highest on.
+
+    Of equal logits the first class comes first, and NaN last of all.
+    """
+    order = jnp.lexsort((-logits, is_class(logits, labels)), axis=1)
+    return order[:, :count].T.astype(labels.dtype)
+
+
 def _largest_other(logits: Array, labels: Array) -> Array:
-    its_own = jnp.arange(logits.shape[1]) == labels[:, None]
-    return jnp.where(its_own, -jnp.inf, logits).max(axis=1)
+    return jnp.where(is_class(logits, labels), -jnp.inf, logits).max(axis=1)
 
 
 def _sorted(logits: Array, least: int) -> Array:

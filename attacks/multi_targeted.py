@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray, Real
+from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs
 from attacks.ascent import Kept, finish, keep, nothing_kept, preference
-from attacks.losses import Loss, margin, targeted_difference
+from attacks.losses import Loss, likeliest_others, margin, targeted_difference
 from attacks.oracle import ask, goal
 from attacks.pgd import StepSize, pgd
 from attacks.types import Attacked, LogitsFunction
@@ -86,14 +86,14 @@ def multi_targeted(
         >>> print(attacked.success, attacked.queries)
         [ True] [48]
     """
-    for name, value in (
-        ("target_classes", target_classes),
-        ("restarts", restarts),
-        ("eot_samples", eot_samples),
-        ("eot_chunk", eot_chunk),
-        ("evaluations", evaluations),
-    ):
-        inputs.require_at_least(name, value, 1)
+    inputs.require_at_least(
+        1,
+        target_classes=target_classes,
+        restarts=restarts,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
+    )
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     wanted = goal(margin, labels)
     best = preference(randomized=eot_samples > 1 or evaluations > 1)
@@ -112,7 +112,8 @@ def multi_targeted(
     target_key, verdict_key, run_key = jax.random.split(key, 3)
     clean = value(images, target_key)
     count = min(target_classes, classes - 1)
-    targets = jnp.repeat(_likely(clean.logits, labels, count), restarts, axis=0)
+    targets = likeliest_others(clean.logits, labels, count)
+    targets = jnp.repeat(targets, restarts, axis=0)
 
     def run(kept: Kept, target_and_index: tuple[Array, Array]) -> tuple[Kept, None]:
         targets, index = target_and_index
@@ -142,21 +143,8 @@ def multi_targeted(
     return finish(
         logits_fn,
         wanted,
-        labels,
         kept,
         verdict_key,
         evaluations=evaluations,
         queries=eot_samples + runs * ((steps + 2) * eot_samples + 1),
     )
-
-
-def _likely(
-    logits: Float[Array, "n classes"], labels: Integer[Array, " n"], count: int
-) -> Integer[Array, "count n"]:
-    """The classes of the highest logits but the labels, from the highest on."""
-    logits = jnp.where(jnp.isnan(logits), jnp.finfo(logits.dtype).min, logits)
-    # Below all others, which may be -inf themselves.
-    rank = jnp.argsort(jnp.argsort(-logits, axis=1), axis=1)
-    its_own = jnp.arange(logits.shape[1]) == labels[:, None]
-    order = jnp.argsort(jnp.where(its_own, logits.shape[1], rank), axis=1)
-    return order[:, :count].T.astype(labels.dtype)

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, Key, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
 from attacks.loops import canonical
-from attacks.losses import Loss
+from attacks.losses import CROSS_ENTROPY, Loss, LossPair
 from attacks.types import LogitsFunction
 
 
@@ -37,24 +38,42 @@ class Goal(NamedTuple):
 
     Attributes:
         loss: ``logits -> [n]``, to be made large.
-        reached: ``logits -> bool [n]``.
+        classes: the labels, to get away from, or the targets.
+        targeted: which of these; whether naming the class is success.
     """
 
     loss: Callable[[Array], Array]
-    reached: Callable[[Array], Array]
+    classes: Integer[Array, " n"]
+    targeted: bool
+
+    def reached(self, logits: Float[Array, "n classes"]) -> Bool[Array, " n"]:
+        """Where the attacker has what they want."""
+        return (logits.argmax(axis=-1) == self.classes) == self.targeted
 
 
-def goal(loss: Loss, labels: Array, targets: Array | None = None) -> Goal:
-    """Away from the labels, or towards targets where they are given."""
-    if targets is None:
-        return Goal(
-            lambda logits: loss(logits, labels),
-            lambda logits: logits.argmax(axis=-1) != labels,
-        )
-    return Goal(
-        lambda logits: loss(logits, labels, targets),
-        lambda logits: logits.argmax(axis=-1) == targets,
-    )
+def goal(
+    loss: Loss | None,
+    labels: Integer[Array | np.ndarray, " n"],
+    targets: Integer[Array | np.ndarray, " n"] | None = None,
+    *,
+    default: LossPair = CROSS_ENTROPY,
+) -> Goal:
+    """Away from the labels, or towards targets where they are given.
+
+    Args:
+        loss: ``(logits, labels) -> [n]``, with targets ``(logits, labels, targets) ->
+            [n]``; None for the default.
+        labels: a class for each image.
+        targets: another, or None.
+        default: the losses without targets and with them.
+    """
+    targeted = targets is not None
+    loss = default[targeted] if loss is None else loss
+    labels = jnp.asarray(labels)
+    if not targeted:
+        return Goal(lambda logits: loss(logits, labels), labels, targeted)
+    targets = jnp.asarray(targets)
+    return Goal(lambda logits: loss(logits, labels, targets), targets, targeted)
 
 
 def ask(

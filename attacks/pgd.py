@@ -31,7 +31,7 @@ from attacks.ascent import (
     nothing_kept,
     preference,
 )
-from attacks.losses import Loss, cross_entropy, targeted_cross_entropy
+from attacks.losses import Loss
 from attacks.oracle import ask, goal
 from attacks.types import Attacked, LogitsFunction
 
@@ -137,24 +137,20 @@ def pgd(
         >>> print(f"{jnp.abs(attacked.images - images).max() * 255:.1f}")
         8.0
     """
-    inputs.require_finite("epsilon", epsilon)
+    inputs.require_finite(epsilon=epsilon)
     inputs.require_choice("norm", norm, norms.NORMS)
     if not callable(step_size):
-        inputs.require_finite("step_size", step_size, above=True)
-    inputs.require_at_least("steps", steps, 0)
-    for name, value in (
-        ("restarts", restarts),
-        ("eot_samples", eot_samples),
-        ("eot_chunk", eot_chunk),
-        ("evaluations", evaluations),
-    ):
-        inputs.require_at_least(name, value, 1)
+        inputs.require_positive(step_size=step_size)
+    inputs.require_at_least(0, steps=steps)
+    inputs.require_at_least(
+        1,
+        restarts=restarts,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
+    )
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    targeted = targets is not None
-    if loss is None:
-        loss = targeted_cross_entropy if targeted else cross_entropy
-    classes = jnp.asarray(targets) if targeted else labels
-    wanted = goal(loss, labels, classes if targeted else None)
+    wanted = goal(loss, labels, targets)
     best = preference(randomized=eot_samples > 1 or evaluations > 1)
     oracle = partial(ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk)
     rule = _rule(images, epsilon, step_size, norm, momentum)
@@ -176,12 +172,10 @@ def pgd(
     return finish(
         logits_fn,
         wanted,
-        classes,
         kept,
         jax.random.fold_in(key, 2),
         evaluations=evaluations,
         queries=restarts * (steps + 1) * eot_samples,
-        targeted=targeted,
     )
 
 
@@ -224,7 +218,7 @@ def fgsm(
         >>> print(f"{attacked.images[0, 0, 0, 0] - 0.51:.4f}")
         -0.0314
     """
-    inputs.require_finite("epsilon", epsilon)
+    inputs.require_finite(epsilon=epsilon)
     # An epsilon of 0 is no size of a step, and any other does as well there.
     step_size = jnp.where(jnp.asarray(epsilon) > 0, epsilon, 1)
     return pgd(
@@ -283,9 +277,8 @@ def mi_fgsm(
         >>> mi_fgsm(brightness, images, labels, jax.random.key(0)).success
         Array([ True], dtype=bool)
     """
-    inputs.require_finite("epsilon", epsilon)
-    inputs.require_finite("momentum", momentum)
-    inputs.require_at_least("steps", steps, 1)
+    inputs.require_finite(epsilon=epsilon, momentum=momentum)
+    inputs.require_at_least(1, steps=steps)
     step_size = jnp.where(jnp.asarray(epsilon) > 0, jnp.asarray(epsilon) / steps, 1)
     options = {"step_size": step_size, "random_start": False, **options}
     return pgd(

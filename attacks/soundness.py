@@ -121,7 +121,7 @@ def check_classifier(
         >>> print([finding.check for finding in found if finding.tripped])
         ['probabilities']
     """
-    inputs.require_at_least("questions", questions, 2)
+    inputs.require_at_least(2, questions=questions)
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     question_key, gradient_key = jax.random.split(key)
     ask = jax.jit(logits_fn)
@@ -195,7 +195,7 @@ def check_attack(
     """
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     inputs.require_choice("norm", norm, norms.NORMS)
-    inputs.require_finite("epsilon", epsilon, above=True)
+    inputs.require_positive(epsilon=epsilon)
     if steps is not None and (len(steps) < 2 or list(steps) != sorted(set(steps))):
         raise ValueError(f"steps must be two numbers or more that grow, got {steps}")
     epsilon = float(epsilon)
@@ -344,9 +344,9 @@ def check_gradients(
     Returns:
         The four findings, in this order.
     """
-    inputs.require_finite("epsilon", epsilon, above=True)
+    inputs.require_positive(epsilon=epsilon)
     inputs.require_choice("norm", norm, norms.NORMS)
-    inputs.require_at_least("starts", starts, 0)
+    inputs.require_at_least(0, starts=starts)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key)
 
     def slope(loss: losses.Loss, points: Array, key: PRNGKeyArray) -> tuple:

@@ -7,8 +7,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Integer, Num, PRNGKeyArray
 
 from attacks import inputs
-from attacks.ascent import Kept, finish, image_keys, merge, nothing_kept, preference
-from attacks.losses import Loss, margin, targeted_margin
+from attacks.ascent import (
+    Kept,
+    choose,
+    finish,
+    folded,
+    image_keys,
+    merge,
+    nothing_kept,
+    preference,
+)
+from attacks.losses import MARGIN, Loss
 from attacks.oracle import ask, goal
 from attacks.types import Attacked, LogitsFunction
 
@@ -93,28 +102,23 @@ def sparse_rs(
         >>> print(attacked.success, changed)
         [ True] 2
     """
-    for name, value, least in (
-        ("pixels", pixels, 0),
-        ("queries", queries, 1),
-        ("restarts", restarts, 1),
-        ("eot_samples", eot_samples, 1),
-        ("eot_chunk", eot_chunk, 1),
-        ("evaluations", evaluations, 1),
-    ):
-        inputs.require_at_least(name, value, least)
-    if not 0 < alpha_init <= 1:
-        raise ValueError(f"alpha_init must be above 0 and at most 1, got {alpha_init}")
+    inputs.require_at_least(0, pixels=pixels)
+    inputs.require_at_least(
+        1,
+        queries=queries,
+        restarts=restarts,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
+    )
+    inputs.require_share(alpha_init=alpha_init)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     n, height, width, channels = clean.shape
     if pixels and pixels >= height * width:
         raise ValueError(
             f"pixels must be below the {height * width} of an image, got {pixels}"
         )
-    targeted = targets is not None
-    if loss is None:
-        loss = targeted_margin if targeted else margin
-    classes = jnp.asarray(targets) if targeted else labels
-    wanted = goal(loss, labels, classes if targeted else None)
+    wanted = goal(loss, labels, targets, default=MARGIN)
     randomized = eot_samples > 1 or evaluations > 1
     prefers = preference(randomized=randomized)
     exchanged = _exchanged(pixels, queries, alpha_init, height * width)
@@ -156,9 +160,8 @@ def sparse_rs(
 
         def step(carry: tuple) -> tuple:
             index, state, kept, asked = carry
-            keys = jax.vmap(jax.random.fold_in, (0, None))(step_keys, index)
             proposed = jax.vmap(propose, (0, 0, 0, None))(
-                keys, *state, jnp.asarray(exchanged)[index]
+                folded(step_keys, index), *state, jnp.asarray(exchanged)[index]
             )
             candidates = jax.vmap(paint)(clean, *proposed)
             answer = ask(
@@ -175,13 +178,7 @@ def sparse_rs(
             new = Kept(candidates, answer.loss, answer.wrong, lost)
             answered = searching & answer.finite
             better = answered & prefers(kept, new)
-            state = jax.tree.map(
-                lambda old, new: jnp.where(
-                    better.reshape(-1, *[1] * (old.ndim - 1)), new, old
-                ),
-                state,
-                proposed,
-            )
+            state = choose(better, proposed, state)
             kept = merge(kept, new, prefers, answered)
             return index + 1, state, kept, asked + searching
 
@@ -200,12 +197,10 @@ def sparse_rs(
     return finish(
         logits_fn,
         wanted,
-        classes,
         kept,
         verdict_key,
         evaluations=evaluations,
         queries=asked * eot_samples,
-        targeted=targeted,
     )
 
 

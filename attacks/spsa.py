@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import Rule, ascend, finish, image_keys, preference
-from attacks.losses import Loss, margin, targeted_margin
+from attacks.losses import MARGIN, Loss
 from attacks.oracle import Answer, ask, goal
 from attacks.types import Attacked, LogitsFunction
 
@@ -102,24 +102,19 @@ def spsa(
         >>> print(spsa(rounded, images, labels, jax.random.key(0), steps=20).success)
         [ True]
     """
-    inputs.require_finite("epsilon", epsilon)
-    inputs.require_finite("delta", delta, above=True)
-    inputs.require_finite("learning_rate", learning_rate, above=True)
-    inputs.require_at_least("steps", steps, 0)
-    for name, value in (
-        ("samples", samples),
-        ("chunk", chunk),
-        ("eot_samples", eot_samples),
-        ("eot_chunk", eot_chunk),
-        ("evaluations", evaluations),
-    ):
-        inputs.require_at_least(name, value, 1)
+    inputs.require_finite(epsilon=epsilon)
+    inputs.require_positive(delta=delta, learning_rate=learning_rate)
+    inputs.require_at_least(0, steps=steps)
+    inputs.require_at_least(
+        1,
+        samples=samples,
+        chunk=chunk,
+        eot_samples=eot_samples,
+        eot_chunk=eot_chunk,
+        evaluations=evaluations,
+    )
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    targeted = targets is not None
-    if loss is None:
-        loss = targeted_margin if targeted else margin
-    classes = jnp.asarray(targets) if targeted else labels
-    wanted = goal(loss, labels, classes if targeted else None)
+    wanted = goal(loss, labels, targets, default=MARGIN)
     value = partial(
         ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk, gradient=False
     )
@@ -159,12 +154,10 @@ def spsa(
     return finish(
         logits_fn,
         wanted,
-        classes,
         kept,
         verdict_key,
         evaluations=evaluations,
         queries=(steps * (2 * samples + 1) + 1) * eot_samples,
-        targeted=targeted,
     )
 
 

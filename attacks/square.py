@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Integer, Key, Num, PRNGKeyArray, Real
+from jaxtyping import Array, Bool, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
     Kept,
+    choose,
     finish,
+    folded,
     image_keys,
     keep,
     last,
@@ -119,19 +121,18 @@ def square(
         >>> print(attacked.success)
         [ True]
     """
-    inputs.require_finite("epsilon", epsilon)
+    inputs.require_finite(epsilon=epsilon)
     inputs.require_choice("norm", norm, ("linf", "l2"))
     samples = evaluations if eot_samples is None else eot_samples
-    for name, value in (
-        ("queries", queries),
-        ("restarts", restarts),
-        ("evaluations", evaluations),
-        ("eot_samples", samples),
-        ("eot_chunk", eot_chunk),
-    ):
-        inputs.require_at_least(name, value, 1)
-    if not 0 < p_init <= 1:
-        raise ValueError(f"p_init must be above 0 and at most 1, got {p_init}")
+    inputs.require_at_least(
+        1,
+        queries=queries,
+        restarts=restarts,
+        evaluations=evaluations,
+        eot_samples=samples,
+        eot_chunk=eot_chunk,
+    )
+    inputs.require_share(p_init=p_init)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key)
     wanted = goal(loss, labels)
     randomized = samples > 1
@@ -155,13 +156,13 @@ def square(
     def run(index: Array, carry: tuple[Kept, Array]) -> tuple[Kept, Array]:
         best, asked = carry
         wanted_now = unfinished(best)
-        image_keys, asking = _folded(keys, index), jax.random.fold_in(query_key, index)
+        run_keys, asking = folded(keys, index), jax.random.fold_in(query_key, index)
 
         def offer(kept, moved, index, prefers, searched):
             moved = norms.project(moved, clean, epsilon, norm)
             answer = oracle(moved, jax.random.fold_in(asking, index))
             new = keep(kept, moved, answer, prefers)
-            return jax.tree.map(partial(_where, searched), new, kept)
+            return choose(searched, new, kept)
 
         def searched(state: tuple) -> Bool[Array, " n"]:
             return wanted_now & unfinished(state[1])
@@ -170,7 +171,7 @@ def square(
             index, kept, asked = state
             stage = stages[index]
             moved = jax.vmap(propose, (0, 0, 0, None, None, None))(
-                _folded(image_keys, index + 1),
+                folded(run_keys, index + 1),
                 kept.images,
                 clean,
                 epsilon,
@@ -180,7 +181,7 @@ def square(
             kept = offer(kept, moved, index + 1, prefers, searched(state))
             return index + 1, kept, asked + searched(state)
 
-        first = jax.vmap(start, (0, 0, None))(_folded(image_keys, 0), clean, epsilon)
+        first = jax.vmap(start, (0, 0, None))(folded(run_keys, 0), clean, epsilon)
         kept = offer(nothing_kept(clean), first, 0, last, wanted_now)
         _, kept, asked = jax.lax.while_loop(
             lambda state: (state[0] < queries) & searched(state).any(),
@@ -197,20 +198,11 @@ def square(
     return finish(
         logits_fn,
         wanted,
-        labels,
         best,
         judge_key,
         evaluations=evaluations,
         queries=asked * samples,
     )
-
-
-def _where(chosen: Array, new: Array, old: Array) -> Array:
-    return jnp.where(chosen.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-
-def _folded(keys: Key[Array, " n"], index: Array | int) -> Key[Array, " n"]:
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, index)
 
 
 def proposal_sides(

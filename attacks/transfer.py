@@ -4,13 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Num, PRNGKeyArray
 
 from attacks import inputs
 from attacks.ascent import finish, nothing_kept
-from attacks.losses import cross_entropy, targeted_cross_entropy
 from attacks.oracle import goal
 from attacks.types import Attacked, LogitsFunction
 
@@ -68,21 +66,16 @@ def transfer(
         >>> print(attacked.success, attacked.queries)
         [ True] [1]
     """
-    inputs.require_at_least("evaluations", evaluations, 1)
+    inputs.require_at_least(1, evaluations=evaluations)
     targets = options.get("targets")
     images, labels, _ = inputs.checked(target_fn, images, labels, key, targets)
     craft_key, verdict_key = jax.random.split(key)
     crafted = attack(source_fn, images, labels, craft_key, **options)
-    targeted = targets is not None
-    classes = jnp.asarray(targets) if targeted else labels
-    loss = targeted_cross_entropy if targeted else cross_entropy
     return finish(
         target_fn,
-        goal(loss, labels, classes if targeted else None),
-        classes,
+        goal(None, labels, targets),
         nothing_kept(crafted.images),
         verdict_key,
         evaluations=evaluations,
         queries=0,
-        targeted=targeted,
     )

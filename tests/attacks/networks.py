@@ -1,21 +1,67 @@
-"""Small classifiers for the tests: one trained here, as JAX and as PyTorch functions.
+"""Small classifiers for the tests: linear ones, and one trained here.
 
-The data are drawn: each class is a smooth pattern of colours, shifted, scaled and with
-noise on it, so that a small network gets most of it right and an attack has work to do.
+The trained one comes as a JAX and as a PyTorch function. Its data are drawn: each class
+is a smooth pattern of colours, shifted, scaled and with noise on it, so that a small
+network gets most of it right and an attack has work to do.
 """
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 CLASSES, SHAPE = 6, (12, 10, 3)
 OPTIMIZED = {
     "xla_backend_optimization_level": 3,
     "xla_llvm_disable_expensive_passes": False,
 }
+
+
+def some_images(n, shape, seed=1):
+    """Float32 in [0, 1), every pixel drawn on its own."""
+    return np.random.default_rng(seed).random((n, *shape), np.float32)
+
+
+def linear(shape, classes, *, seed=0, middle=0.0, in_order=False):
+    """A linear classifier of ``images - middle``, and its float64 weights.
+
+    With `in_order` its sums are, so that an image's logits do not depend on its batch.
+    """
+    weights = np.random.default_rng(seed).normal(size=(np.prod(shape), classes))
+
+    def logits_fn(images, key):
+        flat = (images - middle).reshape(len(images), -1)
+        if in_order:
+            return (flat[:, :, None] * weights.astype(images.dtype)).sum(axis=1)
+        return jnp.matmul(flat, weights.astype(images.dtype), precision="highest")
+
+    return logits_fn, weights
+
+
+def inner_images(n, shape, weights, seed=1):
+    """Away from the box's ends; their labels and logits if `linear` is around 0.5."""
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0.35, 0.65, (n, *shape)).astype(np.float32)
+    logits = (images.astype(np.float64) - 0.5).reshape(n, -1) @ weights
+    return images, logits.argmax(axis=1), logits
+
+
+def half_spaces(logits, labels, weights, order=2, confidence=0.0):
+    """How far it is to where a class leads the label by the confidence, if linear.
+
+    Float64 [n, classes], infinite for the label itself; `order` is that of the dual
+    norm.
+    """
+    found = np.full(logits.shape, np.inf)
+    for i, (z, y) in enumerate(zip(logits, labels, strict=True)):
+        for k in set(range(len(z))) - {y}:
+            slope = np.linalg.norm(weights[:, k] - weights[:, y], order)
+            found[i, k] = max(z[y] - z[k] + confidence, 0) / slope
+    return found
 
 
 def data(count, seed):
@@ -57,8 +103,8 @@ def logits(weights, images):
 
 
 @functools.cache
-def trained(adversarial=True):
-    """Weights after a short training, on FGSM images too if `adversarial`."""
+def trained():
+    """Weights after a short training on FGSM images."""
     rng = np.random.default_rng(2)
     sizes = {
         "conv1": (3, 3, 3, 8),
@@ -86,9 +132,8 @@ def trained(adversarial=True):
         def step(carry, batch):
             weights, state = carry
             x, y = batch
-            if adversarial:
-                slope = jax.grad(loss, argnums=1)(weights, x, y)
-                x = jnp.clip(x + 8 / 255 * jnp.sign(slope), 0, 1)
+            slope = jax.grad(loss, argnums=1)(weights, x, y)
+            x = jnp.clip(x + 8 / 255 * jnp.sign(slope), 0, 1)
             updates, state = optimizer.update(jax.grad(loss)(weights, x, y), state)
             return (optax.apply_updates(weights, updates), state), None
 
@@ -104,18 +149,29 @@ def trained(adversarial=True):
     )
 
 
-def network(adversarial=True):
+def network():
     """The trained classifier, `(images, key) -> logits`."""
-    weights = trained(adversarial)
+    weights = trained()
     return lambda images, key: logits(weights, images)
 
 
-def torch_network(adversarial=True):
+def import_or_skip(*names):
+    """Packages to compare with; without one the module's tests are skipped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [
+            pytest.importorskip(name, reason=f"{name} is not installed: no parity test")
+            for name in names
+        ]
+
+
+def torch_network():
     """The same as a PyTorch module on NCHW images."""
     import torch
 
-    torch.set_num_threads(1)  # its threads cost more than they bring at this size
-    weights = {k: torch.tensor(v) for k, v in trained(adversarial).items()}
+    # On images this small its threads cost more than they do, up to fifty times.
+    torch.set_num_threads(1)
+    weights = {k: torch.tensor(v) for k, v in trained().items()}
 
     class Network(torch.nn.Module):
         def forward(self, x):

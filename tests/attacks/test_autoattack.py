@@ -3,8 +3,10 @@ import importlib
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
+import quick
 
 from attacks.ascent import Rule, ascend, preference
 from attacks.autoattack import Stage, autoattack, autoattack_stages
@@ -21,17 +23,10 @@ SHAPE = (4, 3, 2)
 
 
 def compiled(attack, logits_fn, **options):
-    """Compiled without optimizations: that takes longer here than the attack does."""
-    attack = functools.partial(attack, logits_fn, **options)
-    return jax.jit(attack, compiler_options={"xla_backend_optimization_level": 0})
+    return quick.jit(functools.partial(attack, logits_fn, **options))
 
 
-WEIGHTS = np.random.default_rng(0).normal(size=(np.prod(SHAPE), CLASSES))
-
-
-def linear(images, key):
-    flat = (images - 0.5).reshape(len(images), -1)
-    return jnp.matmul(flat, WEIGHTS.astype(images.dtype), precision="highest")
+linear, WEIGHTS = networks.linear(SHAPE, CLASSES, middle=0.5)
 
 
 def some_images(n, low=0.3, high=0.7, seed=1):
@@ -45,11 +40,8 @@ def named_by(logits_fn, images):
 
 def smallest_radii(images, labels, order):
     """What is needed to break `linear` at each image, far from the box's sides."""
-    slopes = WEIGHTS.T - WEIGHTS.T[labels][:, None]  # image, class, pixel
-    gaps = np.einsum("icp,ip->ic", slopes, (images - 0.5).reshape(len(images), -1))
-    others = np.arange(CLASSES) != labels[:, None]
-    lengths = np.where(others, np.linalg.norm(slopes, ord=order, axis=2), 1)
-    return np.min(-gaps / lengths, axis=1, where=others, initial=np.inf)
+    logits = (images - 0.5).reshape(len(images), -1) @ WEIGHTS
+    return networks.half_spaces(logits, labels, WEIGHTS, order).min(axis=1)
 
 
 def brief_stages(version, norm):
@@ -203,19 +195,12 @@ def brightness(images, key):
     return jnp.stack([-light, light, 0 * light - 9, 0 * light - 9], axis=1)
 
 
-def run_marked(images, labels, *amounts, epsilon=0.25, **options):
+def run_marked(images, labels, *amounts, logits_fn=brightness, epsilon=0.25, **options):
     calls = []
     stages = tuple(marked(i, amount, calls) for i, amount in enumerate(amounts))
-    found = autoattack(
-        options.pop("logits_fn", brightness),
-        images,
-        labels,
-        jax.random.key(0),
-        epsilon=epsilon,
-        stages=stages,
-        **options,
-    )
-    jax.block_until_ready(found)
+    options = {"epsilon": epsilon, "stages": stages, **options}
+    attack = compiled(autoattack, logits_fn, **options)
+    found = jax.block_until_ready(attack(images, labels, jax.random.key(0)))
     jax.effects_barrier()
     return found, calls
 
@@ -291,28 +276,23 @@ def test_one_lucky_answer_is_no_success_of_rand():
     # search, here one that asks a hundred times about the clean image.
     still = Rule(lambda images: (), lambda state, images, answer, index: (images, ()))
     wanted = goal(cross_entropy, jnp.asarray(labels))
-    one_shot = ascend(
-        functools.partial(ask, sometimes_anything, wanted),
-        still,
-        jnp.asarray(images),
-        key,
-        steps=100,
-        prefers=preference(randomized=False),
-    )
+    oracle = functools.partial(ask, sometimes_anything, wanted)
+    options = {"steps": 100, "prefers": preference(randomized=False)}
+    one_shot = compiled(ascend, oracle, rule=still, **options)(start=images, key=key)
     assert (one_shot.wrong == 0).mean() < 0.05
 
     stages = tuple(
-        Stage(name, functools.partial(attack, steps=15))
+        Stage(name, functools.partial(attack, steps=10))
         for name, attack in autoattack_stages("rand", eot_chunk=20)
     )
     attack = compiled(autoattack, sometimes_anything, version="rand", stages=stages)
     found = attack(images, labels, key, epsilon=epsilon)
     np.testing.assert_array_equal(found.success, ~robust)
     # 20 for the clean image, the verdict, and each stage, whose own is one answer.
-    np.testing.assert_array_equal(found.queries, 2 * 20 + 2 * (16 * 20 + 1 + 20))
+    np.testing.assert_array_equal(found.queries, 2 * 20 + 2 * (11 * 20 + 1 + 20))
 
-    judged = judge(
-        sometimes_anything, found.images, jnp.asarray(labels), key, evaluations=200
+    judged = compiled(judge, sometimes_anything, evaluations=200)(
+        found.images, labels, key
     )
     right = CHANCE / CLASSES + (1 - CHANCE) * robust
     np.testing.assert_allclose(judged.accuracy, right, atol=0.1)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
+from networks import half_spaces, linear
 
 from attacks.autopgd import autopgd, checkpoints, targeted_autopgd
 from attacks.losses import cross_entropy, dlr, targeted_dlr
@@ -17,21 +19,8 @@ def some_images(n, shape=SHAPE, low=0.0, high=1.0, seed=1):
     return rng.uniform(low, high, (n, *shape)).astype(np.float32)
 
 
-def linear_model(shape=SHAPE, seed=0):
-    """Logits around 0 in the middle of the box, and the float64 weights."""
-    weights = np.random.default_rng(seed).normal(size=(np.prod(shape), CLASSES))
-
-    def logits_fn(images, key):
-        flat = (images - 0.5).reshape(len(images), -1)
-        return jnp.matmul(flat, weights.astype(images.dtype), precision="highest")
-
-    return logits_fn, weights
-
-
 def compiled(attack, logits_fn, **options):
-    """Compiled without optimizations: that takes longer here than the attack does."""
-    attack = functools.partial(attack, logits_fn, **options)
-    return jax.jit(attack, compiler_options={"xla_backend_optimization_level": 0})
+    return quick.jit(functools.partial(attack, logits_fn, **options))
 
 
 def named_by(logits_fn, images):
@@ -176,7 +165,7 @@ CHOICES = [("ce", "linf"), ("dlr", "l2"), ("targeted", "linf"), ("targeted", "l2
 
 @functools.cache
 def on_linear_model(name, norm):
-    logits_fn, weights = linear_model()
+    logits_fn, weights = linear(SHAPE, CLASSES, middle=0.5)
     return compiled(ATTACKS[name], logits_fn, norm=norm), logits_fn, weights
 
 
@@ -188,13 +177,8 @@ def test_breaks_a_linear_model_from_the_smallest_radius_on(name, norm):
     attack, logits_fn, weights = on_linear_model(name, norm)
     images = some_images(8, low=0.3, high=0.7)
     labels = named_by(logits_fn, images)
-    slopes = weights.T - weights.T[labels][:, None]  # image, class, pixel
-    lengths = np.linalg.norm(slopes, ord=1 if norm == "linf" else 2, axis=2)
-    gaps = np.einsum("icp,ip->ic", slopes, (images - 0.5).reshape(8, -1))
-    others = np.arange(CLASSES) != labels[:, None]
-    needed = np.min(
-        -gaps / np.where(others, lengths, 1), axis=1, where=others, initial=np.inf
-    )
+    logits, order = (images - 0.5).reshape(8, -1) @ weights, 1 if norm == "linf" else 2
+    needed = half_spaces(logits, labels, weights, order).min(axis=1)
     key = jax.random.key(0)
     for factor in (0.98, 1.02):
         epsilon = factor * np.sort(needed)[3]
@@ -266,7 +250,7 @@ def test_called_without_jit_gives_the_same_images():
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_two_classes_reach_the_linear_optimum(norm):
-    logits_fn, weights = linear_model()
+    logits_fn, weights = linear(SHAPE, CLASSES, middle=0.5)
     two = lambda images, key: logits_fn(images, key)[:, :2]
     images = some_images(6, low=0.3, high=0.7)
     labels = named_by(two, images)
@@ -397,7 +381,7 @@ def test_nan_logits_are_not_kept_and_are_counted():
     ("shape", "name"), [((2, 7, 1), "ce"), ((1, 1, 1), "targeted")]
 )
 def test_one_image_of_any_shape(shape, name):
-    logits_fn, _ = linear_model(shape)
+    logits_fn, _ = linear(shape, CLASSES, middle=0.5)
     images = some_images(1, shape)
     labels = named_by(logits_fn, images)
     attack = compiled(ATTACKS[name], logits_fn, steps=3)

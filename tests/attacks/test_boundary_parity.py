@@ -6,22 +6,18 @@ import jax
 import networks
 import numpy as np
 import pytest
+import quick
 
 from attacks.boundary import boundary
 
-REASON = "PyTorch or Foolbox is not installed: pip install torch foolbox"
-torch = pytest.importorskip("torch", reason=REASON)
-foolbox = pytest.importorskip("foolbox", reason=REASON)
-
-# Threads that wait for one another cost more here than they do.
-torch.set_num_threads(1)
+torch, foolbox = networks.import_or_skip("torch", "foolbox")
 
 
 def test_distances_are_foolboxs():
     images, labels = networks.data(16, seed=5)
     steps = 2000
     attack = functools.partial(boundary, networks.network(), steps=steps)
-    found = jax.jit(attack)(images, labels, jax.random.key(0))
+    found = quick.jit(attack)(images, labels, jax.random.key(0))
     torch.manual_seed(0)
     model = foolbox.PyTorchModel(networks.torch_network(), (0, 1), device="cpu")
     theirs, _, _ = foolbox.attacks.BoundaryAttack(steps=steps)(

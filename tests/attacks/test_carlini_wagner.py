@@ -2,8 +2,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
+import quick
 
 from attacks.carlini_wagner import carlini_wagner
 
@@ -11,33 +13,16 @@ CLASSES, SHAPE = 4, (3, 4, 2)
 KEY = jax.random.key(0)
 
 
-@functools.cache
-def weights():
-    return np.random.default_rng(0).normal(size=(np.prod(SHAPE), CLASSES))
+linear, WEIGHTS = networks.linear(SHAPE, CLASSES, middle=0.5, in_order=True)
 
 
-def linear(images, key):
-    """Sums in a fixed order, so that an image's logits do not depend on its batch."""
-    flat = (images - 0.5).reshape(len(images), -1, 1)
-    return (flat * weights().astype(images.dtype)).sum(axis=1)
-
-
-def some_images(n=5, seed=1):
-    """Away from the box's ends, with the labels that `linear` gives them."""
-    rng = np.random.default_rng(seed)
-    images = rng.uniform(0.35, 0.65, (n, *SHAPE)).astype(np.float32)
-    logits = (images.astype(np.float64) - 0.5).reshape(n, -1) @ weights()
-    return images, logits.argmax(axis=1), logits
+def some_images(n=5):
+    """With the labels and the logits that `linear` gives them."""
+    return networks.inner_images(n, SHAPE, WEIGHTS)
 
 
 def half_spaces(logits, labels, confidence):
-    """Float64: distance to where each other class leads the label by the confidence."""
-    found = np.full(logits.shape, np.inf)
-    for i, (z, y) in enumerate(zip(logits, labels, strict=True)):
-        for k in set(range(CLASSES)) - {y}:
-            slope = np.linalg.norm(weights()[:, k] - weights()[:, y])
-            found[i, k] = max(z[y] - z[k] + confidence, 0) / slope
-    return found
+    return networks.half_spaces(logits, labels, WEIGHTS, confidence=confidence)
 
 
 def nearest(logits, labels, confidence, targets=None):
@@ -47,7 +32,7 @@ def nearest(logits, labels, confidence, targets=None):
     """
     if targets is None:
         return half_spaces(logits, labels, confidence).min(axis=1)
-    found, w = [], weights()
+    found, w = [], WEIGHTS
     for z, t in zip(logits, targets, strict=True):
         rest = [k for k in range(CLASSES) if k != t]
         rows = (w[:, [t]] - w[:, rest]).T
@@ -60,7 +45,7 @@ def nearest(logits, labels, confidence, targets=None):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("binary_search_steps", "steps", "abort_early")
+    quick.jit, static_argnames=("binary_search_steps", "steps", "abort_early")
 )
 def attack(images, labels, key=KEY, targets=None, **options):
     options = {"binary_search_steps": 8, "steps": 300, "learning_rate": 0.005} | options
@@ -127,7 +112,7 @@ def test_an_unreachable_confidence_gives_the_largest_margin_met():
     images, labels, _ = some_images()
     found = attack(images, labels, confidence=50.0, abort_early=False)
     # In the corner of the box that a class's weights point to, the margin is largest.
-    w = weights()
+    w = WEIGHTS
     corners = [
         max(
             np.abs(w[:, k] - w[:, y]).sum() / 2
@@ -194,7 +179,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
         return jnp.where(far[:, None], jnp.nan, linear(images, key))
 
     images, labels, _ = some_images()
-    run = jax.jit(
+    run = quick.jit(
         functools.partial(
             carlini_wagner,
             broken,
@@ -215,7 +200,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
 def test_a_classifier_that_never_answers_gives_the_image_back():
     images, labels, _ = some_images()
     lost = lambda images, key: linear(images, key) * jnp.nan
-    found = jax.jit(functools.partial(carlini_wagner, lost, steps=3))(
+    found = quick.jit(functools.partial(carlini_wagner, lost, steps=3))(
         images, labels, KEY
     )
     np.testing.assert_array_equal(found.unconstrained.images, images)
@@ -240,8 +225,8 @@ def test_samples_average_a_random_classifier():
         confidence=1.0,
         evaluations=25,
     )
-    one = jax.jit(run)()
-    several = jax.jit(functools.partial(run, eot_samples=9, eot_chunk=4))()
+    one = quick.jit(run)()
+    several = quick.jit(functools.partial(run, eot_samples=9, eot_chunk=4))()
     assert several.unconstrained.success.all()
     assert (several.unconstrained.queries > 9 * 5 * 2).all()
     assert (several.unconstrained.queries % 9 == 25 % 9).all()
@@ -257,7 +242,7 @@ def test_other_shapes(shape):
         return jnp.stack([-total, total], axis=1)
 
     images, labels = np.full(shape, 0.52, np.float32), np.ones(shape[0], np.int32)
-    found = jax.jit(
+    found = quick.jit(
         functools.partial(
             carlini_wagner, light, confidence=0.1, steps=150, abort_early=False
         )

@@ -2,48 +2,39 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
+import quick
 
-from attacks import norms
 from attacks.deepfool import deepfool
 
 CLASSES, SHAPE = 5, (3, 4, 2)
 KEY = jax.random.key(0)
 
 
-@functools.cache
-def weights():
-    return np.random.default_rng(0).normal(size=(np.prod(SHAPE), CLASSES))
-
-
-def linear(images, key):
-    """Sums in a fixed order, so that an image's logits do not depend on its batch."""
-    flat = (images - 0.5).reshape(len(images), -1, 1)
-    return (flat * weights().astype(images.dtype)).sum(axis=1)
+linear, WEIGHTS = networks.linear(SHAPE, CLASSES, middle=0.5, in_order=True)
 
 
 def some_images(n=6, seed=1):
-    """Away from the box's ends, with the labels that `linear` gives them."""
-    rng = np.random.default_rng(seed)
-    images = rng.uniform(0.35, 0.65, (n, *SHAPE)).astype(np.float32)
-    logits = (images.astype(np.float64) - 0.5).reshape(n, -1) @ weights()
-    return images, logits.argmax(axis=1), logits
+    """With the labels and the logits that `linear` gives them."""
+    return networks.inner_images(n, SHAPE, WEIGHTS, seed)
 
 
-def distances(logits, labels, dual):
-    """Float64: to the half-space of each other class; [n, classes], inf for its own."""
-    found = np.full(logits.shape, np.inf)
-    for i, (z, y) in enumerate(zip(logits, labels, strict=True)):
-        for k in set(range(CLASSES)) - {y}:
-            slope = np.linalg.norm(weights()[:, k] - weights()[:, y], dual)
-            found[i, k] = max(z[y] - z[k], 0) / slope
-    return found
+def lengths(moved, norm):
+    flat = np.asarray(moved, np.float64).reshape(len(moved), -1)
+    return np.linalg.norm(flat, np.inf if norm == "linf" else 2, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("norm", "steps", "candidates"))
-def attack(images, labels, key=KEY, **options):
-    return deepfool(linear, images, labels, key, **options)
+@functools.partial(quick.jit, static_argnames=("norm", "steps", "candidates"))
+def compiled(images, labels, options, **static):
+    return deepfool(linear, images, labels, KEY, **options, **static)
+
+
+def attack(images, labels, *, overshoot=0.02, epsilon=None, **static):
+    """With norm "l2" unless `static` has another."""
+    options = {"overshoot": overshoot, "epsilon": epsilon}
+    return compiled(images, labels, options, **{"norm": "l2", **static})
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("l2", 2), ("linf", 1)])
@@ -51,15 +42,15 @@ def attack(images, labels, key=KEY, **options):
 def test_finds_the_linear_optimum_in_one_step(norm, dual, overshoot):
     images, labels, logits = some_images()
     attacked = attack(images, labels, norm=norm, overshoot=overshoot)
-    each = distances(logits, labels, dual)
+    each = networks.half_spaces(logits, labels, WEIGHTS, dual)
     best, nearest = each.min(axis=1), each.argmin(axis=1)
     assert attacked.success.all()
-    length = norms.size(attacked.images - images, norm)
+    length = lengths(attacked.images - images, norm)
     # 1e-4 is the algorithm's own constant, so that the boundary is crossed.
     expected = (1 + overshoot) * (best + 1e-4)
     np.testing.assert_allclose(length, expected, rtol=1e-3)
     for i in range(len(images)):
-        slope = weights()[:, nearest[i]] - weights()[:, labels[i]]
+        slope = WEIGHTS[:, nearest[i]] - WEIGHTS[:, labels[i]]
         unit = slope / np.linalg.norm(slope) if norm == "l2" else np.sign(slope)
         moved = (np.asarray(attacked.images[i], np.float64) - images[i]).ravel()
         np.testing.assert_allclose(moved, expected[i] * unit, atol=1e-6)
@@ -106,7 +97,7 @@ def test_agrees_with_float64_loop_on_a_curved_classifier():
     labels = np.array([logits_of(x.ravel().astype(np.float64))[0] for x in images])
     labels = labels.argmax(axis=1)
     with jax.enable_x64(True):
-        run = jax.jit(functools.partial(deepfool, curved))
+        run = quick.jit(functools.partial(deepfool, curved))
         attacked = run(images.astype(np.float64), labels, jax.random.key(0))
         looks = (np.asarray(attacked.queries) - 2) // CLASSES
     assert looks.max() > 3  # a step is not enough here
@@ -117,12 +108,12 @@ def test_agrees_with_float64_loop_on_a_curved_classifier():
 
 def test_fewer_candidates_are_the_most_likely():
     images, labels, logits = some_images(12, seed=0)
-    each = distances(logits, labels, 2)
+    each = networks.half_spaces(logits, labels, WEIGHTS)
     second = np.argsort(-logits, axis=1)[:, 1]
     expected = 1.02 * (each[np.arange(12), second] + 1e-4)
     assert (second != each.argmin(axis=1)).any()
     attacked = attack(images, labels, candidates=2, steps=1)
-    length = norms.size(attacked.images - images, "l2")
+    length = lengths(attacked.images - images, "l2")
     # Where another class comes first on the way, one step leads over it as well.
     np.testing.assert_allclose(length, expected, rtol=1e-3)
 
@@ -135,7 +126,7 @@ def test_a_ball_bounds_the_result(norm, epsilon):
     attacked = attack(images, labels, norm=norm, epsilon=epsilon)
     result = np.asarray(attacked.images)
     assert result.min() >= 0 and result.max() <= 1
-    length = np.asarray(norms.size(attacked.images - images, norm))
+    length = lengths(attacked.images - images, norm)
     assert (length <= np.float32(epsilon)).all()
     if epsilon == 0:
         np.testing.assert_array_equal(result, images)
@@ -180,7 +171,7 @@ def test_a_flat_classifier_moves_nothing():
 
     images, labels, _ = some_images()
     for norm in ("l2", "linf"):
-        run = jax.jit(functools.partial(deepfool, flat, norm=norm, steps=4))
+        run = quick.jit(functools.partial(deepfool, flat, norm=norm, steps=4))
         attacked = run(images, 0 * labels, KEY)
         np.testing.assert_array_equal(attacked.images, images)
         assert not attacked.success.any() and not attacked.not_finite.any()
@@ -201,7 +192,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
     labels = np.asarray(linear(images, KEY)).argmax(axis=1)
     least = 0.9 * (clean[:, -1] - clean[:, -2]).min()  # the start itself is answered
     assert np.isfinite(broken(images, KEY)).all()
-    attacked = jax.jit(functools.partial(deepfool, broken, steps=5))(
+    attacked = quick.jit(functools.partial(deepfool, broken, steps=5))(
         images, labels, KEY
     )
     assert np.isfinite(broken(attacked.images, KEY)).all()
@@ -218,29 +209,30 @@ def test_samples_average_a_random_classifier():
     images, labels, _ = some_images()
     samples, chunk = 7, 3
     run = functools.partial(deepfool, eot_samples=samples, eot_chunk=chunk, steps=3)
-    attacked = jax.jit(functools.partial(run, noisy))(images, labels, KEY)
+    attacked = quick.jit(functools.partial(run, noisy))(images, labels, KEY)
 
     def mean(images, key):
         keys = jax.random.split(key, samples)
         return jax.vmap(noisy, (None, 0))(images, keys).mean(axis=0)
 
-    written = jax.jit(functools.partial(deepfool, mean, steps=3))(images, labels, KEY)
+    written = quick.jit(functools.partial(deepfool, mean, steps=3))(images, labels, KEY)
     np.testing.assert_allclose(attacked.images, written.images, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(attacked.queries - 1, samples * (written.queries - 1))
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 7, 1), (2, 5, 3, 3)])
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize(
+    ("shape", "norm"), [((1, 2, 7, 1), "l2"), ((2, 5, 3, 3), "linf")]
+)
 def test_other_shapes(shape, norm):
     def light(images, key):
         total = images.mean(axis=(1, 2, 3)) - 0.5
         return jnp.stack([-total, total], axis=1)
 
     images, labels = np.full(shape, 0.6, np.float32), np.ones(shape[0], np.int32)
-    run = jax.jit(functools.partial(deepfool, light, norm=norm))
+    run = quick.jit(functools.partial(deepfool, light, norm=norm))
     attacked = run(images, labels, KEY)
     away = 0.1 * np.prod(shape[1:]) ** (0.5 if norm == "l2" else 0)
-    length = norms.size(attacked.images - images, norm)
+    length = lengths(attacked.images - images, norm)
     np.testing.assert_allclose(length, 1.02 * (away + 1e-4), rtol=1e-4)
     assert attacked.success.all()
 

@@ -8,20 +8,14 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+import quick
 
 from attacks import norms
 from attacks.fab import fab, fab_minimal
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: no parity test")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    torchattacks = pytest.importorskip(
-        "torchattacks", reason="torchattacks is not installed: no parity test"
-    )
-# On images this small its threads cost more than they do, up to fifty times.
-torch.set_num_threads(1)
+torch, torchattacks = networks.import_or_skip("torch", "torchattacks")
 
-STEPS = 40
+STEPS = 30
 
 
 def originals(norm, epsilon, **options):
@@ -40,20 +34,20 @@ def test_same_robust_images_and_distances(norm, theirs, epsilon):
     images, labels = networks.data(128, seed=7)
     tensors = networks.to_torch(images), torch.tensor(labels).long()
     attack = functools.partial(fab, networks.network(), epsilon=epsilon, norm=norm)
-    attack = jax.jit(functools.partial(attack, steps=STEPS))
+    attack = quick.jit(functools.partial(attack, steps=STEPS))
     attacked = attack(images, labels, jax.random.key(0))
-    original = originals(theirs, epsilon)
-    expected = original(*tensors)
+    # As the original counts: what ends within the radius, and is not classified right.
+    expected = originals(theirs, epsilon).attack_single_run(*tensors)
     answers = networks.torch_network()(expected).argmax(dim=1).numpy()
+    moved = networks.from_torch(expected) - images
+    expected = np.asarray(norms.size(jnp.asarray(moved), norm))
     robust = (~np.asarray(attacked.success)).sum()
     assert 32 < robust < 96
-    assert abs(robust - (answers == labels).sum()) <= 1
+    assert abs(robust - ((answers == labels) | (expected > epsilon)).sum()) <= 1
 
     minimal = functools.partial(fab_minimal, networks.network(), epsilon=epsilon)
-    minimal = jax.jit(functools.partial(minimal, norm=norm, steps=STEPS))
+    minimal = quick.jit(functools.partial(minimal, norm=norm, steps=STEPS))
     distances = np.asarray(minimal(images, labels, jax.random.key(0)).distances)
-    moved = networks.from_torch(original.attack_single_run(*tensors)) - images
-    expected = np.asarray(norms.size(jnp.asarray(moved), norm))
     assert (expected > 0).sum() > 100
     np.testing.assert_allclose(np.median(distances), np.median(expected), rtol=1e-3)
     # Rounding may send a path to another part of the boundary.
@@ -68,7 +62,7 @@ def test_same_robust_images_with_targets(norm, theirs, epsilon):
     images, labels = networks.data(128, seed=7)
     options = {"norm": norm, "steps": STEPS, "target_classes": networks.CLASSES - 1}
     attack = functools.partial(fab, networks.network(), epsilon=epsilon, **options)
-    attacked = jax.jit(attack)(images, labels, jax.random.key(0))
+    attacked = quick.jit(attack)(images, labels, jax.random.key(0))
     original = originals(
         theirs, epsilon, multi_targeted=True, n_classes=networks.CLASSES
     )

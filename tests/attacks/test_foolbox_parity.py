@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+import quick
 
 from attacks import fgsm, pgd
 from attacks.carlini_wagner import carlini_wagner
@@ -45,7 +46,7 @@ def length(difference):
 
 
 def run(attack, network, *arguments, **options):
-    return jax.jit(functools.partial(attack, network, **options))(*arguments, key=KEY)
+    return quick.jit(functools.partial(attack, network, **options))(*arguments, key=KEY)
 
 
 def starting_at(attack, start):
@@ -58,9 +59,10 @@ def starting_at(attack, start):
     return Started
 
 
+@functools.cache
 def in_float64():
     """The same problem, where rounding flips no sign of a gradient on the way."""
-    _, _, images, labels = problem()
+    _, _, images, labels = problem(16)
     weights = jax.tree.map(lambda w: w.astype(np.float64), networks.trained())
     network = lambda images, key: networks.logits(weights, images)
     model = foolbox.JAXModel(jax.jit(lambda x: network(x, None)), bounds=(0, 1))
@@ -92,9 +94,7 @@ def test_fgsm_is_theirs_in_float32_but_for_slopes_near_zero():
     ("norm", "random_start", "targeted"),
     [
         ("linf", False, False),
-        ("linf", True, False),
         ("linf", True, True),
-        ("l2", False, False),
         ("l2", True, False),
     ],
 )
@@ -130,8 +130,8 @@ def test_carlini_wagner_finds_their_norms(confidence, targeted):
     network, model, images, labels = problem(16)
     targets = (labels + 2) % networks.CLASSES if targeted else None
     options = {
-        "binary_search_steps": 4,
-        "steps": 50,
+        "binary_search_steps": 3,
+        "steps": 40,
         "confidence": confidence,
         "initial_const": 0.1,
         "abort_early": False,
@@ -159,16 +159,16 @@ def test_carlini_wagner_finds_their_norms(confidence, targeted):
 
 def test_carlini_wagner_ends_early_as_theirs_does_with_one_image():
     network, model, images, labels = problem()
-    options = {"binary_search_steps": 3, "steps": 40, "confidence": 0.0}
+    options = {"binary_search_steps": 3, "steps": 30, "confidence": 0.0}
     options |= {"initial_const": 1.0, "abort_early": True}
     attack = foolbox.attacks.L2CarliniWagnerAttack(stepsize=0.05, **options)
     found = run(carlini_wagner, network, images, labels, learning_rate=0.05, **options)
-    for i in range(3):
+    for i in range(2):
         part = slice(i, i + 1)
         expected, _ = theirs(attack, model, images[part], labels[part], None)
         norm = length(expected - images[part])
         np.testing.assert_allclose(found.l2[part], norm, rtol=0.005)
-    assert (found.unconstrained.queries < 3 * 40).any()
+    assert (found.unconstrained.queries < 3 * 30).any()
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

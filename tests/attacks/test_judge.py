@@ -1,9 +1,10 @@
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 import scipy.stats
 
 from attacks import judge, losses
@@ -20,6 +21,10 @@ def answering(classes_of_key, classes=3):
     return logits_fn
 
 
+def asked(logits_fn, images, labels, key, **options):
+    return quick.jit(partial(judge, logits_fn, **options))(images, labels, key)
+
+
 def images_of(n):
     return jnp.full((n, 2, 2, 1), 0.5)
 
@@ -28,7 +33,7 @@ def images_of(n):
 def test_a_classifier_that_is_not_random(evaluations):
     logits = np.float32([[3, 1, 0], [1, 0, 2], [0, 4, 1]])
     labels = jnp.array([0, 1, 1])
-    judged = judge(
+    judged = asked(
         lambda images, key: jnp.asarray(logits),
         images_of(3),
         labels,
@@ -51,7 +56,7 @@ def test_the_accuracy_of_a_random_classifier_is_binomial(share):
         return jnp.where(right, 1, 2)
 
     n, evaluations = 3000, 15
-    judged = judge(
+    judged = asked(
         answering(classes),
         images_of(n),
         jnp.ones(n, jnp.int32),
@@ -80,7 +85,7 @@ def test_loss_is_the_mean_over_the_keys_of_judge():
         return jax.random.normal(key, (len(images), 4))
 
     key, labels = jax.random.key(2), jnp.array([0, 3])
-    judged = judge(
+    judged = asked(
         logits_fn, images_of(2), labels, key, evaluations=6, loss=losses.margin
     )
     each = [np.asarray(logits_fn(images_of(2), k)) for k in jax.random.split(key, 6)]
@@ -115,7 +120,7 @@ def turns(key, count):
 def test_answers_that_are_not_finite_name_no_class(seed):
     key = jax.random.key(seed)
     ones = np.float32([[np.nan, 9, 0], [0, 1, np.inf], [0, 1, 0], [1, 0, 0]])
-    judged = judge(in_turn(ones), images_of(1), jnp.array([1]), key, evaluations=12)
+    judged = asked(in_turn(ones), images_of(1), jnp.array([1]), key, evaluations=12)
     lost_a, lost_b, right, wrong = turns(key, 4)
     assert lost_a + lost_b and right
     np.testing.assert_allclose(judged.accuracy, [right / 12], rtol=1e-6)
@@ -129,7 +134,7 @@ def test_without_any_answer_nothing_is_right(evaluations):
         return jnp.full((len(images), 3), jnp.nan)
 
     labels = jnp.array([0, 1, 2])
-    judged = judge(
+    judged = asked(
         lost, images_of(3), labels, jax.random.key(0), evaluations=evaluations
     )
     np.testing.assert_array_equal(judged.accuracy, [0, 0, 0])
@@ -141,9 +146,8 @@ def test_the_first_of_equally_frequent_classes_counts():
     # Twelve keys of a seed at which two classes are named six times each.
     two = np.float32([[0, 0, 1], [0, 1, 0]])
     seed = next(s for s in range(100) if turns(jax.random.key(s), 2)[0] == 6)
-    ask = functools.partial(
-        judge, in_turn(two), images_of(1), key=jax.random.key(seed), evaluations=12
-    )
+    compiled = quick.jit(partial(judge, in_turn(two), evaluations=12))
+    ask = partial(compiled, images_of(1), key=jax.random.key(seed))
     for label, expected in ((0, False), (1, True), (2, False)):
         assert bool(ask(labels=jnp.array([label])).majority[0]) is expected
     np.testing.assert_allclose(ask(labels=jnp.array([2])).accuracy, [0.5], rtol=1e-6)
@@ -155,9 +159,7 @@ def test_an_image_is_not_lost_to_one_lucky_answer():
         return jax.random.bernoulli(key, 0.1, (n,)).astype(jnp.int32)
 
     n, labels = 500, jnp.zeros(500, jnp.int32)
-    ask = functools.partial(
-        judge, answering(classes), images_of(n), labels, jax.random.key(0)
-    )
+    ask = partial(asked, answering(classes), images_of(n), labels, jax.random.key(0))
     assert 0.8 < ask().majority.mean() < 0.95
     judged = ask(evaluations=21)
     assert judged.majority.all()
@@ -169,7 +171,7 @@ def test_targets_are_judged_like_labels():
     labels, targets = jnp.array([0, 1]), jnp.array([2, 2])
     wanted = goal(losses.targeted_margin, labels, targets)
     judged = judged_goal(
-        lambda images, key: logits, wanted, targets, images_of(2), jax.random.key(0), 3
+        lambda images, key: logits, wanted, images_of(2), jax.random.key(0), 3
     )
     np.testing.assert_array_equal(judged.majority, [True, False])
     np.testing.assert_allclose(judged.loss, [2, -1], rtol=1e-6)

@@ -141,3 +141,21 @@ def test_each_image_is_on_its_own(name):
     for i in range(len(LABELS)):
         alone = apply(name, logits[i : i + 1], slice(i, i + 1))
         np.testing.assert_allclose(alone, together[i : i + 1], rtol=1e-6, atol=1e-7)
+
+
+def test_the_likeliest_others_are_in_order_without_the_label():
+    logits = np.random.default_rng(0).normal(size=(5, 6))
+    logits[3, 2], logits[4, 1:3], logits[2, 5] = -np.inf, [np.nan, -np.inf], np.nan
+    logits[0, 1:4] = 2.5
+    labels = np.array([0, logits[1].argmax(), 5, 2, 3])
+    for count in (1, 3, 5):
+        found = np.asarray(
+            losses.likeliest_others(jnp.asarray(logits), jnp.asarray(labels), count)
+        )
+        assert found.shape == (count, 5)
+        for row, label, chosen in zip(logits, labels, found.T, strict=True):
+            order = sorted(
+                set(range(6)) - {label},
+                key=lambda k: (np.isnan(row[k]), -row[k], k),  # noqa: B023
+            )
+            np.testing.assert_array_equal(chosen, order[:count])

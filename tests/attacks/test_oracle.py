@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from attacks import losses, oracle
 
@@ -44,21 +45,18 @@ def single(samples):
     return {name: np.mean(values, axis=0) for name, values in found.items()}
 
 
-@pytest.mark.parametrize(
-    ("samples", "chunk"), [(1, 1), (5, 2), (6, 3), (4, 8), (5, 1), (7, 4)]
-)
+@pytest.mark.parametrize(("samples", "chunk"), [(1, 1), (5, 2), (6, 3), (4, 8), (7, 4)])
 def test_the_mean_over_the_keys(samples, chunk):
     ask = functools.partial(
         oracle.ask, random_model, WANTED, samples=samples, chunk=chunk
     )
-    answer = jax.jit(ask)(some_images(), jax.random.key(5))
+    both = lambda *question: (ask(*question), ask(*question, gradient=False))
+    answer, without = quick.jit(both)(some_images(), jax.random.key(5))
     for name, expected in single(samples).items():
         np.testing.assert_allclose(
             getattr(answer, name), expected, rtol=1e-5, atol=1e-6, err_msg=name
         )
     assert answer.finite.all()
-    forward = jax.jit(functools.partial(ask, gradient=False))
-    without = forward(some_images(), jax.random.key(5))
     assert without.gradient is None
     np.testing.assert_allclose(without.loss, answer.loss, rtol=1e-6)
     np.testing.assert_array_equal(without.wrong, answer.wrong)
@@ -66,9 +64,9 @@ def test_the_mean_over_the_keys(samples, chunk):
 
 def test_float64_and_the_plain_average_agree_to_the_last_digits(x64):
     key, images = jax.random.key(5), jnp.asarray(some_images(), jnp.float64)
-    ask = jax.jit(functools.partial(oracle.ask, random_model, WANTED))
+    ask = quick.jit(functools.partial(oracle.ask, random_model, WANTED))
     each = [ask(images, k).gradient for k in jax.random.split(key, 6)]
-    several = jax.jit(
+    several = quick.jit(
         functools.partial(oracle.ask, random_model, WANTED, samples=6, chunk=4)
     )
     found = several(images, key).gradient
@@ -87,7 +85,8 @@ def test_samples_without_an_answer():
     keys = jax.random.split(key, samples)
     lost = [bool(jax.random.bernoulli(jax.random.fold_in(k, 1))) for k in keys]
     assert 0 < sum(lost) < samples
-    answer = oracle.ask(sometimes, WANTED, some_images(), key, samples=samples, chunk=2)
+    ask = functools.partial(oracle.ask, sometimes, WANTED, samples=samples, chunk=1)
+    answer = quick.jit(ask)(some_images(), key)
     np.testing.assert_array_equal(answer.finite, [True, False, True])
     expected = single(samples)
     np.testing.assert_allclose(
@@ -97,8 +96,8 @@ def test_samples_without_an_answer():
         np.asarray(answer.loss)[::2], expected["loss"][::2], rtol=1e-5
     )
     # Of the samples that answered, the sum; of the others, nothing.
-    one = functools.partial(oracle.ask, random_model, WANTED, some_images())
-    kept = [one(k) for k, gone in zip(keys, lost, strict=True) if not gone]
+    one = quick.jit(functools.partial(oracle.ask, random_model, WANTED))
+    kept = [one(some_images(), keys[i]) for i in np.flatnonzero(~np.array(lost))]
     slope = np.sum([x.gradient[1] for x in kept], axis=0) / samples
     np.testing.assert_allclose(answer.gradient[1], slope, rtol=1e-5, atol=1e-6)
     wrong = (sum(float(x.wrong[1]) for x in kept) + sum(lost)) / samples
@@ -113,8 +112,12 @@ def test_a_slope_that_is_not_finite_counts_as_zero():
     images = some_images()
     slope = jax.grad(lambda x: logits_fn(x, jax.random.key(0)).sum())(images)
     assert np.isnan(slope[:, 0, 0, 0]).all() and np.isnan(slope).sum() == 3
-    answer = oracle.ask(logits_fn, WANTED, images, jax.random.key(0))
-    plain = oracle.ask(random_model, WANTED, images, jax.random.key(0))
+    answer, plain = (
+        quick.jit(functools.partial(oracle.ask, model, WANTED))(
+            images, jax.random.key(0)
+        )
+        for model in (logits_fn, random_model)
+    )
     np.testing.assert_array_equal(answer.gradient[:, 0, 0, 0], np.zeros(3))
     np.testing.assert_allclose(
         answer.gradient.reshape(3, -1)[:, 1:], plain.gradient.reshape(3, -1)[:, 1:]
@@ -132,3 +135,9 @@ def test_goals():
     )
     np.testing.assert_array_equal(towards.reached(logits), [False, True, False])
     np.testing.assert_array_equal(towards.loss(logits), [-1, 1, -1])
+    labels, targets = np.array([0, 1, 2]), np.array([1, 0, 0])
+    for wanted, expected in (((labels,), away), ((labels, targets), towards)):
+        default = oracle.goal(None, *wanted, default=losses.MARGIN)
+        np.testing.assert_array_equal(default.loss(logits), expected.loss(logits))
+        np.testing.assert_array_equal(default.classes, wanted[-1])
+        assert default.targeted == expected.targeted == (len(wanted) == 2)

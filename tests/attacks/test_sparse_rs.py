@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
+from networks import linear, some_images
 
 from attacks.sparse_rs import _exchanged, sparse_rs
 
@@ -14,19 +16,10 @@ SHAPE = (4, 4, 3)
 
 def linear_model(shape=SHAPE, lead=0.0):
     """Logits and their float64 weights; class 0 leads by `lead`."""
-    weights = np.random.default_rng(0).normal(size=(np.prod(shape), CLASSES))
+    logits_fn, weights = linear(shape, CLASSES)
     bias = np.array([lead, 0, 0])
-
-    def logits_fn(images, key):
-        flat = images.reshape(len(images), -1)
-        logits = jnp.matmul(flat, weights.astype(np.float32), precision="highest")
-        return logits + bias.astype(np.float32)
-
-    return logits_fn, weights, bias
-
-
-def some_images(n, shape=SHAPE, seed=1):
-    return np.random.default_rng(seed).random((n, *shape), np.float32)
+    biased = lambda images, key: logits_fn(images, key) + bias.astype(np.float32)
+    return biased, weights, bias
 
 
 def lead_of_others(logits, labels):
@@ -37,12 +30,12 @@ def lead_of_others(logits, labels):
 @functools.cache
 def one_pixel_attack():
     logits_fn, _, _ = linear_model(lead=50.0)
-    return jax.jit(functools.partial(sparse_rs, logits_fn, pixels=1, queries=2000))
+    return quick.jit(functools.partial(sparse_rs, logits_fn, pixels=1, queries=2000))
 
 
 def test_one_pixel_is_the_best_of_all_pixels_and_colours():
     _, weights, bias = linear_model(lead=50.0)
-    images, labels = some_images(3), np.zeros(3, int)
+    images, labels = some_images(3, SHAPE), np.zeros(3, int)
     attacked = one_pixel_attack()(images, labels, jax.random.key(0))
     for image, found, loss in zip(images, attacked.images, attacked.loss, strict=True):
         best = -np.inf
@@ -60,11 +53,11 @@ def test_one_pixel_is_the_best_of_all_pixels_and_colours():
 
 
 def test_an_image_alone_is_as_in_the_batch():
-    images, labels = some_images(3), np.zeros(3, int)
+    images, labels = some_images(3, SHAPE), np.zeros(3, int)
     logits_fn, _, _ = linear_model()
     # A search that ends where it ends, and no optimum that all searches find.
     attack = functools.partial(sparse_rs, logits_fn, pixels=5, queries=20)
-    attack = functools.partial(jax.jit(attack), key=jax.random.key(4))
+    attack = functools.partial(quick.jit(attack), key=jax.random.key(4))
     batch = attack(images, labels, first_index=0)
     for i in range(3):
         alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
@@ -109,7 +102,7 @@ def test_changes_few_pixels_to_corners_and_stops_at_the_first_wrong_answer():
         jax.debug.callback(lambda x: asked.append(np.asarray(x)), images)
         return logits_fn(images, key)
 
-    attack = jax.jit(
+    attack = quick.jit(
         functools.partial(
             sparse_rs, counted, pixels=4, queries=30, restarts=2, evaluations=2
         )
@@ -127,7 +120,7 @@ def test_changes_few_pixels_to_corners_and_stops_at_the_first_wrong_answer():
     np.testing.assert_allclose(attacked.loss[0], max(losses), atol=1e-5)
 
     asked.clear()
-    attack = jax.jit(functools.partial(sparse_rs, counted, pixels=4, queries=200))
+    attack = quick.jit(functools.partial(sparse_rs, counted, pixels=4, queries=200))
     attacked = jax.block_until_ready(attack(images, labels, jax.random.key(1)))
     jax.effects_barrier()
     wrong = [np.asarray(logits_fn(x, None)).argmax() != 0 for x in asked]
@@ -139,9 +132,9 @@ def test_changes_few_pixels_to_corners_and_stops_at_the_first_wrong_answer():
 
 def test_targets_are_reached():
     logits_fn, _, _ = linear_model()
-    images, labels, targets = some_images(2), np.array([0, 1]), np.array([2, 0])
+    images, labels, targets = some_images(2, SHAPE), np.array([0, 1]), np.array([2, 0])
     attack = functools.partial(sparse_rs, logits_fn, pixels=8, queries=300)
-    attacked = jax.jit(attack)(images, labels, jax.random.key(0), targets=targets)
+    attacked = quick.jit(attack)(images, labels, jax.random.key(0), targets=targets)
     np.testing.assert_array_equal(attacked.success, [True, True])
     np.testing.assert_array_equal(logits_fn(attacked.images, None).argmax(1), targets)
 
@@ -156,7 +149,7 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
     images = np.full((2, *SHAPE), 0.5, np.float32)
     images[1, 0] = 1  # few searches leave the hole
     images[1, 1] = 1
-    attack = jax.jit(functools.partial(sparse_rs, holed, pixels=5, queries=60))
+    attack = quick.jit(functools.partial(sparse_rs, holed, pixels=5, queries=60))
     attacked = attack(images, np.array([0, 0]), jax.random.key(0))
     assert 0 < attacked.not_finite[0] < 60 and np.isfinite(attacked.loss[0])
     assert (np.asarray(attacked.images[0]) == 1).sum() <= 8
@@ -165,8 +158,9 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
 
 
 def test_no_pixels_return_the_image():
-    images, labels = some_images(2), np.array([0, 1])
-    attacked = sparse_rs(linear_model()[0], images, labels, jax.random.key(0), pixels=0)
+    images, labels = some_images(2, SHAPE), np.array([0, 1])
+    attack = quick.jit(functools.partial(sparse_rs, linear_model()[0], pixels=0))
+    attacked = attack(images, labels, jax.random.key(0))
     np.testing.assert_array_equal(attacked.images, images)
     np.testing.assert_array_equal(attacked.queries, [1, 1])
 
@@ -183,7 +177,7 @@ def test_no_pixels_return_the_image():
     ],
 )
 def test_refuses_senseless_settings(setting, message):
-    images, labels = some_images(1), np.array([0])
+    images, labels = some_images(1, SHAPE), np.array([0])
     with pytest.raises(ValueError, match=message):
         sparse_rs(
             linear_model()[0],

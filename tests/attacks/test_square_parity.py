@@ -14,19 +14,13 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+import quick
 
 from attacks.square import square, two_peaks
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: no parity test")
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    torchattacks = pytest.importorskip(
-        "torchattacks", reason="torchattacks is not installed: no parity test"
-    )
-# On images this small its threads cost more than they do, up to fifty times.
-torch.set_num_threads(1)
+torch, torchattacks = networks.import_or_skip("torch", "torchattacks")
 
-QUERIES, SEEDS = 300, 5
+QUERIES, SEEDS = 200, 5
 
 
 class Original(torchattacks.Square):
@@ -77,7 +71,7 @@ def test_robust_accuracy_over_seeds(norm, theirs, epsilon, p_init):
     images, labels = networks.data(128, seed=7)
     options = {"epsilon": epsilon, "norm": norm, "p_init": p_init}
     attack = functools.partial(square, network(), queries=QUERIES, **options)
-    attack = jax.jit(attack)
+    attack = quick.jit(attack)
     ours = np.array(
         [
             (~attack(cut(images), labels, jax.random.key(seed)).success).sum()

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 import scipy.special
+from networks import linear, some_images
 
 from attacks import fgsm, pgd
 from attacks.transfer import transfer
@@ -12,28 +14,14 @@ from attacks.transfer import transfer
 CLASSES = 3
 
 
-def linear_model(shape, seed):
-    weights = np.random.default_rng(seed).normal(size=(np.prod(shape), CLASSES))
-
-    def logits_fn(images, key):
-        flat = images.reshape(len(images), -1)
-        return jnp.matmul(flat, weights.astype(np.float32), precision="highest")
-
-    return logits_fn, weights
-
-
-def some_images(n, shape, seed=1):
-    return np.random.default_rng(seed).random((n, *shape), np.float32)
-
-
 def test_made_on_one_and_judged_on_the_other():
     shape = (2, 6, 1)
-    source, weights = linear_model(shape, 0)
-    target, target_weights = linear_model(shape, 7)
+    source, weights = linear(shape, CLASSES)
+    target, target_weights = linear(shape, CLASSES, seed=7)
     two = lambda images, key: source(images, key)[:, :2]
     images, labels = some_images(8, shape), np.arange(8) % 2
     key = jax.random.key(0)
-    through = jax.jit(functools.partial(transfer, two, target, fgsm))
+    through = quick.jit(functools.partial(transfer, two, target, fgsm))
     attacked = through(images, labels, key, epsilon=0.2)
     slopes = (weights[:, 1 - labels] - weights[:, labels]).T.reshape(images.shape)
     expected = np.clip(images + 0.2 * np.sign(slopes), 0, 1)
@@ -50,25 +38,23 @@ def test_made_on_one_and_judged_on_the_other():
 
 
 def test_to_itself_is_the_attack():
-    logits_fn, _ = linear_model((5, 4, 3), 0)
+    logits_fn, _ = linear((5, 4, 3), CLASSES)
     images, labels = some_images(4, (5, 4, 3)), np.array([0, 1, 2, 0])
     attack = functools.partial(pgd, random_start=False, steps=5)
     key = jax.random.key(0)
-    through = jax.jit(functools.partial(transfer, logits_fn, logits_fn, attack))
-    attacked, direct = (
-        through(images, labels, key),
-        attack(logits_fn, images, labels, key),
-    )
+    through = quick.jit(functools.partial(transfer, logits_fn, logits_fn, attack))
+    alone = quick.jit(functools.partial(attack, logits_fn))
+    attacked, direct = (f(images, labels, key) for f in (through, alone))
     np.testing.assert_allclose(attacked.images, direct.images, atol=1e-6)
     np.testing.assert_array_equal(attacked.success, direct.success)
     assert np.abs(np.asarray(attacked.images) - images).max() <= np.float32(8 / 255)
 
 
 def test_an_image_alone_is_as_in_the_batch():
-    logits_fn, _ = linear_model((3, 4, 3), 0)
-    other, _ = linear_model((3, 4, 3), 1)
+    logits_fn, _ = linear((3, 4, 3), CLASSES)
+    other, _ = linear((3, 4, 3), CLASSES, seed=1)
     images, labels = some_images(3, (3, 4, 3)), np.array([0, 1, 2])
-    attack = jax.jit(
+    attack = quick.jit(
         functools.partial(
             transfer, logits_fn, other, pgd, key=jax.random.key(2), step_size=0.005
         )
@@ -80,7 +66,7 @@ def test_an_image_alone_is_as_in_the_batch():
 
 
 def test_targets_and_votes_are_those_of_the_target():
-    logits_fn, _ = linear_model((3, 4, 3), 0)
+    logits_fn, _ = linear((3, 4, 3), CLASSES)
     images, labels = some_images(4, (3, 4, 3)), np.array([0, 1, 2, 0])
     targets = np.array([1, 2, 0, 2])
 
@@ -88,7 +74,7 @@ def test_targets_and_votes_are_those_of_the_target():
         odd = jax.random.bernoulli(key, 0.1)
         return jnp.where(odd, jnp.eye(CLASSES)[labels] * 1e3, logits_fn(images, key))
 
-    through = jax.jit(
+    through = quick.jit(
         functools.partial(transfer, logits_fn, unsure, pgd, evaluations=25)
     )
     attacked = through(
@@ -106,11 +92,11 @@ def test_targets_and_votes_are_those_of_the_target():
 
 
 def test_nan_is_the_targets():
-    logits_fn, _ = linear_model((3, 4, 3), 0)
+    logits_fn, _ = linear((3, 4, 3), CLASSES)
     images, labels = some_images(2, (3, 4, 3)), np.array([0, 1])
     silent = lambda images, key: jnp.full((len(images), CLASSES), jnp.nan)
     key = jax.random.key(0)
-    through = lambda *models: jax.jit(functools.partial(transfer, *models, pgd))
+    through = lambda *models: quick.jit(functools.partial(transfer, *models, pgd))
     attacked = through(logits_fn, silent)(images, labels, key)
     np.testing.assert_array_equal(attacked.not_finite, [1, 1])
     attacked = through(silent, logits_fn)(images, labels, key)
@@ -118,7 +104,7 @@ def test_nan_is_the_targets():
 
 
 def test_refuses_what_the_target_cannot_answer():
-    logits_fn, _ = linear_model((3, 4, 3), 0)
+    logits_fn, _ = linear((3, 4, 3), CLASSES)
     two = lambda images, key: logits_fn(images, key)[:, :2]
     images, labels = some_images(1, (3, 4, 3)), np.array([2])
     with pytest.raises(ValueError, match=r"labels\[0\] is 2, .* 0 to 1"):
