@@ -23,6 +23,8 @@ usage: ./launch.sh [command] [flags]
   train       train a classifier, bare or on purified images
   evaluate    measure accuracy, clean and under attack
   purify      purify images, folders, arrays or a data set
+  reproduce   rerun the paper's tables and figures; --list names them
+  report      everything in results/ as one HTML page, out/report.html
   bench NAME  run a benchmark; without NAME, all of them; --help lists them
   test        ruff and pytest; what follows goes to pytest
   help        this text
@@ -92,8 +94,8 @@ install_peers() {
   if pip_install --no-deps -r "$list" 2>"$venv/peers.log"; then
     cp -- "$list" "$venv/peers.txt"
   else
-    printf 'The tests that compare with PyTorch are skipped: %s (see %s)\n' \
-      'its CPU build could not be installed' "$venv/peers.log" >&2
+    printf 'The tests that compare with other libraries are skipped: %s (see %s)\n' \
+      'they could not be installed' "$venv/peers.log" >&2
   fi
 }
 
@@ -154,7 +156,9 @@ case $command in
 esac
 
 case $command in
-quickstart | train | evaluate | purify) run_module "train.$command" "$@" ;;
+quickstart | train | evaluate | purify | reproduce | report)
+  run_module "train.$command" "$@"
+  ;;
 bench)
   name=${1:-}
   if [[ -z $name ]]; then
@@ -183,6 +187,6 @@ test)
 help) help ;;
 *)
   fail 2 "no command '$command'; there are: quickstart (the default), train, evaluate, \
-purify, bench, test, help"
+purify, reproduce, report, bench, test, help"
   ;;
 esac

@@ -36,7 +36,7 @@ SIDE, CLASSES = 32, 10
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    flags.DEFINE_list("models", list(models.NAMES), "of small and resnet18")
+    flags.DEFINE_list("models", ["small", "resnet18"], f"of {', '.join(models.NAMES)}")
     flags.DEFINE_list(
         "compute_dtypes",
         None,

@@ -7,6 +7,8 @@ of one matrix: `jax.jit`, `jax.vmap` and `jax.grad` are yours.
     purified = purify(images, jax.random.key(0), SPLICConfig())
 
 Purification:  purify, SPLICConfig, sample_mask
+Defences:      transform, METHODS, and each method's settings (`splic_jax.transforms`)
+Certificate:   `splic_jax.certificate`
 Completion:    complete, complete_rounds, complete_alternating, Completion
 Objective:     objective, smoothed_rank, total_variation
 Closed forms:  smoothed_rank_gradient, total_variation_gradient
@@ -24,15 +26,20 @@ from splic_jax.objective import objective
 from splic_jax.purification import purify
 from splic_jax.smoothed_rank import smoothed_rank, smoothed_rank_gradient
 from splic_jax.total_variation import total_variation, total_variation_gradient
+from splic_jax.transforms import METHODS, BitDepthConfig, Method, method_of, transform
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "METHODS",
+    "BitDepthConfig",
     "Completion",
+    "Method",
     "SPLICConfig",
     "complete",
     "complete_alternating",
     "complete_rounds",
+    "method_of",
     "objective",
     "purify",
     "sample_mask",
@@ -40,4 +47,5 @@ __all__ = [
     "smoothed_rank_gradient",
     "total_variation",
     "total_variation_gradient",
+    "transform",
 ]

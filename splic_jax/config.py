@@ -1,11 +1,13 @@
 """The settings of SPLIC, with the paper's symbols."""
 
-import dataclasses
 import math
-from typing import Literal
+from typing import Literal, get_args
+
+from splic_jax.fields import config, require_choice, require_integer, require_number
+from splic_jax.mask_designs import Design
 
 
-@dataclasses.dataclass(frozen=True)
+@config
 class SPLICConfig:
     """Settings of the completion (paper Algorithm 1) and of the purification.
 
@@ -42,6 +44,9 @@ class SPLICConfig:
             cut; "exact" decomposes every iterate, as is done anyway in other cases.
         mask: "shared" draws one mask for all channels of an image; "independent" one
             for each channel.
+        mask_design: how the anchors are chosen: "iid" each by itself; "exact" so that
+            their number is the same in every mask; "checkerboard" every other pixel;
+            "blue_noise" evenly spread; "blocks" 4 x 4 pixels together.
 
     Raises:
         ValueError: for a value that makes no sense, naming the field.
@@ -64,6 +69,7 @@ class SPLICConfig:
     channels: Literal["separate", "concatenated"] = "separate"
     mask: Literal["shared", "independent"] = "shared"
     solver: Literal["fast", "exact"] = "fast"
+    mask_design: Design = "iid"
 
     @classmethod
     def printed(cls) -> "SPLICConfig":
@@ -71,44 +77,34 @@ class SPLICConfig:
         return cls(step_scaling="printed", tv_form="printed", pixel_scale=255.0)
 
     def __post_init__(self) -> None:
-        for name in ("inner_steps", "max_steps", "tv_scales"):
-            self._require_integer(name, getattr(self, name))
+        require_integer(self, "inner_steps", "max_steps", "tv_scales")
         if self.rank is not None:
-            self._require_integer("rank", self.rank)
-        for name, low, high in (
-            ("tv_weight", "[0", "inf)"),
-            ("tolerance", "[0", "inf)"),
-            ("delta_decay", "(0", "1)"),
-            ("step_size", "(0", "inf)"),
-            ("pixel_scale", "(0", "inf)"),
-            ("keep_probability", "(0", "1]"),
+            require_integer(self, "rank")
+        for name, interval in (
+            ("tv_weight", "[0, inf)"),
+            ("tolerance", "[0, inf)"),
+            ("delta_decay", "(0, 1)"),
+            ("step_size", "(0, inf)"),
+            ("pixel_scale", "(0, inf)"),
+            ("keep_probability", "(0, 1]"),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise ValueError(f"{name} must be a number, got {value!r}")
-            above = value > 0 or (low == "[0" and value == 0)
-            limit = float(high[:-1])
-            below = value < limit or (high == "1]" and value == 1)
-            if not (above and below) or math.isnan(value):
-                raise ValueError(f"{name} must be in {low}, {high}, got {value!r}")
+            require_number(self, name, interval)
         for name, choices in (
             ("step_scaling", ("relative", "printed")),
             ("tv_form", ("exact", "printed")),
             ("channels", ("separate", "concatenated")),
             ("mask", ("shared", "independent")),
+            ("mask_design", get_args(Design)),
             ("solver", ("fast", "exact")),
             ("alternate", (True, False)),
             ("rank_cut", (True, False)),
         ):
-            if getattr(self, name) not in choices:
-                listed = " or ".join(repr(choice) for choice in choices)
-                raise ValueError(
-                    f"{name} must be {listed}, got {getattr(self, name)!r}"
-                )
-
-    def _require_integer(self, name: str, value: object) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            require_choice(self, name, choices)
+        if self.mask_design == "checkerboard" and self.keep_probability != 0.5:
+            raise ValueError(
+                "keep_probability must be 0.5 for the mask design 'checkerboard', got "
+                f"{self.keep_probability!r}"
+            )
 
     def rank_of(self, shape: tuple[int, int]) -> int:
         """The rank to cut a matrix of this shape to.

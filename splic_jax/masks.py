@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
+from splic_jax.mask_designs import DESIGNS, Design
+
 
 def sample_mask(
     key: Key[Array, ""],
     shape: tuple[int, int, int],
     keep_probability: float = 0.5,
     kind: Literal["shared", "independent"] = "shared",
+    design: Design = "iid",
 ) -> Bool[Array, "h w c"]:
-    """Draws the anchors of one image, each pixel independently.
+    """Draws the anchors of one image, by default each pixel independently.
 
     A draw without any anchor, which nothing could be completed from, is kept from
     happening: the pixel nearest to being chosen is one.
@@ -23,11 +26,24 @@ def sample_mask(
         shape: height, width, channels.
         keep_probability: chance of a pixel to be an anchor, in (0, 1].
         kind: "shared" draws one mask for all channels, "independent" one for each.
+        design: how, see `splic_jax.mask_designs`.
 
     Returns:
         True at the anchors.
+
+    Raises:
+        ValueError: for a design that does not have this keep probability.
     """
     height, width, channels = shape
+    if design != "iid":
+        draw = DESIGNS[design]
+        if kind == "shared":
+            mask = draw(key, (height, width), keep_probability)[..., None]
+        else:
+            keys = jax.random.split(key, channels)
+            masks = [draw(key, (height, width), keep_probability) for key in keys]
+            mask = jnp.stack(masks, axis=-1)
+        return jnp.broadcast_to(mask, shape)
     drawn = (height, width, 1 if kind == "shared" else channels)
     uniform = jax.random.uniform(key, drawn)
     least = jnp.min(uniform, axis=(0, 1), keepdims=True)

@@ -6,16 +6,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from splic_jax.batches import CHUNK_VALUES, check, map_chunks, numbered
 from splic_jax.completion import LANES, complete_batch, uses_lanes
 from splic_jax.config import SPLICConfig
 from splic_jax.masks import sample_mask
 
-# Values in one chunk on an accelerator: enough to fill it, and its working set small.
-_CHUNK_VALUES = 2**22
 # Images in one chunk where the CPU does `LANES` matrices at a time: enough for two
 # cores to have work, and few for someone who has few.
 _CHUNK_OF_LANES = 2 * LANES
@@ -84,7 +82,7 @@ def purify(
         >>> purify(image, jax.random.key(1)).shape
         (8, 8, 3)
     """
-    _check(images)
+    check(images)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     batch = images if images.ndim == 4 else images[None]
@@ -92,12 +90,7 @@ def purify(
         return jnp.asarray(images)
     platform = devices[0].platform if devices else jax.default_backend()
     chunk = chunk_size or default_chunk_size(batch.shape[1:], platform, config)
-    if indices is None:
-        indices = np.arange(len(batch)) + first_index
-    elif indices.shape != (len(batch),):
-        raise ValueError(
-            f"indices must have shape ({len(batch)},), got {indices.shape}"
-        )
+    indices = numbered(len(batch), first_index, indices)
 
     def chunk_of(count: int) -> int:
         if platform != "cpu" or chunk_size:
@@ -146,7 +139,7 @@ def default_chunk_size(
     """
     if platform == "cpu":
         return _CHUNK_OF_LANES if uses_lanes(config, shape[:2]) else 1
-    return max(1, _CHUNK_VALUES // math.prod(shape))
+    return max(1, CHUNK_VALUES // math.prod(shape))
 
 
 def _purify_batch(
@@ -157,32 +150,10 @@ def _purify_batch(
     chunk: int,
     rounds: int | None,
 ) -> Shaped[Array, "n h w c"]:
-    if images.dtype == jnp.uint8:
-        values = images.astype(jnp.float32) / 255
-    else:
-        values = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-    checkify.debug_check(
-        jnp.all((values >= 0) & (values <= 1)), "images must be in [0, 1] and not NaN"
-    )
-    colours = values.shape[-1] - (values.shape[-1] in (2, 4))
-    values = values[..., :colours]
-
-    def purify_chunk(piece):
-        images, indices = piece
+    def purify_chunk(images, indices):
         return _purify_chunk(images, indices, key, config, rounds)
 
-    padding = -len(values) % chunk
-    values = jnp.pad(values, ((0, padding), (0, 0), (0, 0), (0, 0)), mode="edge")
-    indices = jnp.pad(indices, (0, padding), mode="edge")
-    pieces = values.reshape(-1, chunk, *values.shape[1:])
-    values = jax.lax.map(purify_chunk, (pieces, indices.reshape(-1, chunk)))
-    values = values.reshape(-1, *values.shape[2:])[: len(images)]
-    values = jnp.clip(values, 0, 1)
-    if images.dtype == jnp.uint8:
-        values = jnp.round(values * 255)
-    return jnp.concatenate(
-        [values.astype(images.dtype), images[..., colours:]], axis=-1
-    )
+    return map_chunks(purify_chunk, images, indices, chunk)
 
 
 _STATIC = ("config", "chunk", "rounds")
@@ -204,7 +175,9 @@ def _purify_chunk(
     def draw(index):
         image_key = jax.random.fold_in(key, index)
         shape = (height, width, channels)
-        return sample_mask(image_key, shape, config.keep_probability, config.mask)
+        return sample_mask(
+            image_key, shape, config.keep_probability, config.mask, config.mask_design
+        )
 
     separate = config.channels == "separate"
     blocks = 1 if separate else channels
@@ -225,28 +198,3 @@ def _purify_chunk(
         return completed.transpose(0, 2, 3, 1)
     completed = completed.reshape(count, height, channels, width)
     return completed.transpose(0, 1, 3, 2)
-
-
-def _check(images: Array | np.ndarray) -> None:
-    if images.ndim not in (3, 4):
-        raise ValueError(
-            f"images must be [n, h, w, c] or [h, w, c], got {images.shape}"
-        )
-    *_, height, width, channels = images.shape
-    if not (height and width and 1 <= channels <= 4):
-        raise ValueError(
-            f"images must have pixels and 1 to 4 channels, got shape {images.shape}"
-        )
-    floating = jnp.issubdtype(images.dtype, jnp.floating)
-    if not floating and images.dtype != jnp.uint8:
-        raise ValueError(
-            f"images must be floats in [0, 1] or uint8, got {images.dtype}"
-        )
-    if floating and not isinstance(images, jax.core.Tracer):
-        values = np.asarray(images)
-        bad = ~((values >= 0) & (values <= 1))  # NaN compares false
-        if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise ValueError(
-                f"images must be in [0, 1]: images{list(where)} is {values[where]}"
-            )

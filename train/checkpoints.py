@@ -7,14 +7,13 @@
 A checkpoint is written under another name and renamed when it is complete.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -40,8 +39,8 @@ class LoadedModel(NamedTuple):
     Attributes:
         graphdef: the structure; see `train.models.split`.
         variables: the parameters and the batch statistics.
-        settings: how it was trained; `settings.defense` is the `SPLICConfig` of its
-            training images, or None.
+        settings: how it was trained; `settings.defense` holds the settings of the
+            transform of its training images, not fitted, or is None.
         class_names: one name for each logit.
         dataset: the name ("name"), size ("num_train"), shape of an image
             ("image_shape") and checksum ("sha256") of its training set.
@@ -76,7 +75,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
         settings = TrainSettings.from_dict(run["settings"])
         class_names = tuple(run["class_names"])
         dataset = dict(run["dataset"])
-        channels = dataset["image_shape"][-1]
+        channels = settings.input_channels(dataset["image_shape"][-1])
         model = models.outline(settings.model, len(class_names), channels=channels)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise _damaged(folder / "run.json") from error
@@ -143,16 +142,27 @@ def restore(folder: pathlib.Path, epoch: int, **likes: Any) -> dict[str, Any]:
     return trees
 
 
-def start_run(folder: pathlib.Path, settings: TrainSettings, dataset: Dataset) -> None:
+def start_run(
+    folder: pathlib.Path,
+    settings: TrainSettings,
+    dataset: Dataset,
+    ensemble: Sequence[nnx.State] = (),
+) -> None:
     """Describes a new run in `folder`/run.json, or checks that it goes on with its own.
 
+    Args:
+        folder: of the run.
+        settings: how to train.
+        dataset: the training images.
+        ensemble: variables of networks that the run uses and does not change.
+
     Raises:
-        UserError: if the folder holds a run with other settings or images, naming the
-            first flag that differs, or cannot be written.
+        UserError: if the folder holds a run with other settings, images or networks,
+            naming the first flag that differs, or cannot be written.
     """
     run = {
         "format": FORMAT,
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.as_dict(),
         "dataset": {
             "name": dataset.name,
             "num_train": len(dataset.images),
@@ -160,6 +170,7 @@ def start_run(folder: pathlib.Path, settings: TrainSettings, dataset: Dataset) -
             "sha256": dataset_checksum(dataset),
         },
         "class_names": list(dataset.class_names),
+        "ensemble": [weights_checksum(variables) for variables in ensemble],
         "versions": _versions(),
     }
     run = json.loads(json.dumps(run))
@@ -167,7 +178,7 @@ def start_run(folder: pathlib.Path, settings: TrainSettings, dataset: Dataset) -
     if found is not None:
         try:
             _require_same(folder, found, run)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(folder / "run.json") from error
         return
     try:
@@ -192,19 +203,34 @@ def _require_same(folder: pathlib.Path, found: dict, run: dict) -> None:
 def _flags(run: dict) -> dict[str, Any]:
     """The settings of a run by the flags that set them, the telling ones first."""
     # A run is older than some settings: it had what is the default now.
-    settings = dataclasses.asdict(TrainSettings()) | run["settings"]
+    settings = TrainSettings.from_dict(run["settings"]).as_dict()
+    settings = json.loads(json.dumps(settings))
     dataset = dict(run["dataset"])
-    defense = settings.pop("defense")
+    defense = settings.pop("defense") or {"method": "none"}
+    method = defense.pop("method", "splic")
+    adversarial = settings.pop("adversarial")
+    recipe = adversarial.pop("recipe")
+    first, last = settings.pop("keep_range") or (None, None)
     values = {
         "--dataset": dataset["name"],
         "--num_train": dataset["num_train"],
-        "--defense": "none" if defense is None else "splic",
+        "--defense": method,
+        "--adversarial": recipe,
+        "--mask_start": first,
+        "--mask_end": last,
     }
     values |= {f"--{name}": value for name, value in settings.items()}
-    for field, value in (defense or {}).items():
-        values[f"--{SPLIC_FLAGS[field][0]}"] = value
-    # Same name, same number, other pixels or labels: only the files can differ.
+    for field, value in defense.items():
+        flag = f"option={method}.{field}"
+        if method == "splic" and field in SPLIC_FLAGS:
+            flag = SPLIC_FLAGS[field][0]
+        values[f"--{flag}"] = value
+    for field, value in adversarial.items():
+        values[f"--option={recipe}.{field}"] = value
+    # Same names, same numbers, other contents: only the files can differ.
     values["--data_dir"] = f"images of checksum {dataset['sha256'][:8]}"
+    found = ", ".join(checksum[:8] for checksum in run.get("ensemble", []))
+    values["--ensemble"] = f"networks of checksums {found or 'none'}"
     return values
 
 
@@ -235,6 +261,14 @@ def _checksum(checkpoint: pathlib.Path) -> str:
             data = path.read_bytes()
             name = path.relative_to(checkpoint).as_posix()
             digest.update(f"{name}\0{len(data)}\0".encode() + data)
+    return digest.hexdigest()
+
+
+def weights_checksum(variables: nnx.State) -> str:
+    """Returns the SHA-256 of a network's parameters and batch statistics."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(variables):
+        digest.update(np.ascontiguousarray(leaf))
     return digest.hexdigest()
 
 

@@ -1,6 +1,7 @@
-"""Measures a trained classifier, bare and behind SPLIC, clean and under attack.
+"""Measures a trained classifier, bare and behind defences, clean and under attack.
 
     python -m train.evaluate --checkpoint=out/train --out=out/evaluation.json
+    python -m train.evaluate --list      # the defences there are
 
 Prints a table and writes the same as JSON, cell by cell: an interrupted run goes on
 with the first cell that is missing. See `train.evaluation` for who knows what.
@@ -11,26 +12,41 @@ import hashlib
 import json
 import math
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.table
 from absl import flags
 
-from splic_jax import SPLICConfig
-from train import checkpoints, compilation, errors, evaluation, models, provenance
+from attacks import check_classifier
+from splic_jax import METHODS, SPLICConfig, method_of
+from splic_jax.transforms import as_dict, fitted, returns_images
+from train import (
+    attackers,
+    checkpoints,
+    compilation,
+    data,
+    errors,
+    evaluation,
+    models,
+    planning,
+    provenance,
+)
 from train import flags as shared_flags
+from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 from train.errors import UserError
-from train.evaluation import AttackSettings
 from train.files import write_whole
 from train.progress import Progress
 
 FLAGS = flags.FLAGS
-FORMAT = 1
-DEFENSES = ("none", "splic", "srf")
+FORMAT = 2
+CHECKED_IMAGES = 32
+DEFENSES = ("none", *METHODS)
 
 
 def define_flags() -> None:
@@ -38,27 +54,49 @@ def define_flags() -> None:
     shared_flags.define_data_flags()
     shared_flags.define_splic_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
-    flags.DEFINE_string("checkpoint", None, "folder of a training run", required=True)
+    flags.DEFINE_bool("list", False, "print the defences there are, and stop")
+    flags.DEFINE_string("checkpoint", None, "folder of a training run")
     flags.DEFINE_list(
         "defenses",
-        ["none", "splic"],
-        "what stands before the network, of none, splic, and srf (splic without TV)",
+        None,
+        "what stands before the network: none, names that --list prints, or all that "
+        "fit the network; "
+        "default none and what the network was trained with, or else splic",
+    )
+    shared_flags.define_option_flag()
+    flags.DEFINE_integer(
+        "votes",
+        1,
+        "draws of a random defence that decide together about an image",
+        lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "vote",
+        "logits",
+        ["logits", "majority"],
+        "how they decide: by the mean of the logits, or one draw one vote",
     )
     flags.DEFINE_list(
         "threats",
         list(evaluation.THREATS),
-        "of clean, black-box (with --surrogate), gray-box and white-box",
+        f"of {', '.join(evaluation.THREATS)}; black-box needs --surrogate",
     )
     flags.DEFINE_string(
         "surrogate",
         None,
         "folder of the training run that a black-box attacker attacks instead",
     )
+    flags.DEFINE_list(
+        "attacks",
+        ["pgd"],
+        f"of {', '.join(PRESETS)}; a threat takes those that are its own: "
+        + "; ".join(f"{t} {', '.join(a)}" for t, a in ATTACKS_OF.items() if a),
+    )
     default = AttackSettings()
     flags.DEFINE_float("epsilon", default.epsilon * 255, "radius, in 1/255")
-    flags.DEFINE_float("attack_step", default.step_size * 255, "step, in 1/255")
+    flags.DEFINE_float("attack_step", default.step_size * 255, "step of pgd, in 1/255")
     flags.DEFINE_integer(
-        "attack_steps", default.steps, "gradient steps of PGD", lower_bound=0
+        "attack_steps", default.steps, "gradient steps of pgd", lower_bound=0
     )
     flags.DEFINE_integer(
         "seed",
@@ -70,30 +108,51 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "split", "test", ["test", "cue_conflict"], "which images (shapes has both)"
     )
+    flags.DEFINE_bool(
+        "soundness", True, "look for signs that the numbers flatter (docs/protocol.md)"
+    )
+    flags.DEFINE_bool("dry_run", False, "list the cells with an estimate, and stop")
     flags.DEFINE_string("out", "out/evaluation.json", "JSON file for the results")
     compilation.define_flag("`compiled` beside --out")
     flags.adopt_module_key_flags(compilation)
 
 
 def defenses_from_flags(
-    names: Sequence[str], trained_with: SPLICConfig | None
-) -> dict[str, SPLICConfig | None]:
-    """Name to settings, in the order asked for.
+    names: Sequence[str] | None, trained_with: Any
+) -> dict[str, Any]:
+    """Name to settings, in the order asked for; None for "none".
 
-    Settings of SPLIC that no flag gives are those the network was trained with, or the
-    defaults.
+    Settings that no flag gives are those the network was trained with, where it was
+    with that method, or the defaults.
+
+    Args:
+        names: as --defenses has them.
+        trained_with: settings of the transform the network was trained with, or None.
 
     Raises:
-        UserError: for an unknown name, or SPLIC settings that make no sense.
+        UserError: for an unknown name, or settings that make no sense.
     """
-    splic = shared_flags.splic_config_from_flags(trained_with or SPLICConfig())
-    known = {
-        "none": None,
-        "splic": splic,
-        "srf": dataclasses.replace(splic, tv_weight=0.0),
-    }
+    if names is None:
+        trained = as_dict(trained_with)["method"] if trained_with else "splic"
+        # There is no bare network where only what the defence returns fits it.
+        bare = trained_with is None or returns_images(trained_with)
+        names = ["none", trained] if bare else [trained]
+    elif list(names) == ["all"]:
+        names = DEFENSES
     _require_known("--defenses", names, DEFENSES)
-    return {name: known[name] for name in names}
+    known = {name: method.config for name, method in METHODS.items()}
+    splic = SPLICConfig()
+    if isinstance(trained_with, SPLICConfig):
+        weight = trained_with.tv_weight or splic.tv_weight  # "splic" has one
+        splic = dataclasses.replace(trained_with, tv_weight=weight)
+    elif trained_with is not None:
+        known[as_dict(trained_with)["method"]] = trained_with
+    known["splic"] = shared_flags.splic_config_from_flags(splic)
+    known = shared_flags.with_options(known)
+    # "srf" is "splic" but for the total variation, and what options say of it.
+    known["srf"] = dataclasses.replace(known["splic"], tv_weight=0.0)
+    known["srf"] = shared_flags.with_options(known)["srf"]
+    return {name: known.get(name) for name in names}
 
 
 def network_record(loaded: checkpoints.LoadedModel) -> dict[str, Any]:
@@ -102,7 +161,7 @@ def network_record(loaded: checkpoints.LoadedModel) -> dict[str, Any]:
     for leaf in jax.tree.leaves(loaded.variables):
         weights.update(np.ascontiguousarray(leaf))
     return {
-        "settings": dataclasses.asdict(loaded.settings),
+        "settings": loaded.settings.as_dict(),
         "training_set": dict(loaded.dataset),
         "weights_sha256": weights.hexdigest(),
     }
@@ -137,23 +196,77 @@ def results_of(
     return {}
 
 
-def by_name(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Any]:
-    """Cells by defence and threat."""
-    return {(cell["defense"], cell["threat"]): cell for cell in cells}
+def settings_of(config: Any) -> dict[str, Any] | None:
+    """A defence as plain values as JSON has them, with checksums of what was fitted."""
+    if config is None:
+        return None
+    digests = [
+        hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+        for array in jax.tree.leaves(config)
+    ]
+    described = as_dict(config) | ({"fitted": digests} if digests else {})
+    return json.loads(json.dumps(described))
 
 
-def table(
-    title: str, cells: Sequence[Mapping[str, Any]], attack: AttackSettings
-) -> rich.table.Table:
-    """The cells as a table for the terminal."""
-    grid = rich.table.Table(
-        title=title,
-        title_justify="left",
-        caption=f"{evaluation.describe_attack(attack)}; white-box through the defence "
-        "by BPDA",
-        caption_justify="left",
+def cells_kept(
+    path: pathlib.Path, inputs: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[tuple[str, str, str], Any]:
+    """Cells of an earlier run that are still true, by name.
+
+    Args:
+        path: the file.
+        inputs: all that a cell depends on but its defence and its attack.
+        settings: of the defences to measure now, by name.
+    """
+    before = results_of(path, inputs, "defenses")
+    return {
+        evaluation.cell_name(cell): cell
+        for cell in results_of(path, inputs, "cells")
+        if settings.get(cell["defense"], before[cell["defense"]])
+        == before[cell["defense"]]
+    }
+
+
+def soundness_of(
+    network: attackers.Network, dataset: data.Dataset, config: Any, seed: int
+) -> list[dict[str, Any]]:
+    """What `attacks.check_classifier` finds in a defended network, as plain values.
+
+    As an attacker by BPDA sees it, on the first images.
+    """
+    images = jnp.asarray(dataset.images[:CHECKED_IMAGES], jnp.float32) / 255
+    findings = check_classifier(
+        attackers.defended(network, config, 0, "bpda"),
+        images,
+        jnp.asarray(dataset.labels[:CHECKED_IMAGES]),
+        jax.random.key(seed),
     )
-    for heading in ("defence", "threat"):
+    return [dataclasses.asdict(finding) for finding in findings]
+
+
+def list_defenses() -> str:
+    """The registry in words."""
+    lines = []
+    for name, method in METHODS.items():
+        settings = as_dict(method.config)
+        del settings["method"]
+        facts = [
+            f"{method.title} ({method.source}): {method.idea}.",
+            f"{'Random' if method.random else 'Not random'}; "
+            f"{'differentiable' if method.differentiable else 'no useful derivative'}; "
+            f"break it with {method.attack}.",
+            " ".join(f"{field}={value}" for field, value in settings.items()),
+        ]
+        lines.append(name)
+        for fact in facts:
+            lines.append(textwrap.indent(textwrap.fill(fact, 84), "    "))
+    return "\n".join(lines)
+
+
+def table(title: str, cells: Sequence[Mapping[str, Any]]) -> rich.table.Table:
+    """The cells as a table for the terminal."""
+    grid = rich.table.Table(title=title, title_justify="left")
+    for heading in ("defence", "threat", "attack"):
         grid.add_column(heading)
     for heading in ("images", "accuracy", "95 % interval", "PSNR, dB"):
         grid.add_column(heading, justify="right")
@@ -163,6 +276,7 @@ def table(
         grid.add_row(
             cell["defense"],
             cell["threat"],
+            cell["attack"],
             str(cell["count"]),
             f"{cell['accuracy']:.1%}",
             f"{low:.1%} to {high:.1%}",
@@ -173,6 +287,11 @@ def table(
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    if FLAGS.list:
+        print(list_defenses())
+        return
+    if not FLAGS.checkpoint:
+        raise UserError("give --checkpoint, the folder of a training run, or --list")
     compilation.keep(pathlib.Path(FLAGS.out).parent / "compiled")
     loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
     defenses = defenses_from_flags(FLAGS.defenses, loaded.settings.defense)
@@ -182,9 +301,15 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--epsilon must be 0 or more, and --attack_step above 0")
     if "black-box" in FLAGS.threats and FLAGS["threats"].present and not surrogate:
         raise UserError("--threats=black-box needs --surrogate, the network to attack")
-    attack = AttackSettings(
-        FLAGS.epsilon / 255, FLAGS.attack_step / 255, FLAGS.attack_steps
-    )
+    _require_known("--attacks", FLAGS.attacks, tuple(PRESETS))
+    attacks = {
+        name: dataclasses.replace(PRESETS[name], epsilon=FLAGS.epsilon / 255)
+        for name in FLAGS.attacks
+    }
+    if "pgd" in attacks:
+        attacks["pgd"] = dataclasses.replace(
+            attacks["pgd"], step_size=FLAGS.attack_step / 255, steps=FLAGS.attack_steps
+        )
     dataset = shared_flags.dataset_from_flags(FLAGS.split)
     for path, network in ((FLAGS.checkpoint, loaded), (FLAGS.surrogate, surrogate)):
         if network and network.class_names != dataset.class_names:
@@ -192,9 +317,37 @@ def main(argv: Sequence[str]) -> None:
                 f"{path} was trained on {network.dataset['name']}, not "
                 f"{dataset.name}; give --dataset={network.dataset['name']}"
             )
-    for config in defenses.values():
-        if config:
-            shared_flags.require_rank(config, dataset.images.shape[1:])
+    shape = dataset.images.shape[1:]
+    takes = loaded.settings.input_channels(shape[-1])
+    for name, config in list(defenses.items()):
+        if isinstance(config, SPLICConfig):
+            shared_flags.require_rank(config, shape)
+        given = method_of(config).channels(config, shape[-1]) if config else shape[-1]
+        if given != takes and FLAGS.defenses == ["all"]:
+            del defenses[name]
+        elif given != takes:
+            raise UserError(
+                f"--defenses has {name!r}, which gives the network {given} channels; "
+                f"{FLAGS.checkpoint} takes {takes}"
+            )
+    if any(config and method_of(config).fit for config in defenses.values()):
+        training = shared_flags.dataset_from_flags("train")
+        fit_key = jax.random.key(loaded.settings.seed)  # as in training
+        defenses = {
+            name: config and fitted(config, training.images, fit_key)
+            for name, config in defenses.items()
+        }
+    logits_fn = models.logits_function(loaded.graphdef, loaded.variables)
+    if FLAGS.dry_run:
+        cells = planning.plan(
+            logits_fn, dataset, defenses, FLAGS.threats, attacks, bool(surrogate)
+        )
+        rich.console.Console().print(cells)
+        return
+    if surrogate and surrogate.settings.input_channels(shape[-1]) != shape[-1]:
+        raise UserError(
+            f"--surrogate={FLAGS.surrogate} takes codes, not images; give another"
+        )
     inputs = {
         "format": FORMAT,
         "dataset": {
@@ -205,55 +358,83 @@ def main(argv: Sequence[str]) -> None:
         },
         "network": network_record(loaded),
         "surrogate": surrogate and network_record(surrogate),
-        "defenses": {
-            name: config and dataclasses.asdict(config)
-            for name, config in defenses.items()
-        },
-        "attack": dataclasses.asdict(attack),
+        "votes": FLAGS.votes,
+        "vote": FLAGS.vote,
         "seed": FLAGS.seed,
     }
     inputs = json.loads(json.dumps(inputs))
     path = pathlib.Path(FLAGS.out)
-    record = {"provenance": provenance.provenance(), **inputs}
+    settings = {name: settings_of(config) for name, config in defenses.items()}
+    kept = cells_kept(path, inputs, settings)
+    made_by = provenance.provenance()
+    record = {
+        "provenance": made_by,
+        **inputs,
+        "defenses": {**results_of(path, inputs, "defenses"), **settings},
+        "soundness": {
+            name: findings
+            for name, findings in results_of(path, inputs, "soundness").items()
+            if results_of(path, inputs, "defenses")[name] == settings.get(name)
+        },
+    }
     progress = Progress()
     progress.line(
         f"evaluating {FLAGS.checkpoint} on {len(dataset.images)} images of "
         f"{dataset.name}, into {path}"
     )
-    done = by_name(results_of(path, inputs, "cells"))
-    if done:
-        progress.line(f"{len(done)} cells are done from before")
+    if kept:
+        progress.line(f"{len(kept)} cells are done from before")
+    for name, config in defenses.items() if FLAGS.soundness else ():
+        if name not in record["soundness"]:
+            checked = soundness_of(logits_fn, dataset, config, FLAGS.seed)
+            record["soundness"][name] = checked
+
+    def store(cells: list[dict[str, Any]]) -> None:
+        """Writes these cells, those from before that were not asked for, and pairs."""
+        asked = {evaluation.cell_name(cell) for cell in cells}
+        others = [cell for name, cell in kept.items() if name not in asked]
+        comparisons = [
+            row
+            for other in ("none", "srf")
+            for row in evaluation.compare([*cells, *others], "splic", other)
+        ]
+        found = {"cells": [*cells, *others], "comparisons": comparisons}
+        write_json(path, {**record, **found})
+
     cells = evaluation.evaluate(
-        models.logits_function(loaded.graphdef, loaded.variables),
+        logits_fn,
         dataset,
         defenses,
         threats=tuple(FLAGS.threats),
-        attack=attack,
+        attacks=attacks,
         seed=FLAGS.seed,
+        votes=FLAGS.votes,
+        vote=FLAGS.vote,
         surrogate=surrogate
         and models.logits_function(surrogate.graphdef, surrogate.variables),
         progress=progress,
-        done=done,
-        store=lambda cells: write_json(path, {**record, "cells": cells}),
+        done=kept,
+        store=store,
+        stamp={name: made_by[name] for name in ("commit", "date")},
     )
     if not cells:
         raise UserError(
             "nothing to measure: without a defence gray-box is white-box; give others "
             "of --threats or --defenses"
         )
-    comparisons = [
-        row
-        for other in ("none", "srf")
-        for row in evaluation.compare(cells, "splic", other)
-    ]
-    if len(done) < len(cells):  # else the file stays as it was measured
-        write_json(path, {**record, "cells": cells, "comparisons": comparisons})
-    trained_with = "SPLIC" if loaded.settings.defense else "no defence"
+    if any(evaluation.cell_name(cell) not in kept for cell in cells):
+        store(cells)  # else the file stays as it was measured
+    for name, findings in record["soundness"].items():
+        for finding in findings:
+            if finding["tripped"]:
+                progress.line(f"{name}: {finding['check']}: {finding['sentence']}")
+    trained = loaded.settings.defense
+    trained_with = method_of(trained).title if trained else "no defence"
     title = f"{dataset.name}, network trained with {trained_with}"
-    rich.console.Console().print(table(title, cells, attack))
-    for row in comparisons:
+    rich.console.Console().print(table(title, cells))
+    for row in evaluation.compare(cells, "splic", "srf"):
         gap = row["psnr_difference_db"]
-        if row["other"] == "srf" and gap:
+        if gap:
             progress.line(
                 f"{row['threat']}: TV changes the PSNR by {gap['mean']:+.2f} dB "
                 f"(+- {gap['half_width']:.2f}, 95 %, paired)"

@@ -1,22 +1,28 @@
-"""Accuracy of a classifier, bare and behind SPLIC, clean and under attack.
+"""Accuracy of a classifier, bare and behind a defence, clean and under attack.
 
-Who knows what, in the paper's terms (section 3.5):
+Who knows what (paper section 3.5, and what a defence has to face beyond it):
 
     clean       nobody attacks
     black-box   the attacker knows neither the network nor the defence, and attacks a
-                network of their own: PGD on that surrogate
-    gray-box    the attacker knows the network, not the defence: PGD on the bare
+                network of their own, whose adversarial images are transferred
+    query       the attacker knows neither, but may ask the defended network as often as
+                they like
+    gray-box    the attacker knows the network, not the defence: attacks the bare
                 network, and what comes out is purified and classified
-    white-box   the attacker knows both: PGD through the defence, whose derivative is
-                taken to be the identity (BPDA), each step with fresh masks
+    white-box   the attacker knows both: attacks through the defence, whose derivative
+                is taken to be the identity (BPDA), each step with fresh masks
+    adaptive    knows both, and that the defence is random: averages each gradient over
+                masks (EOT), through the identity or the defence's own derivative
 
-Without a defence gray-box and white-box are the same attack, called white-box here. The
+Without a defence gray-box and white-box are the same attack, called white-box here, and
+so where the network takes nothing but what the defence returns (thermometer codes). The
 masks that judge an image are never those the attack was made with.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,13 +32,17 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from attacks import bpda, pgd
-from splic_jax import SPLICConfig, purify
+from attacks import Attacked
+from splic_jax import transform
 from splic_jax.purification import COMPILER_OPTIONS
+from splic_jax.transforms import returns_images
+from train import attackers
+from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 from train.data import Dataset
 from train.progress import Progress
 
-THREATS = ("clean", "black-box", "gray-box", "white-box")
+THREATS = tuple(ATTACKS_OF)
+PAPER_PGD: Mapping[str, AttackSettings] = {"pgd": PRESETS["pgd"]}
 
 # Images attacked at a time, at most: few enough that a step of progress is seconds.
 MAX_BATCH = 64
@@ -44,38 +54,31 @@ def batch_size(count: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class AttackSettings:
-    """PGD as the paper sets it (section 3.5).
-
-    Attributes:
-        epsilon: L-infinity radius in pixel values, images being in [0, 1].
-        step_size: in pixel values.
-        steps: gradient steps.
-    """
-
-    epsilon: float = 8 / 255
-    step_size: float = 2 / 255
-    steps: int = 7
-
-
-@dataclasses.dataclass(frozen=True)
 class Cell:
     """One measured number: a threat, a defence, and how often the answer was right.
 
     Attributes:
         threat: one of `THREATS`.
         attack: what the attacker ran, in words; "none" when clean.
+        settings: of the attack; None when clean.
         defense: name of the defence, "none" for the bare network.
         correct: for each image, whether it was classified correctly.
         psnr: for each image, of what the network saw against the clean image, in dB;
-            infinite where the two are equal.
+            infinite where the two are equal. Empty where it saw no image.
+        queries: how often the attacked network saw a version of an image, at most.
+        not_finite: how many logits it met that were not finite.
+        seed: of the attack and the masks.
     """
 
     threat: str
     attack: str
+    settings: AttackSettings | None
     defense: str
     correct: tuple[bool, ...]
     psnr: tuple[float, ...]
+    queries: int = 0
+    not_finite: int = 0
+    seed: int = 0
 
     def summary(self) -> dict[str, Any]:
         """The cell as plain values, for JSON; intervals are 95 %."""
@@ -84,6 +87,10 @@ class Cell:
         return {
             "threat": self.threat,
             "attack": self.attack,
+            "attack_settings": self.settings and dataclasses.asdict(self.settings),
+            "queries_per_image": self.queries,
+            "not_finite": self.not_finite,
+            "seed": self.seed,
             "defense": self.defense,
             "count": len(self.correct),
             "correct": sum(self.correct),
@@ -111,50 +118,51 @@ def mean_interval(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "half_width": float(half)}
 
 
-@partial(
-    jax.jit, static_argnames=("config", "attack"), compiler_options=COMPILER_OPTIONS
+attack_batch = jax.jit(
+    attackers.attack_batch,
+    static_argnames="attack",
+    compiler_options=COMPILER_OPTIONS,
 )
-def attack_batch(
-    logits_fn: Callable[[jax.Array], jax.Array],
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-    first_index: int,
-    config: SPLICConfig | None,
-    attack: AttackSettings,
-) -> jax.Array:
-    """PGD on the bare network (`config` None), or through its SPLIC defence (BPDA)."""
-
-    def logits(images, key):
-        if config is not None:
-            defend = partial(purify, config=config, first_index=first_index)
-            images = bpda(defend)(images, key)
-        return logits_fn(images)
-
-    return pgd(
-        logits,
-        images,
-        labels,
-        key,
-        epsilon=attack.epsilon,
-        step_size=attack.step_size,
-        steps=attack.steps,
-        first_index=first_index,
-    ).images
 
 
-@partial(jax.jit, static_argnames=("config",), compiler_options=COMPILER_OPTIONS)
+@partial(jax.jit, static_argnames=("votes", "vote"), compiler_options=COMPILER_OPTIONS)
 def classify_batch(
     logits_fn: Callable[[jax.Array], jax.Array],
     images: jax.Array,
     key: jax.Array,
     first_index: int,
-    config: SPLICConfig | None,
+    config: Any,
+    votes: int = 1,
+    vote: str = "logits",
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns predictions, and the images as the network saw them."""
-    if config is not None:
-        images = purify(images, key, config, first_index=first_index)
-    return logits_fn(images).argmax(axis=-1), images
+    """Returns predictions, and the images as the network saw them (the first time).
+
+    With several `votes` the defence draws as often, and the mean of the logits decides,
+    or with ``vote="majority"`` the class named most often (the first of equals).
+    """
+    if config is None:
+        return logits_fn(images).argmax(axis=-1), images
+
+    def look(key):
+        seen = transform(images, key, config, first_index=first_index)
+        return logits_fn(seen), seen
+
+    if votes == 1:
+        logits, seen = look(key)
+        return logits.argmax(axis=-1), seen
+    keys = jax.random.split(key, votes)
+    logits, seen = look(keys[0])
+
+    def ballot(logits):
+        if vote == "majority":
+            return jax.nn.one_hot(logits.argmax(axis=-1), logits.shape[-1])
+        return logits
+
+    def count(total, key):
+        return total + ballot(look(key)[0]), None
+
+    total, _ = jax.lax.scan(count, ballot(logits), keys[1:])
+    return total.argmax(axis=-1), seen
 
 
 def measure(
@@ -162,11 +170,14 @@ def measure(
     dataset: Dataset,
     threat: str,
     defense: str,
-    config: SPLICConfig | None,
+    config: Any,
     *,
     attack: AttackSettings,
     seed: int,
+    votes: int = 1,
+    vote: str = "logits",
     surrogate: Callable[[jax.Array], jax.Array] | None = None,
+    attacked: dict[Any, Attacked] | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Cell:
     """Measures one cell.
@@ -181,18 +192,22 @@ def measure(
         threat: one of `THREATS`.
         defense: name of the defence, for the record.
         config: its settings; None for the bare network.
-        attack: settings of PGD.
+        attack: the attack; not used where the threat is "clean".
         seed: of the attack's start and the masks.
+        votes, vote: as in `classify_batch`.
         surrogate: the network that a black-box attacker attacks, images to logits.
+        attacked: where images attacked without a defence are kept for the next call,
+            since they are the same for all defences.
         advance: called with the number of images done since the last call.
 
     Returns:
         The cell.
     """
+    attacked = {} if attacked is None else attacked
     attack_key, mask_key = jax.random.split(jax.random.key(seed))
-    knows = config if threat == "white-box" else None
+    knows = config if attackers.knows_defense(threat) else None
     target = surrogate if threat == "black-box" else logits_fn
-    correct, psnr = [], []
+    correct, psnr, queries, not_finite = [], [], 0, 0
     count = len(dataset.images)
     batch = batch_size(count)
     for start in range(0, count, batch):
@@ -203,78 +218,143 @@ def measure(
         clean = jax.device_put(dataset.images[chosen], jax.devices()[0])
         clean = clean.astype(jnp.float32) / 255
         labels = jnp.asarray(dataset.labels[chosen])
+        attack_with = partial(
+            attack_batch, target, clean, labels, attack_key, start, knows, attack
+        )
+        name = (threat == "black-box", attack, start)
         images = clean
         if threat != "clean":
-            images = attack_batch(
-                target, clean, labels, attack_key, start, knows, attack
-            )
-        predicted, seen = classify_batch(logits_fn, images, mask_key, start, config)
+            if knows is not None:
+                found = attack_with()
+            elif name in attacked:
+                found = attacked[name]
+            else:
+                found = attacked[name] = attack_with()
+            images = found.images
+            queries = max(queries, int(found.queries.max()))
+            not_finite += int(found.not_finite[:size].sum())
+        predicted, seen = classify_batch(
+            logits_fn, images, mask_key, start, config, votes, vote
+        )
         correct += np.asarray(predicted == labels)[:size].tolist()
-        psnr += np.asarray(dm_pix.psnr(clean, seen))[:size].tolist()
+        if seen.shape == clean.shape:
+            psnr += np.asarray(dm_pix.psnr(clean, seen))[:size].tolist()
         advance(size)
-    if threat == "clean":
-        name = "none"
-    else:
-        name = describe_attack(attack)
-        name = name if knows is None else f"BPDA ({name})"
-    return Cell(threat, name, defense, tuple(correct), tuple(psnr))
+    return Cell(
+        threat,
+        attack_words(threat, config, attack),
+        None if threat == "clean" else attack,
+        defense,
+        tuple(correct),
+        tuple(psnr),
+        queries,
+        not_finite,
+        seed,
+    )
 
 
 def evaluate(
     logits_fn: Callable[[jax.Array], jax.Array],
     dataset: Dataset,
-    defenses: Mapping[str, SPLICConfig | None],
+    defenses: Mapping[str, Any],
     *,
     threats: tuple[str, ...] = THREATS,
-    attack: AttackSettings = AttackSettings(),
+    attacks: Mapping[str, AttackSettings] = PAPER_PGD,
     seed: int = 0,
+    votes: int = 1,
+    vote: str = "logits",
     surrogate: Callable[[jax.Array], jax.Array] | None = None,
     progress: Progress | None = None,
-    done: Mapping[tuple[str, str], dict[str, Any]] | None = None,
+    done: Mapping[tuple[str, ...], dict[str, Any]] | None = None,
     store: Callable[[list[dict[str, Any]]], None] = lambda cells: None,
+    stamp: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Measures every threat against every defence.
+    """Measures every attack under every threat against every defence.
 
     Args:
-        logits_fn, dataset, attack, seed, surrogate: as in `measure`; there is no
+        logits_fn, dataset, seed, votes, vote, surrogate: as in `measure`; there is no
             black-box attack without a surrogate.
         defenses: name to settings; None stands for the bare network.
         threats: which of `THREATS`.
+        attacks: preset's name to settings; a threat takes those that are its own
+            (`train.attackers.ATTACKS_OF`).
         progress: where to show how far it is; None shows nothing.
-        done: summaries measured before, by defence and threat; not measured again.
+        done: summaries measured before, by `cell_name`; not measured again.
         store: called with all summaries so far after each that was measured.
+        stamp: entries for every summary, such as the date.
 
     Returns:
         The summaries of the cells (see `Cell.summary`), in order.
     """
     progress = progress or Progress(quiet=True)
-    cells = []
-    for defense, config in defenses.items():
-        for threat in threats:
-            if config is None and threat == "gray-box":
-                continue
-            if surrogate is None and threat == "black-box":
-                continue
-            found = (done or {}).get((defense, threat))
-            if found is None:
-                name = f"{threat}, defense {defense}"
-                with progress.stage(name, len(dataset.images), lines=False) as advance:
-                    cell = measure(
-                        logits_fn,
-                        dataset,
-                        threat,
-                        defense,
-                        config,
-                        attack=attack,
-                        seed=seed,
-                        surrogate=surrogate,
-                        advance=advance,
-                    )
-                found = cell.summary()
-                progress.line(describe(found))
-                store([*cells, found])
-            cells.append(found)
+    cells, attacked = [], {}
+    for defense, config, threat, attack in planned(
+        defenses, threats, attacks, surrogate is not None
+    ):
+        words = attack_words(threat, config, attack)
+        found = (done or {}).get((defense, threat, words))
+        if found is None:
+            name = f"{threat}, defense {defense}"
+            with progress.stage(name, len(dataset.images), lines=False) as advance:
+                cell = measure(
+                    logits_fn,
+                    dataset,
+                    threat,
+                    defense,
+                    config,
+                    attack=attack,
+                    seed=seed,
+                    votes=votes,
+                    vote=vote,
+                    surrogate=surrogate,
+                    attacked=attacked,
+                    advance=advance,
+                )
+            found = {**cell.summary(), **stamp}
+            progress.line(describe(found))
+            store([*cells, found])
+        cells.append(found)
     return cells
+
+
+def planned(
+    defenses: Mapping[str, Any],
+    threats: Sequence[str],
+    attacks: Mapping[str, AttackSettings],
+    surrogate: bool,
+) -> Iterator[tuple[str, Any, str, AttackSettings]]:
+    """The cells of `evaluate`, in order: defence, its settings, threat and attack.
+
+    Left out: black-box without a surrogate, and gray-box where there is no bare network
+    that takes images.
+    """
+    for defense, config in defenses.items():
+        bare = config is None or not returns_images(config)
+        for threat in threats:
+            if (bare and threat == "gray-box") or (
+                threat == "black-box" and not surrogate
+            ):
+                continue
+            if threat == "clean":
+                yield defense, config, threat, AttackSettings()
+            for name, attack in attacks.items():
+                if attackers.applies(threat, name, attack, config):
+                    yield defense, config, threat, attack
+
+
+def cell_name(cell: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What tells a summary from the others of its run: defence, threat, attack."""
+    return cell["defense"], cell["threat"], cell["attack"]
+
+
+def attack_words(threat: str, config: Any, attack: AttackSettings) -> str:
+    """What an attacker runs under a threat, in words; "none" when clean."""
+    if threat == "clean":
+        return "none"
+    words = attack.words()
+    if config is None or threat not in ("white-box", "adaptive"):
+        return words
+    return f"{'BPDA' if attack.derivative == 'bpda' else 'true gradient'} ({words})"
 
 
 def compare(cells: list[dict[str, Any]], ours: str, other: str) -> list[dict[str, Any]]:
@@ -289,31 +369,29 @@ def compare(cells: list[dict[str, Any]], ours: str, other: str) -> list[dict[str
         other: name of the one to compare it with.
 
     Returns:
-        For each threat both were measured under: the accuracy of both and the p-value
-        of McNemar's exact test that they are equally often right, and the mean
-        difference in PSNR with the half width of its 95 % interval (None where a PSNR
-        is infinite).
+        For each threat and attack both were measured under: the accuracy of both and
+        the p-value of McNemar's exact test that they are equally often right, and the
+        mean difference in PSNR with the half width of its 95 % interval (None where a
+        PSNR is infinite).
     """
-    found = {(cell["defense"], cell["threat"]): cell for cell in cells}
+    found = {cell_name(cell): cell for cell in cells}
     rows = []
-    for threat in THREATS:
+    for (defense, threat, attack), a in found.items():
         twin = "white-box" if other == "none" and threat == "gray-box" else threat
-        if other == "none" and threat == "white-box":
+        b = found.get((other, twin, attack))
+        if defense != ours or b is None:
             continue
-        if (ours, threat) not in found or (other, twin) not in found:
-            continue
-        a, b = found[ours, threat], found[other, twin]
         pairs = list(zip(a["correct_by_image"], b["correct_by_image"], strict=True))
         gained, lost = pairs.count(("1", "0")), pairs.count(("0", "1"))
         test = stats.binomtest(gained, gained + lost) if gained + lost else None
         gap = None
-        if None not in a["psnr_db_by_image"] + b["psnr_db_by_image"]:
-            gap = mean_interval(
-                np.subtract(a["psnr_db_by_image"], b["psnr_db_by_image"])
-            )
+        psnrs = a["psnr_db_by_image"], b["psnr_db_by_image"]
+        if all(psnrs) and None not in psnrs[0] + psnrs[1]:
+            gap = mean_interval(np.subtract(*psnrs))
         rows.append(
             {
                 "threat": threat,
+                "attack": attack,
                 "defense": ours,
                 "other": other,
                 "accuracy": a["accuracy"],
@@ -333,12 +411,4 @@ def describe(cell: Mapping[str, Any]) -> str:
     return (
         f"{cell['threat']}, defense {cell['defense']}: {cell['accuracy']:.1%} "
         f"[{low:.1%}, {high:.1%}] of {cell['count']}"
-    )
-
-
-def describe_attack(attack: AttackSettings) -> str:
-    """The attack in a few words, with its settings."""
-    return (
-        f"PGD-{attack.steps}, L-inf {attack.epsilon * 255:g}/255, "
-        f"step {attack.step_size * 255:g}/255"
     )

@@ -4,13 +4,16 @@ Call the `define_` functions in a binary's ``if __name__ == "__main__":`` block,
 import, so that one binary can import another.
 """
 
+import ast
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
 from splic_jax import SPLICConfig
+from splic_jax.transforms import replace
 from train import data, shapes
 from train.errors import UserError
 
@@ -40,6 +43,7 @@ SPLIC_FLAGS = {
     "channels": ("splic_channels", "complete channels one by one, or side by side"),
     "solver": ("splic_solver", "follow the singular vectors, or decompose each time"),
     "mask": ("splic_mask", "one mask for all channels, or one for each"),
+    "mask_design": ("splic_mask_design", "how the anchors of a mask are chosen"),
 }
 
 
@@ -141,6 +145,47 @@ def splic_config_from_flags(base: SPLICConfig = SPLICConfig()) -> SPLICConfig:
         field, _, rest = str(error).partition(" ")
         flag = SPLIC_FLAGS.get(field, (field, ""))[0]
         raise UserError(f"--{flag} {rest}") from None
+
+
+def define_option_flag() -> None:
+    """Defines --option, for the settings of any method."""
+    flags.DEFINE_multi_string(
+        "option",
+        [],
+        "METHOD.FIELD=VALUE, a setting of a defence, such as usvt.keep_probability=0.4 "
+        "(`evaluate --list` prints them), or of a recipe, such as trades.beta=1; may "
+        "be given several times",
+    )
+
+
+def with_options(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by method's name, with those of --option in place of their own.
+
+    Raises:
+        UserError: for an option that is malformed, or that the method does not take.
+    """
+    known = dict(known)
+    for option in FLAGS.option:
+        target, equals, text = option.partition("=")
+        name, dot, field = target.partition(".")
+        if not (equals and dot):
+            raise UserError(f"--option={option} is not METHOD.FIELD=VALUE")
+        if name not in known:
+            raise UserError(
+                f"--option={option}: no method {name!r}; there are {', '.join(known)}"
+            )
+        try:
+            known[name] = replace(known[name], {field: _value(text)})
+        except ValueError as error:
+            raise UserError(f"--option={option}: {error}") from None
+    return known
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
 
 
 def require_rank(config: SPLICConfig, image_shape: Sequence[int]) -> None:

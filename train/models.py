@@ -1,5 +1,7 @@
 """The classifiers: ResNet-18 for 32 x 32 images, and a small ResNet for CPUs.
 
+Either also with blocks that denoise its features (`train.denoising`).
+
 Flax NNX modules inside, pure functions at the edge:
 
     model = models.create("small", num_classes=10, seed=0)
@@ -20,6 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from train import convolution
+from train.denoising import DenoisingBlock
 
 # One constant for every data set and channel. A data set's own mean and standard
 # deviation are within a few hundredths of it, and BatchNorm removes the rest.
@@ -30,7 +33,7 @@ STAGES = {
     "small": ((16, 1), (32, 1), (64, 1)),
     "resnet18": ((64, 2), (128, 2), (256, 2), (512, 2)),
 }
-NAMES = tuple(STAGES)
+NAMES = (*STAGES, *(f"{name}_denoise" for name in STAGES))
 
 
 def _convolution(
@@ -91,6 +94,8 @@ class ResNet(nnx.Module):
         stages: (width, number of blocks) of each stage.
         num_classes: number of logits.
         channels: channels of the images.
+        denoising: how features are denoised after each stage, as `DenoisingBlock` has
+            it; None for not at all.
         rngs: the stream the initial weights are drawn from.
     """
 
@@ -100,6 +105,7 @@ class ResNet(nnx.Module):
         num_classes: int,
         *,
         channels: int = 3,
+        denoising: str | None = None,
         rngs: nnx.Rngs,
     ):
         width = stages[0][0]
@@ -111,22 +117,30 @@ class ResNet(nnx.Module):
                 stride = 2 if stage > 0 and block == 0 else 1
                 blocks.append(BasicBlock(width, outputs, stride, rngs=rngs))
                 width = outputs
+            if denoising:
+                blocks.append(DenoisingBlock(width, denoising, rngs=rngs))
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def features(
+        self, images: Float[Array, "n h w c"], train: bool = False
+    ) -> Float[Array, "n width"]:
+        """Returns what the last layer sees; with `train`, updates the statistics."""
+        x = self.stem((images - PIXEL_MEAN) / PIXEL_STD)
+        x = jax.nn.relu(self.stem_norm(x, use_running_average=not train))
+        for block in self.blocks:
+            x = block(x, train)
+        return x.mean(axis=(1, 2))
 
     def __call__(
         self, images: Float[Array, "n h w c"], train: bool = False
     ) -> Float[Array, "n classes"]:
         """Returns logits; with `train`, updates the batch statistics in place."""
-        x = self.stem((images - PIXEL_MEAN) / PIXEL_STD)
-        x = jax.nn.relu(self.stem_norm(x, use_running_average=not train))
-        for block in self.blocks:
-            x = block(x, train)
-        return self.head(x.mean(axis=(1, 2)))
+        return self.head(self.features(images, train))
 
 
 def create(name: str, num_classes: int, seed: int, *, channels: int = 3) -> ResNet:
-    """Returns the model `name` ("small" or "resnet18") with weights drawn from `seed`.
+    """Returns the model `name`, one of `NAMES`, with weights drawn from `seed`.
 
     Raises:
         ValueError: for an unknown name, or fewer than one class or channel.
@@ -134,10 +148,7 @@ def create(name: str, num_classes: int, seed: int, *, channels: int = 3) -> ResN
     graphdef, _ = nnx.split(outline(name, num_classes, channels=channels))
 
     def draw() -> nnx.State:
-        rngs = nnx.Rngs(seed)
-        return nnx.state(
-            ResNet(STAGES[name], num_classes, channels=channels, rngs=rngs)
-        )
+        return nnx.state(_build(name, num_classes, channels, nnx.Rngs(seed)))
 
     # Drawn once, and few: compiling that well would take many times as long as it.
     quickly = {"xla_backend_optimization_level": 0}
@@ -150,14 +161,23 @@ def outline(name: str, num_classes: int, *, channels: int = 3) -> ResNet:
     Raises:
         ValueError: as `create` does.
     """
-    if name not in STAGES:
+    if name not in NAMES:
         raise ValueError(f"model {name!r} is unknown; choose from {', '.join(NAMES)}")
     if num_classes < 1 or channels < 1:
         raise ValueError(
             f"num_classes and channels must be positive, got {num_classes}, {channels}"
         )
-    return nnx.eval_shape(
-        lambda: ResNet(STAGES[name], num_classes, channels=channels, rngs=nnx.Rngs(0))
+    return nnx.eval_shape(lambda: _build(name, num_classes, channels, nnx.Rngs(0)))
+
+
+def _build(name: str, num_classes: int, channels: int, rngs: nnx.Rngs) -> ResNet:
+    stages, _, denoises = name.partition("_")
+    return ResNet(
+        STAGES[stages],
+        num_classes,
+        channels=channels,
+        denoising="dot_product" if denoises else None,
+        rngs=rngs,
     )
 
 
@@ -168,16 +188,28 @@ def prepare_training(model: nnx.Module, compute_dtype: DTypeLike) -> None:
     logits in float32 all the same. On a CPU the convolutions are those of
     `train.convolution`.
     """
+    set_compute_dtype(model, compute_dtype)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv) and jax.default_backend() == "cpu":
+            module.conv_general_dilated = convolution.convolve
+
+
+def set_compute_dtype(model: nnx.Module, compute_dtype: DTypeLike) -> None:
+    """Sets the dtype of a model's convolutions and what is between them, in place."""
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Conv | nnx.BatchNorm):
             module.dtype = jnp.dtype(compute_dtype)
-        if isinstance(module, nnx.Conv) and jax.default_backend() == "cpu":
-            module.conv_general_dilated = convolution.convolve
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State]:
     """Returns the structure of a model and its parameters and batch statistics."""
     return nnx.split(model)
+
+
+def _eval_features(
+    graphdef: nnx.GraphDef, variables: Any, images: Float[Array, "n h w c"]
+) -> Float[Array, "n width"]:
+    return nnx.merge(graphdef, variables).features(images, train=False)
 
 
 def _eval_logits(
@@ -196,3 +228,10 @@ def logits_function(
     are arguments too, so that two models of one structure share a compilation.
     """
     return jax.tree_util.Partial(_eval_logits, graphdef, variables)
+
+
+def features_function(
+    graphdef: nnx.GraphDef, variables: Any
+) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n width"]]:
+    """Returns images -> features before the last layer, else as `logits_function`."""
+    return jax.tree_util.Partial(_eval_features, graphdef, variables)

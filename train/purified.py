@@ -1,4 +1,4 @@
-"""Purified training images, computed once and kept on disk.
+"""Transformed ("purified") training images, computed once and kept on disk.
 
 A finished set is ``<key>.npy`` beside ``<key>.json``, which says what the key was made
 from and holds the checksum of the images. Until then its pieces lie in
@@ -6,7 +6,7 @@ from and holds the checksum of the images. Until then its pieces lie in
 """
 
 import contextlib
-import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 
 import splic_jax
 from splic_jax.purification import default_chunk_size
+from splic_jax.transforms import as_dict
 from train.data import Dataset
 from train.devices import spread
 from train.errors import UserError
@@ -34,7 +35,7 @@ PIECE_IMAGES = 256
 
 def purified_dataset(
     dataset: Dataset,
-    config: splic_jax.SPLICConfig,
+    config: Any,
     *,
     masks_per_image: int = 1,
     seed: int = 0,
@@ -48,7 +49,8 @@ def purified_dataset(
 
     Args:
         dataset: uint8 images ``[n, h, w, c]``.
-        config: the settings of the purification.
+        config: the settings of the transform, of any method in `METHODS` that keeps
+            the images' shape; fitted, where it needs that.
         masks_per_image: how many times each image is purified.
         seed: of the masks.
         cache_dir: folder for the results; made where it is missing.
@@ -78,14 +80,15 @@ def purified_dataset(
 
 
 def _inputs(
-    images: np.ndarray, config: splic_jax.SPLICConfig, masks_per_image: int, seed: int
+    images: np.ndarray, config: Any, masks_per_image: int, seed: int
 ) -> dict[str, Any]:
     """Everything the result depends on, down to the rounding."""
     return {
         "format": FORMAT,
         "images": _digest(images),
         "shape": images.shape,
-        "config": dataclasses.asdict(config),
+        "config": as_dict(config),
+        "fitted": [_digest(np.asarray(array)) for array in jax.tree.leaves(config)],
         "masks_per_image": masks_per_image,
         "seed": seed,
         "splic_jax": splic_jax.__version__,
@@ -105,7 +108,7 @@ def _source_digest() -> str:
 
 def _compute(
     images: np.ndarray,
-    config: splic_jax.SPLICConfig,
+    config: Any,
     shape: tuple[int, ...],
     seed: int,
     partial: pathlib.Path,
@@ -113,7 +116,11 @@ def _compute(
 ) -> np.ndarray:
     result = np.empty(shape, np.uint8)
     # A piece is a whole number of purify's own chunks, which it would fill up else.
-    chunk = default_chunk_size(images.shape[1:], jax.default_backend(), config)
+    chunk = 1
+    apply = functools.partial(splic_jax.transform, config=config)
+    if isinstance(config, splic_jax.SPLICConfig):
+        chunk = default_chunk_size(images.shape[1:], jax.default_backend(), config)
+        apply = functools.partial(splic_jax.purify, config=config, devices=spread())
     size = chunk * -(-PIECE_IMAGES // chunk)
     missing = []
     for mask in range(shape[0]):
@@ -132,9 +139,7 @@ def _compute(
             key = jax.random.fold_in(jax.random.key(seed), mask)
             piece = images[start : start + len(target)]
             try:
-                target[:] = splic_jax.purify(
-                    piece, key, config, first_index=start, devices=spread()
-                )
+                target[:] = apply(piece, key, first_index=start)
             except ValueError as error:
                 raise UserError(f"cannot purify the images: {error}") from error
             write_whole(path, hashlib.sha256(target).digest() + target.tobytes())

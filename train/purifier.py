@@ -5,18 +5,16 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Int, Shaped
 
 import splic_jax
 from splic_jax import SPLICConfig, purify
 from splic_jax.purification import default_chunk_size
 from train.devices import spread
-
-_SSIM_WINDOW = 11
+from train.quality import Quality, quality
 
 
 class Purified(NamedTuple):
@@ -124,17 +122,14 @@ class Purifier:
 @jax.jit
 def _quality(
     before: Shaped[Array, "n h w c"], after: Shaped[Array, "n h w c"]
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    *_, height, width, channels = before.shape
+) -> Quality:
+    channels = before.shape[-1]
     colours = channels - (channels in (2, 4))
     scale = 255 if before.dtype == jnp.uint8 else 1
     before, after = (
         x[..., :colours].astype(jnp.float32) / scale for x in (before, after)
     )
-    psnr = dm_pix.psnr(before, after)
-    if min(height, width) < _SSIM_WINDOW:
-        return psnr, jnp.full_like(psnr, jnp.nan)
-    return psnr, dm_pix.ssim(before, after, filter_size=_SSIM_WINDOW)
+    return quality(after, before)
 
 
 def _number(value: np.floating) -> float | None:

@@ -23,8 +23,8 @@ from absl import flags
 
 from splic_jax import SPLICConfig
 from train import compilation, data, errors, evaluate, evaluation, models, provenance
+from train.attackers import AttackSettings
 from train.checkpoints import LoadedModel, dataset_checksum
-from train.evaluation import AttackSettings
 from train.figure import Row, picture_grid
 from train.progress import Progress
 from train.settings import TrainSettings
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
 
     say(
         4,
-        f"attacking both, {evaluation.describe_attack(attack)}, and purifying: "
+        f"attacking both, {attack.words()}, and purifying: "
         f"{len(test.images)} test pictures",
     )
     path = folder / "quickstart.json"
@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
             "bare": "Network trained on the pictures as they are",
             "splic": "Network trained on purified pictures",
         }[name]
-        console.print(evaluate.table(title, cells, attack))
+        console.print(evaluate.table(title, cells))
     minutes, cpu = (time.time() - started) / 60, time.process_time() / 60
     if from_nothing:
         record = json.loads(path.read_text())
@@ -177,11 +177,11 @@ def _evaluate(
             logits_fn,
             test,
             {"none": None, "splic": splic},
-            attack=attack,
+            attacks={"pgd": attack},
             seed=FLAGS.seed,
             surrogate=functions["bare"] if name == "splic" else None,
             progress=progress,
-            done=evaluate.by_name(done.get(name, [])),
+            done={evaluation.cell_name(cell): cell for cell in done.get(name, [])},
             store=store,
         )
     return results
@@ -202,7 +202,9 @@ def _draw(
     clean = jax.device_put(test.images[:batch], jax.devices()[0]).astype(np.float32)
     clean, labels = clean / 255, jax.numpy.asarray(test.labels[:batch])
     bare = models.logits_function(network.graphdef, network.variables)
-    attacked = evaluation.attack_batch(bare, clean, labels, attack_key, 0, None, attack)
+    attacked = evaluation.attack_batch(
+        bare, clean, labels, attack_key, 0, None, attack
+    ).images
     rows = []
     for title, images, config, threat in (
         ("clean", clean, None, "clean"),
@@ -210,7 +212,8 @@ def _draw(
         ("attacked,\nthen purified", attacked, splic, "gray-box"),
     ):
         predicted, seen = evaluation.classify_batch(bare, images, mask_key, 0, config)
-        cell = evaluate.by_name(cells)["splic" if config else "none", threat]
+        wanted = ("splic" if config else "none", threat)
+        cell = next(c for c in cells if (c["defense"], c["threat"]) == wanted)
         title += f"\n\n{cell['accuracy']:.0%} right"
         rows.append(Row(title, *(np.asarray(x)[:SHOWN] for x in (seen, predicted))))
     picture_grid(
@@ -222,7 +225,7 @@ def _draw(
             f"The first {min(SHOWN, len(test.labels))} of {len(test.images)} test "
             "pictures, and what the network trained on pictures as they are says of "
             f"them\n(green: right, red: wrong); shares are of all {len(test.images)}. "
-            f"The attack: {evaluation.describe_attack(attack)}, by someone\n"
+            f"The attack: {attack.words()}, by someone\n"
             "who knows the network and not the defence (gray-box). No network was "
             "trained for the last row."
         ),

@@ -12,18 +12,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from train import errors
+from train import errors, quote_defenses, quote_findings
 from train.errors import UserError
+from train.markdown import dataset_name, markdown_table, provenance_line
 
+_DOCS = ("formulas", "performance", "attacks", "defenses", "findings")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/formulas.md", "docs/performance.md", "docs/attacks.md")
-
-
-def markdown_table(rows: Sequence[Sequence[str]], numbers_from: int) -> str:
-    """Rows as a Markdown table; columns from `numbers_from` on are set right."""
-    head, *body = rows
-    rule = ["---" if i < numbers_from else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
+PAGES = ("README.md", *(f"docs/{page}.md" for page in _DOCS))
 
 
 def accuracy_table(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -44,12 +39,6 @@ def accuracy_table(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
                 ]
             )
     return markdown_table(rows, 3)
-
-
-def provenance_line(record: Mapping[str, Any]) -> str:
-    """Where a result comes from, in one line."""
-    facts = record["provenance"]
-    return f"{facts['hardware']}, jax {facts['versions']['jax']}, {facts['date']}"
 
 
 def quickstart(results: pathlib.Path) -> str:
@@ -105,7 +94,7 @@ def cifar10(results: pathlib.Path) -> str:
     )
     return (
         f"{accuracy_table(networks)}\n\n"
-        f"CIFAR-10, JPEG export; the first {record['dataset']['count']} test images; "
+        f"{dataset_name(record)}; the first {record['dataset']['count']} test images; "
         f"`{settings['model']}` network, "
         f"{record['network']['training_set']['num_train']:,} training images, "
         f"{settings['epochs']} epochs; seed {record['seed']}. The total variation "
@@ -167,11 +156,10 @@ def stopping(results: pathlib.Path) -> str:
                 f"{row['flat_error']:.4f}",
             ]
         )
-    names = {"cifar10": "CIFAR-10, JPEG export"}
     dataset = record["dataset"]
     return (
         f"{markdown_table(rows, 0)}\n\n"
-        f"{names.get(dataset['name'], dataset['name'])}, the first {dataset['count']} "
+        f"{dataset_name(record)}, the first {dataset['count']} "
         f"test images; {provenance_line(record)}. "
         "[results/stopping.json](../results/stopping.json)"
     )
@@ -222,9 +210,10 @@ def agreement(results: pathlib.Path) -> str:
         )
     return (
         f"{markdown_table(rows, 2)}\n\n"
-        f"CIFAR-10, JPEG export, the first {record['dataset']['count']:,} test images, "
-        "the same masks for both; PSNR: fast less exact, paired, 95 %; accuracy: fast, "
-        "exact, of the network trained on images as they are; p: McNemar's exact test. "
+        f"{dataset_name(record)}, the first {record['dataset']['count']:,} test "
+        "images, the same masks for both; PSNR: fast less exact, paired, 95 %; "
+        "accuracy: fast, exact, of the network trained on images as they are; p: "
+        "McNemar's exact test. "
         f"{_from_speed(record)}"
     )
 
@@ -286,7 +275,6 @@ def profile(results: pathlib.Path) -> str:
         f"{step['operation_microseconds']:.3f} us)"
         for step in steps
     )
-    names = {"cifar10": "CIFAR-10, JPEG export"}
     dataset = record["dataset"]
     return (
         f"{markdown_table(of_step, 1)}\n\n"
@@ -294,7 +282,7 @@ def profile(results: pathlib.Path) -> str:
         "matrix products and the operations of the compiled program.\n\n"
         f"{markdown_table(of_rounds, 1)}\n\n"
         f"{markdown_table(of_stopping, 1)}\n\n"
-        f"{names.get(dataset['name'], dataset['name'])}, the first {dataset['count']} "
+        f"{dataset_name(record)}, the first {dataset['count']} "
         "test images, clean and with +-8/255 on every value; PSNR against the clean "
         f"image, the difference paired, 95 %. {_from_speed(record)}"
     )
@@ -319,7 +307,7 @@ def adaptive(results: pathlib.Path) -> str:
     settings = record["network"]["settings"]
     return (
         f"{markdown_table(rows, 1)}\n\n"
-        f"CIFAR-10, JPEG export, the first {record['dataset']['count']} test images; "
+        f"{dataset_name(record)}, the first {record['dataset']['count']} test images; "
         f"`{settings['model']}` network trained on purified images; PGD, L-infinity, "
         f"{255 * record['epsilon']:g}/255, {record['budget']} gradients an image; mean "
         f"over {record['evaluations']} new masks with its 95 % interval, and their "
@@ -361,6 +349,13 @@ BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "training_speed": training_speed,
     "adaptive": adaptive,
     "attack_speed": attack_speed,
+    "method_table": quote_defenses.method_table,
+    "defenses_small": quote_defenses.defenses_small,
+    "defenses_sweeps": quote_defenses.defenses_sweeps,
+    "defenses_votes": quote_defenses.defenses_votes,
+    "finding_table3": quote_findings.finding_table3,
+    "finding_formulas": quote_findings.finding_formulas,
+    "finding_cost": quote_findings.finding_cost,
 }
 
 

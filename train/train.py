@@ -1,7 +1,9 @@
-"""Trains a classifier, on images as they are or as SPLIC purifies them.
+"""Trains a classifier, on images as they are or transformed, attacked or not.
 
     python -m train.train --out=out/bare
     python -m train.train --defense=splic --out=out/splic
+    python -m train.train --adversarial=fast --out=out/fast
+    python -m train.train --defense=splic --adversarial=pgd --out=out/both
     python -m train.train --dataset=cifar10 --data_dir=DIR --model=resnet18 --epochs=100
 
 The run's folder gets `run.json`, `metrics.jsonl`, TensorBoard events and checkpoints;
@@ -10,12 +12,14 @@ the same command goes on where an interrupted run stopped, bit for bit.
 """
 
 import contextlib
+import dataclasses
+import functools
 import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +27,11 @@ import numpy as np
 import optax
 from absl import flags
 from flax import nnx
-from jaxtyping import Array, Float, Int, Int32, Key, UInt8
+from jaxtyping import Array, Int, Key, UInt8
 
+from splic_jax import METHODS, transform
+from splic_jax.purification import COMPILER_OPTIONS
+from splic_jax.transforms import fitted
 from train import checkpoints, compilation, data, errors, models
 from train import flags as shared_flags
 from train.checkpoints import LoadedModel
@@ -33,52 +40,13 @@ from train.errors import UserError
 from train.metrics import MetricWriter
 from train.progress import Progress
 from train.purified import purified_dataset
+from train.recipes import RECIPES, Recipe, name_of
+from train.recipes.ensemble import Ensemble
 from train.settings import COMPUTE_DTYPES, TrainSettings
+from train.step import TrainState, make_train_step
 
 FLAGS = flags.FLAGS
-CROP_PADDING = 4
 TEST_BATCH = 256
-
-
-class TrainState(NamedTuple):
-    """Everything that changes from step to step."""
-
-    step: Int32[Array, ""]
-    parameters: nnx.State
-    statistics: nnx.State
-    optimizer: optax.OptState
-
-
-class StepMetrics(NamedTuple):
-    """Mean cross-entropy in nats, and share of correct predictions, of one batch."""
-
-    loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
-
-
-def augment(
-    images: UInt8[Array, "n h w c"], key: Key[Array, ""], flips: bool
-) -> Float[Array, "n h w c"]:
-    """Returns floats in [0, 1]: shifted by up to 4 pixels, and half of them mirrored.
-
-    What comes in at the border is black.
-    """
-    count, height, width, channels = images.shape
-    crop_key, flip_key = jax.random.split(key)
-    border = (CROP_PADDING, CROP_PADDING)
-    padded = jnp.pad(images, ((0, 0), border, border, (0, 0)))
-    corners = jax.random.randint(crop_key, (count, 2), 0, 2 * CROP_PADDING + 1)
-
-    def crop(image, corner):
-        return jax.lax.dynamic_slice(
-            image, (corner[0], corner[1], 0), (height, width, channels)
-        )
-
-    images = jax.vmap(crop)(padded, corners)
-    if flips:
-        mirrored = jax.random.bernoulli(flip_key, shape=(count, 1, 1, 1))
-        images = jnp.where(mirrored, images[:, :, ::-1], images)
-    return images.astype(jnp.float32) / 255
 
 
 def make_optimizer(
@@ -93,63 +61,43 @@ def make_optimizer(
     return optimizer, schedule
 
 
-def make_train_step(
-    graphdef: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
-    flips: bool,
-    compute_dtype: str = "float32",
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
-    """Returns the compiled ``(state, images, labels, key) -> (state, metrics)``.
-
-    `key` is the run's: each step folds its number into it. The state is donated.
-    """
-
-    def loss_function(parameters, statistics, images, labels):
-        model = nnx.merge(graphdef, parameters, statistics, copy=True)
-        models.prepare_training(model, compute_dtype)
-        logits = model(images, train=True)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        accuracy = jnp.mean(logits.argmax(axis=-1) == labels)
-        return losses.mean(), (accuracy, nnx.state(model, nnx.BatchStat))
-
-    def train_step(
-        state: TrainState,
-        images: UInt8[Array, "n h w c"],
-        labels: Int[Array, " n"],
-        key: Key[Array, ""],
-    ) -> tuple[TrainState, StepMetrics]:
-        inputs = augment(images, jax.random.fold_in(key, state.step), flips)
-        gradient_function = jax.value_and_grad(loss_function, has_aux=True)
-        (loss, (accuracy, statistics)), gradient = gradient_function(
-            state.parameters, state.statistics, inputs, labels
-        )
-        updates, optimizer_state = optimizer.update(
-            gradient, state.optimizer, state.parameters
-        )
-        parameters = optax.apply_updates(state.parameters, updates)
-        state = TrainState(state.step + 1, parameters, statistics, optimizer_state)
-        return state, StepMetrics(loss, accuracy)
-
-    return jax.jit(train_step, donate_argnames="state")
-
-
 @jax.jit
 def _correct(logits_function, images, labels):
     logits = logits_function(images.astype(jnp.float32) / 255)
     return logits.argmax(axis=-1) == labels
 
 
+@functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+def _correct_behind(logits_function, images, labels, indices, config, key):
+    images = images.astype(jnp.float32) / 255
+    logits = logits_function(transform(images, key, config, indices=indices))
+    return logits.argmax(axis=-1) == labels
+
+
 def accuracy_of(
-    graphdef: nnx.GraphDef, variables: nnx.State, images: np.ndarray, labels: np.ndarray
+    graphdef: nnx.GraphDef,
+    variables: nnx.State,
+    images: np.ndarray,
+    labels: np.ndarray,
+    config: Any = None,
+    key: Key[Array, ""] | None = None,
 ) -> float:
-    """Returns the share of uint8 images ``[n, h, w, c]`` classified correctly."""
+    """Returns the share of uint8 images ``[n, h, w, c]`` classified correctly.
+
+    With the settings of a transform, and a key for it, the network sees the images
+    through that.
+    """
     logits_function = models.logits_function(graphdef, variables)
     batch = min(TEST_BATCH, len(images))
     correct = 0
     for start in range(0, len(images), batch):
         # The last batch is filled up, because another size would compile again.
         chosen = np.arange(start, start + batch) % len(images)
-        hits = _correct(logits_function, images[chosen], labels[chosen])
+        batch_of = (logits_function, images[chosen], labels[chosen])
+        if config is None:
+            hits = _correct(*batch_of)
+        else:
+            hits = _correct_behind(*batch_of, chosen, config, key)
         correct += int(hits[: len(images) - start].sum())
     return correct / len(images)
 
@@ -174,7 +122,7 @@ def train(
         settings: how to train.
         dataset: the training images.
         test_dataset: the images of the test accuracy after each epoch. With a defense
-            they are purified as well, once.
+            they are transformed as well, with the same draws each time.
         out_dir: folder of the run; made where it is missing.
         cache_dir: where purified images are kept; by default in `out_dir`.
         checkpoint_every: epochs between checkpoints; there is one after the last.
@@ -185,21 +133,29 @@ def train(
 
     Raises:
         UserError: if `out_dir` holds a run with other settings or a damaged
-            checkpoint, a folder cannot be written, or the loss is no longer finite.
+            checkpoint, a folder cannot be written, the defense or the networks of the
+            ensemble do not fit the images, or the loss is no longer finite.
     """
     progress = progress or Progress(quiet=True)
     folder = pathlib.Path(out_dir)
     if not len(dataset.images) or not len(test_dataset.images):
         raise UserError(f"{dataset.name}: no training images, or no test images")
-    checkpoints.start_run(folder, settings, dataset)
+    config = _fitted_defense(settings, dataset)
+    static = _static_networks(settings.adversarial, dataset)
+    checkpoints.start_run(
+        folder, settings, dataset, [network.variables for network in static]
+    )
     epoch = checkpoints.latest_epoch(folder) or 0
     if epoch == settings.epochs:
         progress.line(f"{folder} is trained already ({epoch} epochs)")
         return checkpoints.load_checkpoint(folder)
 
     cache_dir = cache_dir or folder / "purified"
-    images = _model_inputs(settings, dataset, cache_dir, progress)
-    test_images = _model_inputs(settings, test_dataset, cache_dir, progress, test=True)
+    in_step = config if settings.defends_in_step else None
+    cached = None if settings.defends_in_step else config
+    prepare = functools.partial(_model_inputs, settings, cached, cache_dir, progress)
+    images = prepare(dataset)
+    test_images = prepare(test_dataset, test=True)
 
     batch_size = min(settings.batch_size, len(dataset.images))
     epoch_steps = round(len(dataset.images) / batch_size)
@@ -208,7 +164,7 @@ def train(
         settings.model,
         len(dataset.class_names),
         settings.seed,
-        channels=dataset.images.shape[-1],
+        channels=settings.input_channels(dataset.images.shape[-1]),
     )
     graphdef, variables = models.split(model)
     parameters, statistics = nnx.split_state(variables, nnx.Param, ...)
@@ -218,7 +174,15 @@ def train(
         state = _restore(folder, epoch, state)
         progress.line(f"resuming {folder} after epoch {epoch}")
     flips = dataset.name != "svhn_cropped"
-    train_step = make_train_step(graphdef, optimizer, flips, settings.compute_dtype)
+    train_step = make_train_step(
+        graphdef,
+        optimizer,
+        flips,
+        settings.compute_dtype,
+        recipe=settings.adversarial,
+        config=in_step,
+        static=[models.logits_function(*network[:2]) for network in static],
+    )
     mask_key, step_key = jax.random.split(jax.random.key(settings.seed))
     batches = data.batches(
         len(dataset.images),
@@ -258,7 +222,12 @@ def train(
                 )
             variables = nnx.merge_state(state.parameters, state.statistics)
             test_accuracy = accuracy_of(
-                graphdef, variables, test_images[0], test_dataset.labels
+                graphdef,
+                variables,
+                test_images[0],
+                test_dataset.labels,
+                in_step,
+                jax.random.key(settings.seed + 1),
             )
             writer.write(
                 step := epoch * epoch_steps,
@@ -279,24 +248,66 @@ def train(
     return checkpoints.load_checkpoint(folder)
 
 
+def _fitted_defense(settings: TrainSettings, dataset: Dataset) -> Any:
+    """The settings of the transform, with what it needs of the training images."""
+    if settings.defense is None:
+        return None
+    try:
+        key = jax.random.key(settings.seed)
+        config = fitted(settings.defense, dataset.images, key)
+        image = jax.ShapeDtypeStruct((1, *dataset.images.shape[1:]), jnp.float32)
+        jax.eval_shape(functools.partial(transform, config=config), image, key)
+    except ValueError as error:
+        raise UserError(f"cannot purify the images: {error}") from error
+    return config
+
+
+def _static_networks(recipe: Recipe, dataset: Dataset) -> list[LoadedModel]:
+    """The networks that ensemble training takes its attacks from."""
+    networks = []
+    for path in recipe.networks if isinstance(recipe, Ensemble) else ():
+        network = checkpoints.load_checkpoint(path)
+        shape = dataset.images.shape[1:]
+        takes = (*shape[:2], network.settings.input_channels(shape[2]))
+        found = tuple(network.dataset["image_shape"])
+        if (network.class_names, found, takes) != (dataset.class_names, shape, shape):
+            raise UserError(
+                f"--ensemble={path} is a network for other images or classes than "
+                f"those of {dataset.name}; leave it out"
+            )
+        networks.append(network)
+    return networks
+
+
 def _model_inputs(
     settings: TrainSettings,
-    dataset: Dataset,
+    config: Any,
     cache_dir: str | os.PathLike[str],
     progress: Progress,
+    dataset: Dataset,
     *,
     test: bool = False,
 ) -> UInt8[np.ndarray, "masks n h w c"]:
-    if settings.defense is None:
+    """The images that epochs draw from; `config` transforms them, or is None."""
+    if config is None:
         return dataset.images[None]
-    return purified_dataset(
-        dataset,
-        settings.defense,
-        masks_per_image=1 if test else settings.masks_per_image,
-        seed=settings.seed + test,  # image i of both sets would get one mask else
-        cache_dir=cache_dir,
-        progress=progress,
+    seed = settings.seed + test  # image i of both sets would get one mask else
+    purified = functools.partial(
+        purified_dataset, dataset, cache_dir=cache_dir, progress=progress
     )
+    if test or settings.keep_range is None:
+        count = 1 if test else settings.masks_per_image
+        return purified(config, masks_per_image=count, seed=seed)
+    # Another seed each, since one would draw masks of which one contains the other.
+    versions = [
+        purified(
+            dataclasses.replace(config, keep_probability=kept),
+            masks_per_image=1,
+            seed=seed + 2 * version,
+        )
+        for version, kept in enumerate(settings.keep_probabilities())
+    ]
+    return np.concatenate(versions)
 
 
 def _draw_masks(
@@ -332,14 +343,42 @@ def define_flags() -> None:
     default = TrainSettings()
     flags.DEFINE_enum("model", default.model, models.NAMES, "the network")
     flags.DEFINE_enum(
-        "defense", "none", ["none", "splic"], "train on images as they are, or purified"
+        "defense",
+        "none",
+        ["none", *METHODS],
+        "train on images as they are, or transformed",
     )
     flags.DEFINE_integer(
         "masks_per_image",
         default.masks_per_image,
-        "purified versions of each image; each epoch draws one of them",
+        "transformed versions of each image; each epoch draws one of them",
         lower_bound=1,
     )
+    for end, which in (("start", "first"), ("end", "last")):
+        flags.DEFINE_float(
+            f"mask_{end}",
+            None,
+            f"keep probability of the {which} of --masks_per_image versions; more lie "
+            "evenly between, and tests use the mean",
+            lower_bound=0,
+            upper_bound=1,
+        )
+    flags.DEFINE_enum(
+        "adversarial", "none", list(RECIPES), "how batches are attacked, and the loss"
+    )
+    flags.DEFINE_float(
+        "epsilon",
+        None,
+        "radius of these attacks, in 1/255; default 8",
+        lower_bound=0,
+        upper_bound=255,
+    )
+    flags.DEFINE_list(
+        "ensemble",
+        [],
+        "folders of trained networks, to be attacked by --adversarial=ensemble",
+    )
+    shared_flags.define_option_flag()
     flags.DEFINE_integer("epochs", default.epochs, "epochs", lower_bound=1)
     flags.DEFINE_integer("batch_size", default.batch_size, "images", lower_bound=1)
     flags.DEFINE_float("learning_rate", default.learning_rate, "at the first step")
@@ -367,18 +406,24 @@ def settings_from_flags() -> TrainSettings:
     Raises:
         UserError: for a value that makes no sense, naming the flag.
     """
-    defense = None
-    if FLAGS.defense == "splic":
-        defense = shared_flags.splic_config_from_flags()
-    else:
-        for flag, _ in shared_flags.SPLIC_FLAGS.values():
-            if FLAGS[flag].present:
-                raise UserError(f"--{flag} needs --defense=splic")
+    defense, adversarial = _defense_and_recipe_from_flags()
+    keep_range = None
+    if FLAGS.mask_start is not None or FLAGS.mask_end is not None:
+        keep_range = (FLAGS.mask_start, FLAGS.mask_end)
+        if None in keep_range:
+            raise UserError("--mask_start and --mask_end go together; give both")
+        if not hasattr(defense, "keep_probability"):
+            raise UserError("--mask_start needs a --defense that masks, such as splic")
     try:
+        if keep_range:
+            middle = sum(keep_range) / 2
+            defense = dataclasses.replace(defense, keep_probability=middle)
         return TrainSettings(
             model=FLAGS.model,
             defense=defense,
             masks_per_image=FLAGS.masks_per_image,
+            keep_range=keep_range,
+            adversarial=adversarial,
             epochs=FLAGS.epochs,
             batch_size=FLAGS.batch_size,
             learning_rate=FLAGS.learning_rate,
@@ -392,6 +437,36 @@ def settings_from_flags() -> TrainSettings:
         raise UserError(f"--{error}") from None
 
 
+def _defense_and_recipe_from_flags() -> tuple[Any, Recipe]:
+    known = {name: method.config for name, method in METHODS.items()} | RECIPES
+    if FLAGS.defense in ("splic", "srf"):
+        splic = shared_flags.splic_config_from_flags()
+        known["splic"] = splic
+        known["srf"] = dataclasses.replace(splic, tv_weight=0.0)
+    else:
+        for flag, _ in shared_flags.SPLIC_FLAGS.values():
+            if FLAGS[flag].present:
+                raise UserError(f"--{flag} needs --defense=splic")
+    recipe = known[FLAGS.adversarial]
+    if FLAGS.epsilon is not None:
+        if FLAGS.adversarial == "none":
+            raise UserError("--epsilon needs --adversarial, how to attack")
+        recipe = dataclasses.replace(recipe, epsilon=FLAGS.epsilon / 255)
+    if FLAGS.ensemble:
+        if FLAGS.adversarial != "ensemble":
+            raise UserError("--ensemble needs --adversarial=ensemble")
+        recipe = dataclasses.replace(recipe, networks=tuple(FLAGS.ensemble))
+    known[FLAGS.adversarial] = recipe
+    for option in FLAGS.option:
+        name = option.partition(".")[0]
+        if name in known and name not in (FLAGS.defense, FLAGS.adversarial):
+            flag = "adversarial" if name in RECIPES else "defense"
+            raise UserError(f"--option={option} needs --{flag}={name}")
+    known = shared_flags.with_options(known)
+    defense = None if FLAGS.defense == "none" else known[FLAGS.defense]
+    return defense, known[FLAGS.adversarial]
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
     settings = settings_from_flags()
@@ -401,7 +476,8 @@ def main(argv: Sequence[str]) -> None:
     progress = Progress()
     progress.line(
         f"training {settings.model} on {len(dataset.images)} images of {dataset.name}, "
-        f"defense {FLAGS.defense}, into {FLAGS.out}"
+        f"defense {FLAGS.defense}, adversarial {name_of(settings.adversarial)}, into "
+        f"{FLAGS.out}"
     )
     train(
         settings,

@@ -8,8 +8,9 @@ from scipy import stats
 
 from splic_jax import SPLICConfig
 from train import evaluation
+from train.attackers import AttackSettings
 from train.data import Dataset
-from train.evaluation import AttackSettings, Cell
+from train.evaluation import Cell
 
 QUICK = SPLICConfig(max_steps=7, tolerance=0.0)
 ATTACK = AttackSettings(steps=2)
@@ -99,13 +100,16 @@ def test_white_box_attacks_through_the_defence(dataset):
     clean = jnp.asarray(dataset.images[:8], jnp.float32) / 255
     labels = jnp.asarray(dataset.labels[:8])
     key = jax.random.key(0)
-    bare = evaluation.attack_batch(LOGITS, clean, labels, key, 0, None, ATTACK)
-    through = evaluation.attack_batch(LOGITS, clean, labels, key, 0, QUICK, ATTACK)
+
+    def images(config, attack):
+        found = evaluation.attack_batch(LOGITS, clean, labels, key, 0, config, attack)
+        return found.images
+
+    bare, through = images(None, ATTACK), images(QUICK, ATTACK)
     for attacked in (bare, through):
         assert (jnp.abs(attacked - clean) <= np.float32(8 / 255)).all()
         assert ((attacked >= 0) & (attacked <= 1)).all()
-    start_only = AttackSettings(steps=0)
-    start = evaluation.attack_batch(LOGITS, clean, labels, key, 0, QUICK, start_only)
+    start = images(QUICK, AttackSettings(steps=0))
     # The gradient of the mean has one sign, so every pixel took both steps.
     moved = jnp.abs(through - start)
     assert (moved > 0).mean() > 0.7
@@ -142,7 +146,7 @@ def test_classify_shows_what_the_network_saw(dataset):
 
 
 def cell(defense, threat, correct, psnr):
-    return Cell(threat, "some", defense, tuple(correct), tuple(psnr)).summary()
+    return Cell(threat, "some", None, defense, tuple(correct), tuple(psnr)).summary()
 
 
 def test_summary_counts():
@@ -181,10 +185,10 @@ def test_evaluate_measures_what_is_missing_and_stores_as_it_goes(dataset, monkey
 
     def measure(logits_fn, data, threat, defense, config, **_):
         measured.append((defense, threat))
-        return Cell(threat, "some", defense, (True, False), (20.0, 21.0))
+        return Cell(threat, "some", None, defense, (True, False), (20.0, 21.0))
 
     monkeypatch.setattr(evaluation, "measure", measure)
-    done = {("none", "clean"): cell("none", "clean", [True], [20.0])}
+    done = {("none", "clean", "none"): cell("none", "clean", [True], [20.0])}
     cells = evaluation.evaluate(
         LOGITS,
         dataset,
@@ -198,5 +202,5 @@ def test_evaluate_measures_what_is_missing_and_stores_as_it_goes(dataset, monkey
         ("splic", "gray-box"),
         ("splic", "white-box"),
     ]
-    assert cells[0] is done["none", "clean"]
+    assert cells[0] is done["none", "clean", "none"]
     assert stored == [2, 3, 4, 5]  # nothing to store for what was there

@@ -99,6 +99,37 @@ def test_small_is_the_formula(small: models.ResNet) -> None:
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_features_are_what_the_last_layer_sees(small: models.ResNet) -> None:
+    images = images_of((3, 8, 8, 3))
+    split = models.split(small)
+    features = jax.jit(models.features_function(*split))(images)
+    assert features.shape == (3, 64)
+    kernel, bias = (np.asarray(v[...]) for v in (small.head.kernel, small.head.bias))
+    logits = jax.jit(models.logits_function(*split))(images)
+    np.testing.assert_allclose(features @ kernel + bias, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_denoising_starts_as_the_network_without_it() -> None:
+    images = images_of((2, 8, 8, 3))
+    plain, denoised = (
+        nnx.state(models.create(name, 10, 0)) for name in ("small", "small_denoise")
+    )
+    # The same weights in the same blocks; a denoising block follows each stage.
+    blocks = dict(denoised["blocks"])
+    for stage in range(3):
+        blocks[2 * stage] = plain["blocks"][stage]
+    denoised["blocks"] = nnx.State(blocks)
+    for name in ("stem", "stem_norm", "head"):
+        denoised[name] = plain[name]
+    expected, found = (
+        jax.jit(models.logits_function(nnx.split(models.outline(name, 10))[0], state))(
+            images
+        )
+        for name, state in (("small", plain), ("small_denoise", denoised))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_resnet18_has_the_size_of_the_literature() -> None:
     # The number that kuangliu/pytorch-cifar's ResNet18 has.
     model = models.outline("resnet18", 10)

@@ -165,6 +165,7 @@ OTHER_VALUES = {
     "pixel_scale": 2.0,
     "channels": "concatenated",
     "mask": "independent",
+    "mask_design": "exact",
 }
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from splic_jax import METHODS
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -109,6 +111,45 @@ def test_evaluate_agrees_with_the_quickstart(first_run):
     rows = {(row["other"], row["threat"]): row for row in record["comparisons"]}
     assert rows["srf", "clean"]["psnr_difference_db"]["half_width"] > 0
     assert "TV changes the PSNR" in done.stdout
+    assert {f["check"] for f in record["soundness"]["splic"] if f["tripped"]} >= {
+        "random"
+    }
+    assert all(cell["seed"] == 0 for cell in record["cells"])
+
+
+def test_votes_and_options_reach_the_defence(first_run):
+    folder, _ = first_run
+    flags = (
+        "--checkpoint=out/bare",
+        "--num_test=12",
+        "--defenses=usvt,bit_depth",
+        "--option=usvt.keep_probability=0.9",
+        "--option=bit_depth.bits=8",
+        "--threats=clean",
+        "--votes=3",
+        "--nosoundness",
+        "--out=out/votes.json",
+    )
+    planned = run("train.evaluate", *flags, "--dry_run", cwd=folder)
+    assert planned.returncode == 0, planned.stderr
+    assert not (folder / "out" / "votes.json").exists()
+    assert "about, minutes" in planned.stdout
+    done = run("train.evaluate", *flags, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "out" / "votes.json").read_text())
+    assert record["defenses"]["usvt"]["keep_probability"] == 0.9
+    assert record["votes"] == 3
+    psnr = {cell["defense"]: cell["psnr_db"] for cell in record["cells"]}
+    assert psnr["bit_depth"] is None  # 8 bits change nothing
+    assert psnr["usvt"]["mean"] > 10
+
+
+def test_the_registry_is_listed(first_run):
+    folder, _ = first_run
+    done = run("train.evaluate", "--list", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for name in METHODS:
+        assert f"\n{name}\n" in f"\n{done.stdout}"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +157,11 @@ def test_evaluate_agrees_with_the_quickstart(first_run):
     [
         (("--checkpoint=nowhere",), "nowhere holds no training run"),
         (("--checkpoint=out/bare", "--defenses=spilc"), "--defenses has 'spilc'"),
+        (("--checkpoint=out/bare", "--defenses=thermometer"), "gives the network 48"),
+        (("--checkpoint=out/bare", "--option=jpeg.rank=3"), "rank must be one of"),
+        (("--checkpoint=out/bare", "--option=jpeg=3"), "is not METHOD.FIELD=VALUE"),
+        (("--checkpoint=out/bare", "--attacks=magic"), "--attacks has 'magic'"),
+        ((), "give --checkpoint"),
         (("--checkpoint=out/bare", "--threats="), "--threats is empty"),
         (("--checkpoint=out/bare", "--surrogate=out"), "out holds no training run"),
         (("--checkpoint=out/bare", "--tv_weight=-1"), "--tv_weight must be in"),

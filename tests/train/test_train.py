@@ -13,12 +13,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from splic_jax import SPLICConfig
+from attacks import pgd
+from splic_jax import BitDepthConfig, SPLICConfig, transform
+from splic_jax.transforms.crop_rescale import CropRescaleConfig
+from splic_jax.transforms.quilting import QuiltingConfig
+from splic_jax.transforms.thermometer import ThermometerConfig
 from train import models, train
 from train.checkpoints import LoadedModel, load_checkpoint
 from train.data import Dataset
 from train.errors import UserError
 from train.progress import Progress
+from train.recipes import RECIPES
+from train.recipes.ensemble import Ensemble
+from train.recipes.fast import Fast
+from train.recipes.pgd import PGD
 from train.settings import TrainSettings
 
 ROOT = pathlib.Path(train.__file__).parents[1]
@@ -133,6 +141,7 @@ def test_finished_run_is_loaded(trained, run_folder: pathlib.Path) -> None:
         ({"texture_bias": 0.5}, "--texture_bias=None, not 0.5"),
         ({"compute_dtype": "bfloat16"}, "--compute_dtype=float32, not bfloat16"),
         ({"defense": SPLICConfig()}, "--defense=none, not splic"),
+        ({"adversarial": PGD()}, "--adversarial=none, not pgd"),
     ],
 )
 def test_other_settings_are_refused(run_folder, change: dict, words: str) -> None:
@@ -177,8 +186,8 @@ def test_defense_trains_on_all_masks(tmp_path, monkeypatch) -> None:
     fed = []
     make_train_step = train.make_train_step
 
-    def recording(*arguments):
-        step = make_train_step(*arguments)
+    def recording(*arguments, **options):
+        step = make_train_step(*arguments, **options)
 
         def recorded(state, images, labels, key):
             fed.append((images, labels))
@@ -213,10 +222,181 @@ def test_defense_trains_on_all_masks(tmp_path, monkeypatch) -> None:
 
 def test_older_runs_go_on(trained, run_folder: pathlib.Path) -> None:
     run = json.loads((run_folder / "run.json").read_text())
-    del run["settings"]["compute_dtype"]
+    for name in ("compute_dtype", "adversarial", "keep_range"):
+        del run["settings"][name]
     (run_folder / "run.json").write_text(json.dumps(run))
     shutil.rmtree(run_folder / "checkpoints/3")
     assert_same(train.train(SETTINGS, TRAINING, TEST, run_folder), trained[0])
+
+
+def test_older_records_are_of_splic() -> None:
+    defense = SPLICConfig(rank=3)
+    record = {"model": "resnet18", "defense": dataclasses.asdict(defense)}
+    del record["defense"]["mask_design"]
+    settings = TrainSettings.from_dict(record)
+    assert settings == TrainSettings(model="resnet18", defense=defense)
+    # And as one is written now.
+    settings = dataclasses.replace(
+        settings,
+        defense=BitDepthConfig(bits=2),
+        adversarial=Ensemble(networks=("a",)),
+    )
+    record = json.loads(json.dumps(settings.as_dict()))
+    assert record["defense"]["method"] == "bit_depth"
+    assert TrainSettings.from_dict(record) == settings
+
+
+def test_ensemble_behind_a_defense_resumes_bit_for_bit(trained, tmp_path) -> None:
+    """Attacks and transforms in the step follow from the seed and the step alone."""
+    network = str(trained[1])
+    settings = dataclasses.replace(
+        SETTINGS,
+        epochs=2,
+        defense=CropRescaleConfig(),
+        adversarial=Ensemble(epsilon=0.02, networks=(network,)),
+    )
+    whole = train.train(settings, TRAINING, TEST, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "2")
+    resumed = train.train(settings, TRAINING, TEST, tmp_path / "cut")
+    assert_same(resumed, whole)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert rows(tmp_path / "whole")[-1]["test_accuracy"] > 0.7
+    assert resumed.settings == settings
+    assert not (tmp_path / "whole" / "purified").exists()
+
+    refused = {
+        "--adversarial=ensemble, not pgd": {"adversarial": PGD()},
+        "--option=ensemble.epsilon=0.02, not 0.01": {
+            "adversarial": dataclasses.replace(settings.adversarial, epsilon=0.01)
+        },
+        "--defense=crop_rescale, not bit_depth": {"defense": BitDepthConfig()},
+    }
+    for words, change in refused.items():
+        with pytest.raises(UserError, match=words):
+            other = dataclasses.replace(settings, **change)
+            train.train(other, TRAINING, TEST, tmp_path / "cut")
+
+    # The same folder with another network in it.
+    run = json.loads((tmp_path / "cut" / "run.json").read_text())
+    run["ensemble"] = ["0" * 64]
+    (tmp_path / "cut" / "run.json").write_text(json.dumps(run))
+    with pytest.raises(UserError, match="--ensemble=networks of checksums 00000000, "):
+        train.train(settings, TRAINING, TEST, tmp_path / "cut")
+
+
+def test_networks_of_other_images_make_no_ensemble(trained, tmp_path) -> None:
+    recipe = Ensemble(networks=(str(trained[1]),))
+    settings = dataclasses.replace(SETTINGS, adversarial=recipe)
+    larger = np.zeros((4, 16, 16, 3), np.uint8)
+    for other in (
+        dataclasses.replace(TRAINING, class_names=("light", "dark")),
+        dataclasses.replace(TRAINING, images=larger, labels=TRAINING.labels[:4]),
+    ):
+        with pytest.raises(UserError, match="--ensemble=.*run is a network for other"):
+            train.train(settings, other, TEST, tmp_path / "run")
+    missing = dataclasses.replace(settings, adversarial=Ensemble(networks=("nowhere",)))
+    with pytest.raises(UserError, match="nowhere holds no training run"):
+        train.train(missing, TRAINING, TEST, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_codes_are_trained_on_and_attacked_in_the_step(tmp_path: pathlib.Path) -> None:
+    settings = dataclasses.replace(
+        SETTINGS, defense=ThermometerConfig(levels=4), adversarial=Fast()
+    )
+    result = train.train(settings, TRAINING, TEST, tmp_path)
+    kernel = result.variables["stem"]["kernel"][...]
+    assert kernel.shape == (3, 3, 12, 4)
+    assert rows(tmp_path)[-1]["test_accuracy"] > 0.9
+
+    codes = transform(TEST.images / 255.0, jax.random.key(0), settings.defense)
+    logits = models.logits_function(result.graphdef, result.variables)(codes)
+    accuracy = np.mean(np.argmax(logits, axis=-1) == TEST.labels)
+    assert rows(tmp_path)[-1]["test_accuracy"] == pytest.approx(accuracy)
+
+
+def test_versions_of_an_image_keep_their_own_share(tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def record(dataset, config, **options):
+        asked.append((len(dataset.images), config.keep_probability, options))
+        return fake_purified(dataset, config, **options)
+
+    def stop(*_, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "purified_dataset", record)
+    monkeypatch.setattr(train, "make_train_step", stop)
+    settings = dataclasses.replace(
+        SETTINGS,
+        defense=SPLICConfig(keep_probability=0.5),
+        masks_per_image=3,
+        keep_range=(0.3, 0.7),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train.train(settings, TRAINING, TEST, tmp_path)
+    counts, kept, options = zip(*asked, strict=True)
+    assert counts == (72, 72, 72, 30)
+    np.testing.assert_allclose(kept, [0.3, 0.5, 0.7, 0.5])
+    assert len({each["seed"] for each in options}) == 4
+    assert all(each["masks_per_image"] == 1 for each in options)
+
+
+@pytest.mark.parametrize(
+    "defense, words",
+    [
+        (SPLICConfig(rank=9), "rank=9 exceeds"),
+        (QuiltingConfig(patch_size=9), "at least 9 x 9 pixels"),
+    ],
+)
+def test_defenses_that_do_not_fit_are_named(defense, words: str, tmp_path) -> None:
+    settings = dataclasses.replace(SETTINGS, defense=defense, adversarial=Fast())
+    with pytest.raises(UserError, match=words):
+        train.train(settings, TRAINING, TEST, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def two_cues(count: int, seed: int) -> Dataset:
+    """Stripes that always tell the class, and a brightness that does 4 of 5 times.
+
+    The stripes are within an attacker's reach, the brightness is not.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count).astype(np.int32)
+    light = np.where(rng.random(count) < 0.8, labels, 1 - labels) * 80 + 88
+    rows, columns = np.indices((8, 8)) % 2 * 14 - 7
+    images = np.where(labels[:, None, None] == 1, rows, columns) + light[:, None, None]
+    images = (images + rng.normal(0, 2, images.shape)).round().astype(np.uint8)
+    images = np.repeat(images[..., None], 3, axis=-1)
+    return Dataset("shapes", images, labels, ("dark", "bright"))
+
+
+def test_fast_training_withstands_pgd(tmp_path: pathlib.Path) -> None:
+    training, test = two_cues(256, 0), two_cues(200, 1)
+    attack = jax.jit(
+        lambda logits_function, images, labels: pgd(
+            lambda images, key: logits_function(images),
+            images,
+            labels,
+            jax.random.key(0),
+        )
+    )
+    clean, attacked = {}, {}
+    for name in ("none", "fast"):
+        settings = TrainSettings(
+            epochs=30, batch_size=32, adversarial=RECIPES[name], learning_rate=0.1
+        )
+        result = train.train(
+            settings, training, test, tmp_path / name, checkpoint_every=30
+        )
+        logits_function = models.logits_function(result.graphdef, result.variables)
+        images = test.images.astype(np.float32) / 255
+        success = attack(logits_function, images, test.labels).success
+        clean[name] = rows(tmp_path / name)[-1]["test_accuracy"]
+        attacked[name] = 1 - success.mean()
+    assert clean["none"] > clean["fast"] > 0.7
+    assert attacked["fast"] > 0.7 > 0.6 > attacked["none"]
 
 
 def test_bfloat16_is_for_the_network_alone(tmp_path: pathlib.Path) -> None:
@@ -269,42 +449,10 @@ def test_optimizer_is_the_formula() -> None:
         np.testing.assert_allclose(parameters["w"], w, rtol=1e-5)
 
 
-@pytest.mark.parametrize("flips", [False, True])
-def test_augmentation_shifts_and_mirrors(flips: bool) -> None:
-    rng = np.random.default_rng(0)
-    image = rng.integers(1, 256, (8, 6, 3), dtype=np.uint8)
-    batch = np.repeat(image[None], 200, axis=0)
-    result = train.augment(jnp.asarray(batch), jax.random.key(0), flips)
-    assert result.dtype == jnp.float32
-    padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
-    crops = {
-        (i, j): padded[i : i + 8, j : j + 6].astype(np.float32) / 255
-        for i in range(9)
-        for j in range(9)
-    }
-    found = set()
-    for one in np.asarray(result):
-        matches = {
-            (*where, 0) for where, crop in crops.items() if np.allclose(one, crop)
-        }
-        matches |= {
-            (*where, 1)
-            for where, crop in crops.items()
-            if np.allclose(one, crop[:, ::-1])
-        }
-        assert len(matches) == 1
-        found |= matches
-    rows_seen, columns_seen, mirrored = (
-        set(values) for values in zip(*found, strict=True)
-    )
-    assert rows_seen == columns_seen == set(range(9))
-    assert mirrored == ({0, 1} if flips else {0})
-
-
 def test_digits_are_not_mirrored(tmp_path, monkeypatch) -> None:
     asked = {}
 
-    def stop(graphdef, optimizer, flips, compute_dtype):
+    def stop(graphdef, optimizer, flips, compute_dtype, **options):
         asked[name] = flips
         raise KeyboardInterrupt
 
@@ -440,11 +588,38 @@ def test_goes_back_to_the_checkpoint_before(trained, run_folder) -> None:
         ("weight_decay", -1.0),
         ("seed", -1),
         ("compute_dtype", "float16"),
+        ("adversarial", "pgd"),
+        ("keep_range", (0.4, 0.6)),
+        ("model", "small_blur"),
     ],
 )
 def test_settings_without_sense_are_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"^{field} "):
         TrainSettings(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"masks_per_image": 2, "adversarial": PGD()}, "masks_per_image .* anew"),
+        ({"masks_per_image": 2, "defense": BitDepthConfig()}, "masks_per_image"),
+        ({"keep_range": (0.4, 0.6)}, "keep_range .* masks_per_image is 1"),
+        ({"masks_per_image": 2, "keep_range": (0.0, 1.0)}, "keep_range .* in"),
+        ({"masks_per_image": 2, "keep_range": (0.2, 0.4)}, "keep_range .* 0.5, for"),
+        (
+            {
+                "masks_per_image": 2,
+                "keep_range": (0.4, 0.6),
+                "defense": QuiltingConfig(),
+            },
+            "keep_range .* no pixels",
+        ),
+        ({"defense": "splic"}, "config must be the settings of a transform"),
+    ],
+)
+def test_settings_that_contradict_are_named(values: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TrainSettings(**{"defense": SPLICConfig(), **values})
 
 
 # The binary. Its flags are global to a process, so these tests start their own.
@@ -459,6 +634,24 @@ FLAG_CASES = {
     "--texture_bias=0.25": "texture_bias=0.25",
     "--dataset=cifar10": "texture_bias=None",
     "--dataset=cifar10 --texture_bias=0.25": "error: --texture_bias is for shapes",
+    "--defense=srf --rank=5": "tv_weight=0.0",
+    "--defense=usvt --option=usvt.keep_probability=0.3": "keep_probability=0.3",
+    "--defense=usvt --masks_per_image=2 --mask_start=.2 --mask_end=.6": "(0.2, 0.6)",
+    "--mask_start=0.2 --mask_end=0.6": "error: --mask_start needs",
+    "--defense=usvt --mask_start=0.2": "error: --mask_start and --mask_end",
+    "--adversarial=pgd": "adversarial=PGD(epsilon=0.03137",
+    "--adversarial=pgd --epsilon=51": "adversarial=PGD(epsilon=0.2,",
+    "--adversarial=trades --option=trades.beta=1": "beta=1)",
+    "--adversarial=tla-sa": "anchor='clean'",
+    "--adversarial=tla --option=tla.negatives=semi-hard": "negatives='semi-hard'",
+    "--adversarial=ensemble --ensemble=a,b": "networks=('a', 'b')",
+    "--model=small_denoise": "model='small_denoise'",
+    "--epsilon=4": "error: --epsilon needs --adversarial",
+    "--ensemble=a": "error: --ensemble needs --adversarial=ensemble",
+    "--adversarial=pgd --option=trades.beta=1": "needs --adversarial=trades",
+    "--adversarial=pgd --option=pgd.steps=0": "error: --option=pgd.steps=0: steps",
+    "--option=usvt.keep_probability=0.3": "needs --defense=usvt",
+    "--defense=splic --adversarial=pgd --masks_per_image=2": "error: --masks_per_image",
     "--rank=5": "error: --rank needs --defense=splic",
     "--masks_per_image=2": "error: --masks_per_image must be 1",
     "--momentum=2": "error: --momentum must be in [0, 1), got 2.0",

@@ -1,0 +1,195 @@
+"""Every input transform in front of one network: accuracy, PSNR and cost.
+
+    ./launch.sh bench defenses --checkpoint=out/train --dataset=cifar10 --data_dir=DIR
+
+The network was trained on images as they are. Every transform of the registry meets it
+clean and gray-box (FGSM and PGD on the bare network), at its default settings; then
+come sweeps of SPLIC's settings, and what an image costs. Writes out/defenses.json, cell
+by cell; the same command goes on where it stopped.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+from absl import flags
+
+from splic_jax import METHODS, SPLICConfig, transform
+from splic_jax.transforms import fitted
+from train import checkpoints, data, errors, evaluation, models, provenance
+from train import flags as shared_flags
+from train.attackers import PRESETS
+from train.evaluate import (
+    network_record,
+    results_of,
+    settings_of,
+    table,
+    write_json,
+)
+from train.progress import Progress
+
+FLAGS = flags.FLAGS
+ATTACKS = {name: PRESETS[name] for name in ("fgsm", "pgd")}
+# Field of SPLICConfig -> values beside the default.
+SWEEPS: Mapping[str, Sequence[Any]] = {
+    "tv_weight": (0.0, 0.005, 0.1, 0.2, 0.5),
+    "rank": (2, 4, 6, 12, 16),
+    "rank_cut": (False,),
+    "keep_probability": (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9),
+    "alternate": (False,),
+    "max_steps": (14, 28, 56, 420),
+    "channels": ("concatenated",),
+    "mask": ("independent",),
+    "mask_design": ("exact", "checkerboard", "blue_noise", "blocks"),
+}
+TIMED_IMAGES = 64
+SLOW = ("srf_reference",)  # ten times SPLIC's time, so it draws only once
+_CELLS = ("bare", "methods", "sweeps", "voted")
+
+
+def define_flags() -> None:
+    """Defines the flags of this binary."""
+    shared_flags.define_data_flags()
+    flags.adopt_module_key_flags(shared_flags)  # list them under --help too
+    flags.DEFINE_string(
+        "checkpoint",
+        "out/quickstart/bare",
+        "folder of a training run on images as they are",
+    )
+    flags.DEFINE_integer("votes", 10, "draws that decide together, in one sweep")
+    flags.DEFINE_integer("seed", 0, "of attacks and masks", lower_bound=0)
+    flags.DEFINE_string("out", "out/defenses.json", "JSON file for the results")
+
+
+def methods_for(dataset: data.Dataset, training: data.Dataset, seed: int) -> dict:
+    """Settings of every method that a network for images can stand behind."""
+    channels = dataset.images.shape[-1]
+    return {
+        name: fitted(method.config, training.images, jax.random.key(seed))
+        for name, method in METHODS.items()
+        if method.channels(method.config, channels) == channels
+    }
+
+
+def variants() -> Iterator[tuple[str, Any, SPLICConfig]]:
+    """Settings of SPLIC that differ from the default in one field: name, value, all."""
+    for field, values in SWEEPS.items():
+        for value in values:
+            yield field, value, dataclasses.replace(SPLICConfig(), **{field: value})
+    yield "formulas", "as printed", SPLICConfig.printed()
+
+
+def seconds_an_image(run: Callable[[], Any], images: int) -> float:
+    """The shortest of three runs, after one that compiles."""
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return min(times[1:]) / images
+
+
+def costs(configs: Mapping[str, Any], images: np.ndarray) -> list[dict[str, Any]]:
+    """Time of an image for each method, and its ratio to SPLIC's."""
+    key, seconds = jax.random.key(0), {}
+    for name, config in configs.items():
+        run = functools.partial(transform, images, key, config)
+        seconds[name] = seconds_an_image(run, len(images))
+    return [
+        {"defense": name, "seconds": value, "ratio_to_splic": value / seconds["splic"]}
+        for name, value in seconds.items()
+    ]
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    path, progress = pathlib.Path(FLAGS.out), Progress()
+    loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
+    logits_fn = models.logits_function(loaded.graphdef, loaded.variables)
+    dataset = shared_flags.dataset_from_flags("test")
+    training = shared_flags.dataset_from_flags("train")
+    configs = methods_for(dataset, training, FLAGS.seed)
+    swept = {f"{field}={value}": config for field, value, config in variants()}
+    inputs = {
+        "format": 1,
+        "dataset": {
+            "name": dataset.name,
+            "count": len(dataset.images),
+            "sha256": checkpoints.dataset_checksum(dataset),
+        },
+        "network": network_record(loaded),
+        "attacks": {n: dataclasses.asdict(attack) for n, attack in ATTACKS.items()},
+        "votes": FLAGS.votes,
+        "seed": FLAGS.seed,
+    }
+    inputs = json.loads(json.dumps(inputs))
+    described = {n: settings_of(config) for n, config in {**configs, **swept}.items()}
+    # Read once: what is stored below has the settings of now.
+    earlier = results_of(path, inputs, "settings")
+    record = {
+        "provenance": provenance.provenance(),
+        **inputs,
+        "settings": described,
+        **{name: results_of(path, inputs, name) or [] for name in (*_CELLS, "costs")},
+    }
+
+    def measure(
+        part: str,
+        defenses: Mapping[str, Any],
+        threats: Sequence[str] = ("clean", "gray-box"),
+        votes: int = 1,
+    ) -> None:
+        # What was measured with other settings of the same name is measured again.
+        done = {
+            evaluation.cell_name(cell): cell
+            for cell in record[part]
+            if earlier.get(cell["defense"]) == described.get(cell["defense"])
+        }
+
+        def store(cells: list[dict[str, Any]]) -> None:
+            write_json(path, {**record, part: cells})
+
+        record[part] = evaluation.evaluate(
+            logits_fn,
+            dataset,
+            defenses,
+            threats=tuple(threats),
+            attacks=ATTACKS,
+            seed=FLAGS.seed,
+            votes=votes,
+            progress=progress,
+            done=done,
+            store=store,
+        )
+
+    measure("bare", {"none": None}, ("clean", "white-box"))
+    measure("methods", configs)
+    measure("sweeps", swept)
+    random = {
+        name: config
+        for name, config in configs.items()
+        if METHODS[name].random and name not in SLOW
+    }
+    measure("voted", random, votes=FLAGS.votes)
+    if not record["costs"] or earlier != described:
+        record["costs"] = costs(configs, dataset.images[:TIMED_IMAGES])
+    write_json(path, record)
+    for part in _CELLS:
+        rich.console.Console().print(table(part, record[part]))
+    for row in record["costs"]:
+        progress.line(
+            f"{row['defense']}: {1000 * row['seconds']:.2f} ms an image, "
+            f"{row['ratio_to_splic']:.2f} times SPLIC's"
+        )
+
+
+if __name__ == "__main__":
+    define_flags()
+    errors.run(main)

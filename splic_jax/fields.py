@@ -1,0 +1,71 @@
+"""Settings as frozen dataclasses: their fields, and the checks of them."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+
+Config = TypeVar("Config", bound=type)
+
+_ARRAY = "array"
+
+
+def array_field() -> Any:
+    """A field that holds an array, None until something was fitted to data."""
+    return dataclasses.field(default=None, metadata={_ARRAY: True})
+
+
+def array_fields(config: Any) -> tuple[str, ...]:
+    """Names of the fields of a settings class, or an instance, that hold arrays."""
+    fields = dataclasses.fields(config)
+    return tuple(field.name for field in fields if _ARRAY in field.metadata)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def config(cls: Config) -> Config:
+    """Makes a frozen dataclass whose instances may be arguments of `jax.jit`.
+
+    A pytree whose leaves are the fields made by `array_field`; all others are static,
+    so that other values compile anew. Without such a field it is hashable too.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    arrays = list(array_fields(cls))
+    static = [f.name for f in dataclasses.fields(cls) if f.name not in arrays]
+    return jax.tree_util.register_dataclass(cls, arrays, static)
+
+
+def require_integer(config: Any, *names: str, least: int = 1) -> None:
+    """Raises a `ValueError` unless the fields are integers of at least `least`."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(
+                f"{name} must be an integer of at least {least}, got {value!r}"
+            )
+
+
+def require_number(config: Any, name: str, interval: str) -> None:
+    """Raises a `ValueError` unless a field is a number in an interval.
+
+    Args:
+        config: the settings.
+        name: of the field.
+        interval: as it is written, such as "[0, inf)" or "(0, 1]".
+    """
+    value = getattr(config, name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    low, high = (float(limit) for limit in interval[1:-1].split(","))
+    above = value > low or (interval[0] == "[" and value == low)
+    below = value < high or (interval[-1] == "]" and value == high)
+    if not (above and below) or math.isnan(value):
+        raise ValueError(f"{name} must be in {interval}, got {value!r}")
+
+
+def require_choice(config: Any, name: str, choices: Sequence[Any]) -> None:
+    """Raises a `ValueError` unless a field has one of some values."""
+    if getattr(config, name) not in choices:
+        listed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be {listed}, got {getattr(config, name)!r}")

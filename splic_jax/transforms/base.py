@@ -1,0 +1,59 @@
+"""Makes a transform of batches from a function of one image."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from splic_jax.batches import CHUNK_VALUES, check, map_chunks, numbered
+
+# ``(image [h, w, c], key, config) -> image``, floats in [0, 1].
+OfOneImage = Callable[[Float[Array, "h w c"], PRNGKeyArray, Any], Array]
+
+
+# ``(images, key, config, *, first_index=0, indices=None) -> images``.
+Transform = Callable[..., Array]
+
+
+def per_image(one: OfOneImage) -> Transform:
+    """Turns a function of one image into a transform of batches.
+
+    Image i gets the key ``fold_in(key, first_index + i)`` (or that of ``indices[i]``)
+    and is transformed by itself, so its result depends on its own key and content. On
+    the CPU images run one after another and results are equal to the bit whatever the
+    batch; on an accelerator in chunks whose size follows from the image's shape.
+
+    Args:
+        one: ``(image, key, config) -> image``, of floats in [0, 1]; pure.
+
+    Returns:
+        ``transform(images, key, config, *, first_index=0, indices=None)``. Images are
+        ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4 channels, floats in [0, 1] or
+        uint8, and come back clipped to that range, in their dtype. It raises a
+        `ValueError` for images that are not, as `splic_jax.purify` does.
+    """
+
+    @partial(jax.jit, static_argnames=("chunk", "least"))
+    def run(images, indices, key, config, chunk, least):
+        def run_one(image, index):
+            return one(image, jax.random.fold_in(key, index), config)
+
+        return map_chunks(jax.vmap(run_one), images, indices, chunk, least)
+
+    def transform(images, key, config, *, first_index=0, indices=None):
+        check(images)
+        batch = images if images.ndim == 4 else images[None]
+        count = len(batch)
+        if count == 0:  # what comes out may have other channels
+            batch, indices = jnp.zeros((1, *batch.shape[1:]), batch.dtype), None
+        numbers = numbered(len(batch), first_index, indices)
+        on_cpu = jax.default_backend() == "cpu"
+        chunk = 1 if on_cpu else max(1, CHUNK_VALUES // math.prod(batch.shape[1:]))
+        done = run(batch, numbers, key, config, chunk, 2 if on_cpu else 1)
+        return done[:count] if images.ndim == 4 else done[0]
+
+    return transform

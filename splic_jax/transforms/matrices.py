@@ -1,0 +1,67 @@
+"""An image as matrices with missing entries, as ME-Net estimates them."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+
+from splic_jax.fields import require_choice, require_number
+from splic_jax.masks import sample_mask
+
+Channels = Literal["separate", "concatenated"]
+Mask = Literal["shared", "independent"]
+
+
+def require_masking(config: Any) -> None:
+    """Raises a `ValueError` unless `keep_probability`, `channels` and `mask` fit."""
+    require_number(config, "keep_probability", "(0, 1]")
+    require_choice(config, "channels", ("separate", "concatenated"))
+    require_choice(config, "mask", ("shared", "independent"))
+
+
+def to_matrices(
+    image: Shaped[Array, "h w c"], channels: Channels
+) -> Shaped[Array, "k m n"]:
+    """Splits an image into one h x w matrix a channel, or one h x (c w) matrix."""
+    matrices = jnp.moveaxis(image, 2, 0)
+    if channels == "separate":
+        return matrices
+    return jnp.concatenate(list(matrices), axis=1)[None]
+
+
+def from_matrices(
+    matrices: Shaped[Array, "k m n"], image_channels: int
+) -> Shaped[Array, "h w c"]:
+    """The image of `image_channels` channels that `to_matrices` made these from."""
+    if len(matrices) != image_channels:
+        matrices = jnp.stack(jnp.split(matrices[0], image_channels, axis=1))
+    return jnp.moveaxis(matrices, 0, 2)
+
+
+def estimate(
+    image: Float[Array, "h w c"],
+    key: PRNGKeyArray,
+    config: Any,
+    complete: Callable[[Float[Array, "m n"], Bool[Array, "m n"]], Float[Array, "m n"]],
+) -> Float[Array, "h w c"]:
+    """Draws a mask and estimates the image from its kept entries, in [-1, 1].
+
+    What ME-Net does around each of its three methods (Yang et al. 2019, section 2.1).
+
+    Args:
+        image: values in [0, 1].
+        key: of the mask.
+        config: with the fields `keep_probability`, `channels` and `mask`.
+        complete: ``(matrix, mask) -> matrix``; the matrix is 0 where the mask is False.
+
+    Returns:
+        The estimate, clipped to [0, 1].
+    """
+    mask = sample_mask(key, image.shape, config.keep_probability, config.mask)
+    kept = jnp.where(mask, 2 * image - 1, 0)
+    matrices = to_matrices(kept, config.channels)
+    masks = to_matrices(mask, config.channels)
+    done = from_matrices(jax.vmap(complete)(matrices, masks), image.shape[2])
+    return jnp.clip((done + 1) / 2, 0, 1)

@@ -1,0 +1,227 @@
+"""`reproduce`, run as a user runs it: a few items at the scale of tests."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train import reproduce
+from train.errors import UserError
+from train.reproductions.comparison import (
+    PRINTED,
+    compare,
+    printed_values,
+    write_table,
+)
+from train.reproductions.pictures import photograph
+from train.reproductions.scales import SCALES
+from train.reproductions.tables import TABLES
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ONLY = "--only=table3,figure6"
+
+
+def run(*flags, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "train.reproduce", *flags],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reproduce")
+    done = run(ONLY, "--out=out", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_writes_tables_and_figures(first_run):
+    folder, _ = first_run
+    record = json.loads((folder / "out" / "table3.json").read_text())
+    assert record["finished"]
+    assert record["scale"]["name"] == "smoke"
+    assert record["dataset"]["name"] == "shapes"
+    assert record["provenance"]["versions"]["jax"]
+    assert record["networks"]["vanilla"]["defense"] is None
+    rows = [(cell["row"], cell["column"]) for cell in record["cells"]]
+    methods = ("USVT", "Soft-Imp", "ME-Net", "SPLIC")
+    assert rows == [(row, c) for row in methods for c in ("Clean", "FGSM", "PGD")]
+    text = (folder / "out" / "table3.md").read_text()
+    assert "its numbers say nothing about the paper" in text
+    for cell, row in zip(record["cells"], record["comparison"], strict=True):
+        assert cell["count"] == 16
+        assert cell["accuracy"] == cell["correct_by_image"].count("1") / 16
+        assert f"{100 * cell['accuracy']:.1f} %" in text
+        assert row["verdict"] == "not printed"
+    picture = Image.open(folder / "out" / "figure6.png").convert("RGB")
+    assert np.asarray(picture).std() > 10
+    assert "<svg" in (folder / "out" / "figure6.svg").read_text()
+
+
+def test_a_cell_that_two_items_want_is_measured_once(first_run):
+    folder, done = first_run
+    assert "table3: SPLIC, PGD:" in done.stdout
+    assert "figure6: gray-box PGD, 8" not in done.stdout
+    found = {}
+    for name in ("table3", "figure6"):
+        record = json.loads((folder / "out" / f"{name}.json").read_text())
+        for cell in record["cells"]:
+            found[name, cell["row"], cell["column"]] = cell["correct_by_image"]
+    same = found["table3", "SPLIC", "PGD"]
+    assert found["figure6", "gray-box PGD", "8"] == same
+
+
+def test_a_second_run_measures_what_is_missing_and_no_more(first_run):
+    folder, _ = first_run
+    path = folder / "out" / "table3.json"
+    before = path.read_text()
+    record = json.loads(before)
+    # As if interrupted: one cell is missing, and another has a mark that only a new
+    # measurement could remove.
+    record["finished"] = False
+    del record["cells"][1]
+    record["cells"][0]["queries_per_image"] = -1
+    path.write_text(json.dumps(record))
+    again = run(ONLY, "--out=out", cwd=folder)
+    assert again.returncode == 0, again.stderr
+    measured = [line for line in again.stdout.splitlines() if " of 16" in line]
+    assert len(measured) == 1 and measured[0].startswith("table3: USVT, FGSM:")
+    assert "figure6 is done already" in again.stdout
+    after = json.loads(path.read_text())
+    assert after["cells"][0]["queries_per_image"] == -1
+    after["cells"][0]["queries_per_image"] = 0
+    assert after["cells"] == json.loads(before)["cells"]
+    assert after["finished"]
+
+
+def test_other_settings_do_not_go_into_the_same_folder(first_run):
+    folder, _ = first_run
+    path = folder / "out" / "table3.json"
+    inputs = {"seed": json.loads(path.read_text())["seed"]}
+    assert reproduce.earlier(path, inputs)["finished"]
+    with pytest.raises(UserError, match="was measured with another seed"):
+        reproduce.earlier(path, {"seed": 1})
+
+
+def test_a_users_mistake_is_one_line(tmp_path):
+    done = run("--only=table9", "--out=out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--only has 'table9'; choose from table3" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (([], "smoke", None), "--only is empty"),
+        ((None, "huge", None), "--scale has 'huge'; choose from smoke"),
+        ((None, "small", "mnist"), "--dataset has 'mnist'; choose from shapes"),
+    ],
+)
+def test_an_unknown_name_is_refused(flags, message):
+    with pytest.raises(UserError, match=message):
+        reproduce.chosen(*flags)
+
+
+def test_smoke_needs_no_files():
+    assert reproduce.chosen(None, "smoke", None)[2] == "shapes"
+    assert reproduce.chosen(None, "small", None)[2] == "cifar10"
+
+
+def test_all_tables_and_figures_are_there(tmp_path):
+    expected = {f"table{n}" for n in range(1, 5)} | {f"figure{n}" for n in range(3, 13)}
+    assert set(reproduce.ITEMS) == expected
+    done = run("--list", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert names == list(reproduce.ITEMS)
+
+
+def test_a_plan_names_every_network_and_cell():
+    scale = SCALES["paper"]
+    plan = reproduce.planned(list(reproduce.ITEMS), scale, seed=0)
+    assert "splic_tv_weight_0.05: resnet18, 100 epochs, images splic" in plan
+    assert "surrogate: resnet18_denoise" in plan
+    assert "C&W-5x1000" in plan
+    lines = [line for line in plan.splitlines() if ": network " in line]
+    assert len(lines) == sum(len(i.cells(scale)) for i in reproduce.ITEMS.values())
+
+
+def test_the_photograph_comes_with_a_dependency():
+    image = photograph()
+    assert image.shape == (112, 112, 3)
+    assert 0 <= image.min() < 0.1 and 0.9 < image.max() <= 1
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "svhn_cropped"])
+def test_every_printed_value_has_a_cell(dataset):
+    seen = 0
+    for number in range(1, 5):
+        printed = printed_values(number, dataset)
+        cells = TABLES[f"table{number}"].cells(SCALES["paper"])
+        assert set(printed) <= {(cell.row, cell.column) for cell in cells}
+        seen += len(printed)
+    assert seen == {"cifar10": 47, "svhn_cropped": 32}[dataset]
+
+
+def test_no_printed_value_is_of_another_data_set_or_table():
+    values = json.loads(PRINTED.read_text())["values"]
+    of_ours = sum(
+        len(printed_values(number, dataset))
+        for number in range(1, 5)
+        for dataset in ("cifar10", "svhn_cropped")
+    )
+    assert of_ours == len(values)
+    assert printed_values(2, "cifar10")["SPLIC", "BPDA"] == 68.5
+    assert printed_values(4, "svhn_cropped")["SRF", "CW"] == 83.5
+    assert not printed_values(2, "shapes")
+
+
+@pytest.mark.parametrize(
+    ("paper", "verdict", "difference"),
+    [(50.0, "agrees", 2.0), (59.9, "disagrees", -7.9), (None, "not printed", None)],
+)
+def test_a_value_outside_the_interval_disagrees(paper, verdict, difference):
+    cell = {
+        "row": "SPLIC",
+        "column": "PGD",
+        "accuracy": 0.52,
+        "accuracy_interval": [0.48, 0.56],
+        "count": 600,
+    }
+    row = compare(cell, paper)
+    assert row["verdict"] == verdict
+    if paper is not None:
+        assert row["difference"] == pytest.approx(difference)
+    assert row["interval"] == pytest.approx([48, 56])
+
+
+def test_a_table_says_where_it_disagrees(tmp_path):
+    cells = [
+        {
+            "row": "SPLIC",
+            "column": column,
+            "accuracy": 0.41,
+            "accuracy_interval": [0.38, 0.42],
+            "count": 1000,
+        }
+        for column in ("FGSM", "PGD")
+    ]
+    workshop = SimpleNamespace(scale=SCALES["small"], dataset_name="cifar10")
+    write_table(3, workshop, cells, tmp_path / "table3")
+    text = (tmp_path / "table3.md").read_text()
+    assert "Scale small: not the paper's setting" in text
+    assert "1 of 2 printed values disagree" in text
+    assert "| SPLIC | FGSM | 40.9 % | 41.0 % | +0.1 | 38.0 to 42.0 |" in text
+    assert "| SPLIC | PGD | 43.6 % | 41.0 % | -2.6 | 38.0 to 42.0 |" in text

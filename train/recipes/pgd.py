@@ -1,0 +1,66 @@
+"""Adversarial training with PGD (Madry et al.)."""
+
+import dataclasses
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+import attacks
+from splic_jax.fields import require_integer, require_number
+from train.recipes.base import (
+    Forward,
+    Frozen,
+    Images,
+    Labels,
+    Logits,
+    loss_of_attacked,
+    require_epsilon,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PGD:
+    r"""The cross-entropy of the images that PGD makes of the batch.
+
+    .. math:: \min_\theta E \max_{\|x' - x\|_\infty \le \epsilon} L(f_\theta(x'), y)
+
+    Attributes:
+        epsilon: radius in pixel values, images being in [0, 1].
+        step_size: of a step of PGD, in pixel values; > 0.
+        steps: from a random start; >= 1.
+
+    References:
+        Madry et al. 2018, "Towards deep learning models resistant to adversarial
+        attacks".
+    """
+
+    epsilon: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 7
+
+    def __post_init__(self) -> None:
+        require_epsilon(self)
+        require_number(self, "step_size", "(0, 1]")
+        require_integer(self, "steps")
+
+    def craft(
+        self, frozen: Frozen, images: Images, labels: Labels, key: PRNGKeyArray
+    ) -> Images:
+        return attacks.pgd(
+            frozen.network,
+            images,
+            labels,
+            key,
+            epsilon=self.epsilon,
+            step_size=self.step_size,
+            steps=self.steps,
+        ).images
+
+    def loss(
+        self,
+        forward: Forward,
+        images: Images,
+        attacked: Images,
+        labels: Labels,
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, ""], Logits]:
+        return loss_of_attacked(forward, attacked, labels, key)

@@ -1,0 +1,84 @@
+"""TRADES: accuracy, and a prediction that does not change nearby (Zhang et al.)."""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+import attacks
+from attacks.losses import kl_from
+from splic_jax.fields import require_integer, require_number
+from train.recipes.base import (
+    Forward,
+    Frozen,
+    Images,
+    Labels,
+    Logits,
+    cross_entropy,
+    kl_divergence,
+    require_epsilon,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trades:
+    r"""Cross-entropy of the clean images, and beta times the divergence nearby.
+
+    .. math::
+        L(f(x), y) + \beta \max_{\|x' - x\|_\infty \le \epsilon}
+        \mathrm{KL}(\mathrm{softmax}(f(x)) \| \mathrm{softmax}(f(x')))
+
+    x' comes from PGD on the same divergence, from a uniform start in the ball; their
+    code starts at Gaussian noise of 0.001, with epsilon 0.031 and steps of 0.007. The
+    slope goes through both arguments of the divergence.
+
+    Attributes:
+        epsilon: radius in pixel values, images being in [0, 1].
+        step_size: of a step of PGD, in pixel values; > 0.
+        steps: of PGD; >= 1.
+        beta: 1/lambda of the paper; >= 0. 6 is theirs for CIFAR-10.
+
+    References:
+        Zhang et al. 2019, "Theoretically principled trade-off between robustness and
+        accuracy", eq. (5) and algorithm 1.
+    """
+
+    epsilon: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 10
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        require_epsilon(self)
+        require_number(self, "step_size", "(0, 1]")
+        require_integer(self, "steps")
+        require_number(self, "beta", "[0, inf)")
+
+    def craft(
+        self, frozen: Frozen, images: Images, labels: Labels, key: PRNGKeyArray
+    ) -> Images:
+        clean_key, attack_key = jax.random.split(key)
+        return attacks.pgd(
+            frozen.network,
+            images,
+            labels,
+            attack_key,
+            epsilon=self.epsilon,
+            step_size=self.step_size,
+            steps=self.steps,
+            loss=kl_from(frozen.network(images, clean_key)),
+        ).images
+
+    def loss(
+        self,
+        forward: Forward,
+        images: Images,
+        attacked: Images,
+        labels: Labels,
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, ""], Logits]:
+        clean_key, attacked_key = jax.random.split(key)
+        clean = forward(images, clean_key).logits
+        moved = forward(attacked, attacked_key).logits
+        loss = cross_entropy(clean, labels) + self.beta * kl_divergence(clean, moved)
+        return loss, clean

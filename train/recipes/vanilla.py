@@ -1,0 +1,35 @@
+"""Training on the images as they come."""
+
+import dataclasses
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from train.recipes.base import (
+    Forward,
+    Frozen,
+    Images,
+    Labels,
+    Logits,
+    loss_of_attacked,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vanilla:
+    """The cross-entropy of the images, which nobody attacks."""
+
+    def craft(
+        self, frozen: Frozen, images: Images, labels: Labels, key: PRNGKeyArray
+    ) -> Images:
+        del frozen, labels, key
+        return images
+
+    def loss(
+        self,
+        forward: Forward,
+        images: Images,
+        attacked: Images,
+        labels: Labels,
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, ""], Logits]:
+        return loss_of_attacked(forward, images, labels, key)

@@ -1,0 +1,140 @@
+"""The paper's printed values, and ours beside those that there are ours of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from train.report.tables import Cell, Table, defense_title, make_table
+from train.report.traced import Results
+
+PRINTED = "printed.json"
+_SMALL = "defenses_small.json"
+# (table, method, column) of the paper's CIFAR-10 -> where ours is, the first that is
+# there: file, list, defence, threat, beginning of the attack's name.
+OURS: dict[tuple[int, str, str], Sequence[tuple[str, str, str, str, str]]] = {
+    (1, "Vanilla", "Clean"): [("cifar10_bare.json", "cells", "none", "clean", "")],
+    (1, "SPLIC", "Clean"): [("cifar10_splic.json", "cells", "splic", "clean", "")],
+    (1, "SPLIC", "PGD"): [
+        ("cifar10_splic.json", "cells", "splic", "black-box", "PGD-7")
+    ],
+    (2, "Vanilla", "BPDA"): [
+        ("cifar10_bare.json", "cells", "none", "white-box", "PGD-7")
+    ],
+    (2, "SPLIC", "BPDA"): [
+        ("cifar10_splic.json", "cells", "splic", "white-box", "BPDA (PGD-7")
+    ],
+    **{
+        (3, method, column): [
+            *(
+                [("cifar10_bare.json", "cells", ours, "gray-box", attack)]
+                if ours == "splic"
+                else []
+            ),
+            (_SMALL, "methods", ours, "gray-box", attack),
+        ]
+        for method, ours in (
+            ("USVT", "usvt"),
+            ("Soft-Imp", "soft_impute"),
+            ("ME-Net", "nuclear_norm"),
+            ("SPLIC", "splic"),
+        )
+        for column, attack in (("FGSM", "FGSM"), ("PGD", "PGD-7"))
+    },
+}
+
+
+def printed(
+    results: Results, table: int, method: str, column: str, dataset: str = "CIFAR-10"
+) -> str | None:
+    """The source of a printed value; None where a dash or nothing is printed."""
+    source = results.find(
+        f"{PRINTED}#/values",
+        table=table,
+        dataset=dataset,
+        method=method,
+        column=column,
+    )
+    if source is None or results.value(source)["value"] is None:
+        return None
+    return f"{source}/value"
+
+
+def ours(results: Results, table: int, method: str, column: str) -> str | None:
+    """The source of our cell for a printed value on CIFAR-10, None without one."""
+    for name, cells, defense, threat, attack in OURS.get((table, method, column), ()):
+        if not results.has(name) or results.record(name)["dataset"]["name"] != (
+            "cifar10"
+        ):
+            continue
+        for source in results.each(f"{name}#/{cells}", defense=defense, threat=threat):
+            if results.value(source)["attack"].startswith(attack):
+                return source
+    return None
+
+
+def side_by_side(results: Results) -> Table | None:
+    """Every printed value that there is one of ours for; None without any."""
+    rows = []
+    for table, method, column in OURS:
+        theirs = printed(results, table, method, column)
+        mine = ours(results, table, method, column)
+        if theirs is None or mine is None:
+            continue
+        rows.append(
+            [
+                Cell(
+                    f"{method}, {column}", f"Table {table}; {_name_of(results, mine)}"
+                ),
+                results.show(theirs, "printed"),
+                Cell(
+                    results.show(f"{mine}/accuracy", "percent"),
+                    results.show(f"{mine}/accuracy_interval", "interval"),
+                ),
+                results.show(f"{mine}/accuracy {theirs}", "difference"),
+                results.show(f"{mine}/count", "integer"),
+            ]
+        )
+    if not rows:
+        return None
+    heads = "printed for, paper %, ours %, points, images"
+    return make_table(
+        "CIFAR-10: the paper's values, ours, and the difference in points",
+        heads.split(", "),
+        rows,
+    )
+
+
+def _name_of(results: Results, source: str) -> str:
+    cell = results.value(source)
+    return f"ours: {defense_title(cell['defense'])}, {cell['threat']}"
+
+
+def printed_tables(results: Results) -> list[Table]:
+    """Tables 1 to 4 as printed."""
+    tables = []
+    for number, about in results.record(PRINTED)["tables"].items():
+        values = [
+            value
+            for value in results.record(PRINTED)["values"]
+            if value["table"] == int(number)
+        ]
+        pairs = dict.fromkeys((value["dataset"], value["method"]) for value in values)
+        rows = []
+        for dataset, method in pairs:
+            sources = [
+                printed(results, int(number), method, column, dataset)
+                for column in about["columns"]
+            ]
+            shown = [source and results.show(source, "printed") for source in sources]
+            rows.append([dataset, method, *shown])
+        heads = ("data set", "method", *(f"{x}, %" for x in about["columns"]))
+        caption = f"Table {number} (section {about['section']}): {about['title']}"
+        tables.append(make_table(caption, heads, rows, labels=2))
+    return tables
+
+
+def beside(results: Results) -> dict[str, Any]:
+    """The paper's tables, and ours beside them."""
+    return {
+        "table": side_by_side(results),
+        "printed": printed_tables(results),
+    }

@@ -1,0 +1,24 @@
+"""A cell to be measured, before it is."""
+
+from typing import Any, NamedTuple
+
+
+class Wanted(NamedTuple):
+    """A cell to be measured.
+
+    Attributes:
+        row, column: where it stands.
+        network: name of the attacked network, as `networks.settings_of` takes it.
+        defense: name of the transform before it, "none" for none.
+        config: settings of that transform, or None.
+        threat: one of `train.evaluation.THREATS`.
+        attack: name of the preset; None where the threat is "clean".
+    """
+
+    row: str
+    column: str
+    network: str
+    defense: str
+    config: Any
+    threat: str
+    attack: str | None = None

@@ -1,0 +1,104 @@
+"""The networks of the tables and figures, each by name, and the rows they stand in."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from splic_jax import METHODS
+from train.recipes import RECIPES, Recipe
+from train.reproductions.scales import Scale
+from train.settings import TrainSettings
+
+
+class Row(NamedTuple):
+    """A method of the tables: the network, and the transform before it or None."""
+
+    network: str
+    defense: str | None
+
+
+# The paper's names of the methods that come with a network of their own.
+ROWS: Mapping[str, Row] = {
+    "Vanilla": Row("vanilla", None),
+    "Madry": Row("madry", None),
+    "Thermometer": Row("thermometer", "thermometer"),
+    "TLA-RN": Row("tla_rn", None),
+    "TLA-SA": Row("tla_sa", None),
+    "TLA": Row("tla", None),
+    "TV Minimization": Row("tv_minimisation", "tv_minimisation"),
+    "ME-Net": Row("me_net", "nuclear_norm"),
+    "SPLIC": Row("splic", "splic"),
+    # Not the paper's: its white-box rivals are adversarially trained, SPLIC is not.
+    "SPLIC + PGD": Row("splic_pgd", "splic"),
+}
+# The methods of Tables 3 and 4, which stand before the network Vanilla.
+UNTRAINED: Mapping[str, str] = {
+    "USVT": "usvt",
+    "Soft-Imp": "soft_impute",
+    "ME-Net": "nuclear_norm",
+    "SPLIC": "splic",
+    "SRF": "srf",
+}
+_RECIPES = {
+    "madry": "pgd",
+    "tla_rn": "tla-rn",
+    "tla_sa": "tla-sa",
+    "tla": "tla",
+    "splic_pgd": "pgd",
+}
+_DEFENSES = {row.network: row.defense for row in ROWS.values()} | {
+    "bilateral": "bilateral",
+    "guided": "guided",
+}
+_TV_WEIGHT = "splic_tv_weight_"
+# ME-Net's recipe for its white-box results: keep probabilities from 0.4 to 0.6.
+_KEEP_RANGE = (0.4, 0.6)
+
+
+def config_of(defense: str | None) -> Any:
+    """A transform's default settings; None for no transform."""
+    return None if defense is None else METHODS[defense].config
+
+
+def of_tv_weight(value: float) -> str:
+    """The name of the network trained behind SPLIC with this weight."""
+    default = METHODS["splic"].config.tv_weight
+    return "splic" if value == default else f"{_TV_WEIGHT}{value:g}"
+
+
+def settings_of(network: str, scale: Scale, seed: int) -> TrainSettings:
+    """How a network is trained.
+
+    Raises:
+        KeyError: for an unknown name.
+    """
+    settings = TrainSettings(
+        model=scale.model,
+        epochs=scale.epochs,
+        batch_size=scale.batch_size,
+        compute_dtype=scale.compute_dtype,
+        seed=seed,
+    )
+    if network == "surrogate":
+        return dataclasses.replace(settings, model=scale.surrogate, seed=seed + 1)
+    if network.startswith(_TV_WEIGHT):
+        weight = float(network.removeprefix(_TV_WEIGHT))
+        config = dataclasses.replace(METHODS["splic"].config, tv_weight=weight)
+        return dataclasses.replace(settings, defense=config)
+    settings = dataclasses.replace(
+        settings,
+        defense=config_of(_DEFENSES[network]),
+        adversarial=_recipe(network, scale),
+    )
+    if network == "me_net":
+        settings = dataclasses.replace(
+            settings, masks_per_image=scale.masks_per_image, keep_range=_KEEP_RANGE
+        )
+    return settings
+
+
+def _recipe(network: str, scale: Scale) -> Recipe:
+    if network not in _RECIPES:
+        return RECIPES["none"]
+    recipe = RECIPES[_RECIPES[network]]
+    return dataclasses.replace(recipe, steps=scale.training_steps)

@@ -1,0 +1,132 @@
+"""How large a reproduction is: everything that differs between the scales is here."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from train.attackers import PRESETS, AttackSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The size of a reproduction.
+
+    Attributes:
+        name: what --scale calls it.
+        about: what a reader has to know of it, in a sentence.
+        model: the network, one of `train.models.NAMES`.
+        surrogate: the network of the black-box attacker, of another seed and, but for
+            smoke, architecture.
+        num_train, num_test: images; None for all.
+        num_costly: test images of the attacks that ask a defence thousands of times;
+            None for all.
+        epochs: passes over the training images, for every network.
+        batch_size: images in a training step.
+        compute_dtype: of the training, as `TrainSettings` has it.
+        masks_per_image: of ME-Net: versions of each training image.
+        training_steps: of PGD in adversarial training.
+        pgd_steps, cw_steps, eot_steps, eot_samples: of the attacks.
+        adaptive: rows of Table 2 that meet the adaptive attacks; None for all that
+            have a random defence.
+        smoothers: columns of figure 7.
+        ranks, tv_weights, keep_probabilities: of the sweeps of figures 6, 9 and 11.
+        photograph_ranks: of figure 5, on 112 x 112 pixels.
+        retrains: whether figure 9 trains a network for each weight, or takes the one
+            trained at the default.
+    """
+
+    name: str
+    about: str
+    model: str
+    surrogate: str
+    num_train: int | None
+    num_test: int | None
+    num_costly: int | None
+    epochs: int
+    batch_size: int = 128
+    compute_dtype: str = "float32"
+    masks_per_image: int = 10
+    training_steps: int = 7
+    pgd_steps: int = PRESETS["pgd"].steps
+    cw_steps: int = PRESETS["cw"].steps
+    eot_steps: int = PRESETS["eot"].steps
+    eot_samples: int = PRESETS["eot"].eot_samples
+    adaptive: tuple[str, ...] | None = None
+    smoothers: tuple[str, ...] = ("Clean", "FGSM", "PGD", "CW")
+    ranks: tuple[int, ...] = (2, 4, 6, 8, 12, 16, 32)
+    tv_weights: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+    keep_probabilities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    photograph_ranks: tuple[int, ...] = (112, 56, 28, 14, 7)
+    retrains: bool = False
+
+    def attacks(self) -> Mapping[str, AttackSettings]:
+        """The attacks by their preset's name, with this scale's numbers of steps."""
+        eot = {"steps": self.eot_steps, "eot_samples": self.eot_samples}
+        changed = {
+            "fgsm": {},
+            "pgd": {"steps": self.pgd_steps},
+            "cw": {"steps": self.cw_steps},
+            "eot": eot,
+            "gradient-eot": eot,
+        }
+        return {
+            name: dataclasses.replace(PRESETS[name], **values)
+            for name, values in changed.items()
+        }
+
+
+SCALES: Mapping[str, Scale] = {
+    scale.name: scale
+    for scale in (
+        Scale(
+            "smoke",
+            "a test that everything runs: a few images, two steps of training and of "
+            "the attacks; its numbers say nothing about the paper",
+            model="small",
+            # Compiling takes most of the time: programs that others use as well.
+            surrogate="small",
+            num_train=128,
+            num_test=16,
+            num_costly=16,
+            epochs=1,
+            batch_size=64,
+            masks_per_image=2,
+            training_steps=2,
+            pgd_steps=2,
+            cw_steps=5,
+            eot_steps=2,
+            eot_samples=2,
+            adaptive=("SPLIC",),
+            smoothers=("Clean", "PGD"),
+            ranks=(2, 8),
+            tv_weights=(0.0, 0.02),
+            keep_probabilities=(0.5, 0.9),
+            photograph_ranks=(56, 7),
+        ),
+        Scale(
+            "small",
+            "not the paper's setting: 6 epochs, 1,000 test images, 100 of them where "
+            "an attack asks a defence thousands of times, and 100 steps of C&W",
+            model="resnet18",
+            surrogate="resnet18_denoise",
+            num_train=None,
+            num_test=1000,
+            num_costly=100,
+            epochs=6,
+            compute_dtype="bfloat16",
+            masks_per_image=2,
+            cw_steps=100,
+        ),
+        Scale(
+            "paper",
+            "the paper's network, images and attacks; it does not print its number of "
+            "epochs, which is 100 here",
+            model="resnet18",
+            surrogate="resnet18_denoise",
+            num_train=None,
+            num_test=None,
+            num_costly=None,
+            epochs=100,
+            retrains=True,
+        ),
+    )
+}

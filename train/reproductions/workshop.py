@@ -1,0 +1,148 @@
+"""Trains networks and measures cells, each once however many tables want it."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from splic_jax.transforms import as_dict
+from train import data, evaluation, models
+from train.attackers import AttackSettings, Network, knows_defense
+from train.checkpoints import LoadedModel
+from train.progress import Progress
+from train.reproductions.cells import Wanted
+from train.reproductions.networks import settings_of
+from train.reproductions.scales import Scale
+from train.train import train
+
+
+@dataclasses.dataclass
+class Workshop:
+    """What the items of one reproduction share.
+
+    Attributes:
+        scale: how large it is.
+        dataset_name, data_dir: of the images.
+        folder: --out; networks lie in `networks` in it.
+        seed: of the weights, the attacks and the masks.
+        progress: where to show how far it is.
+        known: summaries measured before, by what `identity` says of them.
+    """
+
+    scale: Scale
+    dataset_name: str
+    data_dir: str | None
+    folder: pathlib.Path
+    seed: int
+    progress: Progress
+    known: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    _networks: dict[str, LoadedModel] = dataclasses.field(default_factory=dict)
+    # By what is attacked and how many images: the same for all that stands before it.
+    _attacked: dict[tuple[str, int], dict] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def training(self) -> data.Dataset:
+        return self._load("train", self.scale.num_train)
+
+    @functools.cached_property
+    def test(self) -> data.Dataset:
+        return self._load("test", self.scale.num_test)
+
+    def _load(self, split: str, count: int | None) -> data.Dataset:
+        return data.load(
+            self.dataset_name, split, data_dir=self.data_dir, num_examples=count
+        )
+
+    def network(self, name: str) -> LoadedModel:
+        """A trained network; trains it, or goes on with its training, where needed."""
+        if name not in self._networks:
+            self.progress.line(f"network '{name}'")
+            self._networks[name] = train(
+                settings_of(name, self.scale, self.seed),
+                self.training,
+                self.test,
+                self.folder / "networks" / name,
+                cache_dir=self.folder / "purified",
+                progress=self.progress,
+            )
+        return self._networks[name]
+
+    def logits(self, name: str) -> Network:
+        """A trained network as images -> logits."""
+        loaded = self.network(name)
+        return models.logits_function(loaded.graphdef, loaded.variables)
+
+    def images(self, wanted: Wanted) -> data.Dataset:
+        """The test images of a cell: fewer where a defence is asked very often."""
+        costly = wanted.threat == "adaptive" or (
+            wanted.attack == "cw" and wanted.threat == "white-box" and wanted.config
+        )
+        count = self.scale.num_costly if costly else None
+        return dataclasses.replace(
+            self.test,
+            images=self.test.images[:count],
+            labels=self.test.labels[:count],
+        )
+
+    def attack(self, wanted: Wanted) -> AttackSettings:
+        """The settings of a cell's attack."""
+        if wanted.attack is None:
+            return AttackSettings()
+        return self.scale.attacks()[wanted.attack]
+
+    def identity(self, wanted: Wanted) -> dict[str, Any]:
+        """What a cell's number depends on, within one reproduction."""
+        attack = self.attack(wanted) if wanted.attack else None
+        values = {
+            "network": wanted.network,
+            "defense_settings": wanted.config and as_dict(wanted.config),
+            "threat": wanted.threat,
+            "attack_settings": attack and dataclasses.asdict(attack),
+            "count": len(self.images(wanted).images),
+        }
+        return json.loads(json.dumps(values))
+
+    def remember(self, cell: Mapping[str, Any]) -> None:
+        """Keeps a cell that was measured earlier."""
+        self.known[json.dumps(cell["identity"], sort_keys=True)] = cell
+
+    def measure(self, wanted: Wanted) -> tuple[dict[str, Any], bool]:
+        """A cell's summary (`train.evaluation.Cell`), and whether it is a new one."""
+        identity = self.identity(wanted)
+        found = self.known.get(json.dumps(identity, sort_keys=True))
+        new = found is None
+        if new:
+            found = {"identity": identity, **self._measure(wanted).summary()}
+            self.remember(found)
+        place = {"row": wanted.row, "column": wanted.column}
+        return {**found, **place, "defense": wanted.defense}, new
+
+    def _measure(self, wanted: Wanted) -> evaluation.Cell:
+        images = self.images(wanted)
+        transfers = wanted.threat == "black-box"
+        target = "surrogate" if transfers else wanted.network
+        kept = self._attacked.setdefault((target, len(images.images)), {})
+        if wanted.config is not None and knows_defense(wanted.threat):
+            kept = {}
+        name = f"{wanted.row}, {wanted.column}"
+        with self.progress.stage(name, len(images.images), lines=False) as advance:
+            return evaluation.measure(
+                self.logits(wanted.network),
+                images,
+                wanted.threat,
+                wanted.defense,
+                wanted.config,
+                attack=self.attack(wanted),
+                seed=self.seed,
+                surrogate=self.logits("surrogate") if transfers else None,
+                attacked=kept,
+                advance=advance,
+            )
+
+    def keys(self) -> tuple[jax.Array, jax.Array]:
+        """The keys of attacks and masks, those of the cells."""
+        return tuple(jax.random.split(jax.random.key(self.seed)))
