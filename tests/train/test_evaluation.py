@@ -75,7 +75,7 @@ def test_clean_and_attacked_accuracy_of_the_bare_network(dataset):
     )
 
 
-@pytest.mark.parametrize("threat", evaluation.THREATS)
+@pytest.mark.parametrize("threat", ["clean", "black-box", "gray-box", "white-box"])
 def test_cells_do_not_depend_on_how_many_images_there_are(dataset, threat):
     few = Dataset("toy", dataset.images[:9], dataset.labels[:9], dataset.class_names)
     run = lambda data: evaluation.measure(
