@@ -28,7 +28,7 @@ from train import flags as shared_flags
 from train.attackers import PRESETS
 from train.evaluate import (
     network_record,
-    results_of,
+    record_of,
     settings_of,
     table,
     write_json,
@@ -132,12 +132,13 @@ def main(argv: Sequence[str]) -> None:
     inputs = json.loads(json.dumps(inputs))
     described = {n: settings_of(config) for n, config in {**configs, **swept}.items()}
     # Read once: what is stored below has the settings of now.
-    earlier = results_of(path, inputs, "settings")
+    before = record_of(path, inputs)
+    earlier = before.get("settings", {})
     record = {
         "provenance": provenance.provenance(),
         **inputs,
         "settings": described,
-        **{name: results_of(path, inputs, name) or [] for name in (*_CELLS, "costs")},
+        **{name: before.get(name, []) for name in (*_CELLS, "costs")},
     }
 
     def measure(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from splic_jax.batches import CHUNK_VALUES, check, map_chunks, numbered
+from splic_jax.channels import from_matrices, to_matrices
 from splic_jax.completion import LANES, complete_batch, uses_lanes
 from splic_jax.config import SPLICConfig
 from splic_jax.masks import sample_mask
@@ -179,22 +181,18 @@ def _purify_chunk(
             image_key, shape, config.keep_probability, config.mask, config.mask_design
         )
 
-    separate = config.channels == "separate"
-    blocks = 1 if separate else channels
+    blocks = 1 if config.channels == "separate" else channels
 
-    def to_matrices(x):
-        x = x.transpose(0, 3, 1, 2) if separate else x.transpose(0, 1, 3, 2)
-        return x.reshape(-1, height, blocks * width)
+    def matrices_of(x):
+        matrices = jax.vmap(partial(to_matrices, channels=config.channels))(x)
+        return matrices.reshape(-1, height, blocks * width)
 
     completed = complete_batch(
-        to_matrices(images),
-        to_matrices(jax.vmap(draw)(indices)),
+        matrices_of(images),
+        matrices_of(jax.vmap(draw)(indices)),
         config,
         rounds=rounds,
         blocks=blocks,
     )
-    if separate:
-        completed = completed.reshape(count, channels, height, width)
-        return completed.transpose(0, 2, 3, 1)
-    completed = completed.reshape(count, height, channels, width)
-    return completed.transpose(0, 1, 3, 2)
+    completed = completed.reshape(count, -1, *completed.shape[1:])
+    return jax.vmap(partial(from_matrices, image_channels=channels))(completed)

@@ -183,14 +183,12 @@ def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def results_of(
-    path: pathlib.Path, inputs: Mapping[str, Any], name: str = "networks"
-) -> Any:
-    """What an earlier run with the same inputs left in `path` under `name`, or {}."""
+def record_of(path: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier run with the same inputs left in `path`, or {}."""
     try:
         found = json.loads(path.read_text())
         if all(found[key] == value for key, value in inputs.items()):
-            return found[name]
+            return found
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return {}
@@ -209,19 +207,18 @@ def settings_of(config: Any) -> dict[str, Any] | None:
 
 
 def cells_kept(
-    path: pathlib.Path, inputs: Mapping[str, Any], settings: Mapping[str, Any]
+    earlier: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> dict[tuple[str, str, str], Any]:
     """Cells of an earlier run that are still true, by name.
 
     Args:
-        path: the file.
-        inputs: all that a cell depends on but its defence and its attack.
+        earlier: what that run left (`record_of`).
         settings: of the defences to measure now, by name.
     """
-    before = results_of(path, inputs, "defenses")
+    before = earlier.get("defenses", {})
     return {
         evaluation.cell_name(cell): cell
-        for cell in results_of(path, inputs, "cells")
+        for cell in earlier.get("cells", [])
         if settings.get(cell["defense"], before[cell["defense"]])
         == before[cell["defense"]]
     }
@@ -365,16 +362,17 @@ def main(argv: Sequence[str]) -> None:
     inputs = json.loads(json.dumps(inputs))
     path = pathlib.Path(FLAGS.out)
     settings = {name: settings_of(config) for name, config in defenses.items()}
-    kept = cells_kept(path, inputs, settings)
+    earlier = record_of(path, inputs)
+    before, kept = earlier.get("defenses", {}), cells_kept(earlier, settings)
     made_by = provenance.provenance()
     record = {
         "provenance": made_by,
         **inputs,
-        "defenses": {**results_of(path, inputs, "defenses"), **settings},
+        "defenses": {**before, **settings},
         "soundness": {
             name: findings
-            for name, findings in results_of(path, inputs, "soundness").items()
-            if results_of(path, inputs, "defenses")[name] == settings.get(name)
+            for name, findings in earlier.get("soundness", {}).items()
+            if before[name] == settings.get(name)
         },
     }
     progress = Progress()

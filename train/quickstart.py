@@ -164,7 +164,7 @@ def _evaluate(
         for name, loaded in networks.items()
     }
     results: dict[str, list[dict[str, Any]]] = {}
-    done = evaluate.results_of(path, inputs)
+    done = evaluate.record_of(path, inputs).get("networks", {})
     for name, logits_fn in functions.items():
         progress.line(f"network '{name}'")
 

@@ -255,7 +255,7 @@ def make_samples(
     blank = blank.astype(np.uint8)
     columns = len(settings) // rows
     tiles = _read_sheet(folder / "explorer.png", blank, columns)
-    cells = list(evaluate.results_of(path, inputs, "explorer"))
+    cells = list(evaluate.record_of(path, inputs).get("explorer", []))
     if tiles is None:
         tiles, cells = blank, []
     if len(cells) == len(settings) and (folder / "samples.png").exists():

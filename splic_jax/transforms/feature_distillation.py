@@ -1,8 +1,5 @@
 """Feature distillation: a JPEG's quantisation, coarser and made for networks."""
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -65,11 +62,3 @@ def distil_one(
 
 
 distil_features = per_image(distil_one)
-
-
-def distil_differentiably(
-    images: Float[Array, "*n h w c"], config: FeatureDistillationConfig
-) -> Float[Array, "*n h w c"]:
-    """The same with differentiable rounding: a stand-in for its derivative (BPDA)."""
-    differentiable = dataclasses.replace(config, rounding="differentiable")
-    return distil_features(images, jax.random.key(0), differentiable)

@@ -1,9 +1,9 @@
 """JPEG compression, without the file: what quantisation leaves of an image."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from splic_jax.fields import config, require_choice, require_integer, require_number
-from splic_jax.transforms.base import per_image
+from splic_jax.transforms.base import Transform, per_image
 
 # The example tables of the standard, annex K.1, which libjpeg scales by the quality.
 LUMA_TABLE = np.array(
@@ -230,9 +230,17 @@ def compress_one(
 compress = per_image(compress_one)
 
 
-def compress_differentiably(
-    images: Float[Array, "*n h w c"], config: JPEGConfig
-) -> Float[Array, "*n h w c"]:
-    """The same with differentiable rounding: a stand-in for its derivative (BPDA)."""
-    differentiable = dataclasses.replace(config, rounding="differentiable")
-    return compress(images, jax.random.key(0), differentiable)
+def with_differentiable_rounding(
+    transform: Transform,
+) -> Callable[[Float[Array, "*n h w c"], Any], Float[Array, "*n h w c"]]:
+    """``(images, config) -> images``, to stand in for a transform's derivative (BPDA).
+
+    Args:
+        transform: one that is not random, whose settings have a `rounding`.
+    """
+
+    def backward(images: Array, config: Any) -> Array:
+        differentiable = dataclasses.replace(config, rounding="differentiable")
+        return transform(images, jax.random.key(0), differentiable)
+
+    return backward

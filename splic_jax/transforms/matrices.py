@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from splic_jax.channels import Channels, from_matrices, to_matrices
 from splic_jax.fields import require_choice, require_number
 from splic_jax.masks import sample_mask
 
-Channels = Literal["separate", "concatenated"]
 Mask = Literal["shared", "independent"]
 
 
@@ -21,23 +21,15 @@ def require_masking(config: Any) -> None:
     require_choice(config, "mask", ("shared", "independent"))
 
 
-def to_matrices(
-    image: Shaped[Array, "h w c"], channels: Channels
-) -> Shaped[Array, "k m n"]:
-    """Splits an image into one h x w matrix a channel, or one h x (c w) matrix."""
-    matrices = jnp.moveaxis(image, 2, 0)
-    if channels == "separate":
-        return matrices
-    return jnp.concatenate(list(matrices), axis=1)[None]
-
-
-def from_matrices(
-    matrices: Shaped[Array, "k m n"], image_channels: int
-) -> Shaped[Array, "h w c"]:
-    """The image of `image_channels` channels that `to_matrices` made these from."""
-    if len(matrices) != image_channels:
-        matrices = jnp.stack(jnp.split(matrices[0], image_channels, axis=1))
-    return jnp.moveaxis(matrices, 0, 2)
+def of_matrices(
+    complete: Callable[[Array, Array], Array],
+    image: Float[Array, "h w c"],
+    mask: Bool[Array, "h w c"],
+    channels: Channels,
+) -> Float[Array, "h w c"]:
+    """An image whose matrices each went through ``(matrix, mask) -> matrix``."""
+    matrices, masks = (to_matrices(x, channels) for x in (image, mask))
+    return from_matrices(jax.vmap(complete)(matrices, masks), image.shape[2])
 
 
 def estimate(
@@ -61,7 +53,5 @@ def estimate(
     """
     mask = sample_mask(key, image.shape, config.keep_probability, config.mask)
     kept = jnp.where(mask, 2 * image - 1, 0)
-    matrices = to_matrices(kept, config.channels)
-    masks = to_matrices(mask, config.channels)
-    done = from_matrices(jax.vmap(complete)(matrices, masks), image.shape[2])
+    done = of_matrices(complete, kept, mask, config.channels)
     return jnp.clip((done + 1) / 2, 0, 1)

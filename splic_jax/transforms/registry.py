@@ -21,14 +21,13 @@ from splic_jax.transforms.crop_rescale import CropRescaleConfig, crop_and_rescal
 from splic_jax.transforms.diversification import DiversificationConfig, diversify
 from splic_jax.transforms.feature_distillation import (
     FeatureDistillationConfig,
-    distil_differentiably,
     distil_features,
 )
 from splic_jax.transforms.guided import GuidedConfig, filter_guided
 from splic_jax.transforms.jpeg import (
     JPEGConfig,
     compress,
-    compress_differentiably,
+    with_differentiable_rounding,
 )
 from splic_jax.transforms.nuclear_norm import NuclearNormConfig, nuclear_norm
 from splic_jax.transforms.quilting import QuiltingConfig, fit_bank, quilt
@@ -189,7 +188,7 @@ METHODS: Mapping[str, Method] = {
         random=False,
         differentiable=False,
         attack="BPDA, by its differentiable rounding (`backward`) or the identity",
-        backward=compress_differentiably,
+        backward=with_differentiable_rounding(compress),
     ),
     "bit_depth": Method(
         title="Bit-depth reduction",
@@ -244,7 +243,7 @@ METHODS: Mapping[str, Method] = {
         random=False,
         differentiable=False,
         attack="BPDA, by its differentiable rounding (`backward`) or the identity",
-        backward=distil_differentiably,
+        backward=with_differentiable_rounding(distil_features),
     ),
     "sparse_coding": Method(
         title="Sparse coding (STL)",

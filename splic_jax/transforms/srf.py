@@ -4,6 +4,7 @@ It is not a setting of `SPLICConfig`: it starts from a wider smoothing, does not
 rank, and stops by what a whole round changed instead of its last step.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,9 +19,8 @@ from splic_jax.transforms.iteration import iterate
 from splic_jax.transforms.matrices import (
     Channels,
     Mask,
-    from_matrices,
+    of_matrices,
     require_masking,
-    to_matrices,
 )
 from splic_jax.transforms.singular_values import descend_smoothed_rank, largest
 
@@ -139,10 +139,8 @@ def srf_one(
     attack the average of many masks (EOT), as SPLIC.
     """
     mask = sample_mask(key, image.shape, config.keep_probability, config.mask)
-    matrices = to_matrices(image, config.channels)
-    masks = to_matrices(mask, config.channels)
-    done = jax.vmap(lambda x, m: srf_matrix(x, m, config))(matrices, masks)
-    return jnp.clip(from_matrices(done, image.shape[2]), 0, 1)
+    complete = partial(srf_matrix, config=config)
+    return jnp.clip(of_matrices(complete, image, mask, config.channels), 0, 1)
 
 
 srf = per_image(srf_one)

@@ -66,12 +66,20 @@ def cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def loss_of_attacked(
-    forward: Forward, attacked: Images, labels: Labels, key: PRNGKeyArray
-) -> tuple[Float[Array, ""], Logits]:
-    """The cross-entropy of the attacked images, and their logits."""
-    logits = forward(attacked, key).logits
-    return cross_entropy(logits, labels), logits
+class LossOfAttacked:
+    """The loss of a recipe that is all in its attack."""
+
+    def loss(
+        self,
+        forward: Forward,
+        images: Images,
+        attacked: Images,
+        labels: Labels,
+        key: PRNGKeyArray,
+    ) -> tuple[Float[Array, ""], Logits]:
+        """The cross-entropy of the attacked images, and their logits."""
+        logits = forward(attacked, key).logits
+        return cross_entropy(logits, labels), logits
 
 
 def kl_divergence(reference: Logits, logits: Logits) -> Float[Array, ""]:

@@ -2,23 +2,21 @@
 
 import dataclasses
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 import attacks
 from splic_jax.fields import require_number
 from train.recipes.base import (
-    Forward,
     Frozen,
     Images,
     Labels,
-    Logits,
-    loss_of_attacked,
+    LossOfAttacked,
     require_epsilon,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Fast:
+class Fast(LossOfAttacked):
     """As `PGD` with a single step, at about twice the cost of no attack at all.
 
     Trained for long, or at a larger epsilon, it may learn to resist that one step and
@@ -54,13 +52,3 @@ class Fast:
             step_size=self.step_ratio * self.epsilon,
             steps=1,
         ).images
-
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
-        return loss_of_attacked(forward, attacked, labels, key)

@@ -2,23 +2,22 @@
 
 import dataclasses
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 import attacks
+from attacks.losses import Loss
 from splic_jax.fields import require_integer, require_number
 from train.recipes.base import (
-    Forward,
     Frozen,
     Images,
     Labels,
-    Logits,
-    loss_of_attacked,
+    LossOfAttacked,
     require_epsilon,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class PGD:
+class PGD(LossOfAttacked):
     r"""The cross-entropy of the images that PGD makes of the batch.
 
     .. math:: \min_\theta E \max_{\|x' - x\|_\infty \le \epsilon} L(f_\theta(x'), y)
@@ -45,6 +44,17 @@ class PGD:
     def craft(
         self, frozen: Frozen, images: Images, labels: Labels, key: PRNGKeyArray
     ) -> Images:
+        return self.attacked(frozen, images, labels, key)
+
+    def attacked(
+        self,
+        frozen: Frozen,
+        images: Images,
+        labels: Labels,
+        key: PRNGKeyArray,
+        loss: Loss | None = None,
+    ) -> Images:
+        """What PGD makes of the images, on the cross-entropy or on another loss."""
         return attacks.pgd(
             frozen.network,
             images,
@@ -53,14 +63,5 @@ class PGD:
             epsilon=self.epsilon,
             step_size=self.step_size,
             steps=self.steps,
+            loss=loss,
         ).images
-
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
-        return loss_of_attacked(forward, attacked, labels, key)

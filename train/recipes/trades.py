@@ -5,9 +5,8 @@ import dataclasses
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-import attacks
 from attacks.losses import kl_from
-from splic_jax.fields import require_integer, require_number
+from splic_jax.fields import require_number
 from train.recipes.base import (
     Forward,
     Frozen,
@@ -16,12 +15,12 @@ from train.recipes.base import (
     Logits,
     cross_entropy,
     kl_divergence,
-    require_epsilon,
 )
+from train.recipes.pgd import PGD
 
 
 @dataclasses.dataclass(frozen=True)
-class Trades:
+class Trades(PGD):
     r"""Cross-entropy of the clean images, and beta times the divergence nearby.
 
     .. math::
@@ -43,31 +42,19 @@ class Trades:
         accuracy", eq. (5) and algorithm 1.
     """
 
-    epsilon: float = 8 / 255
-    step_size: float = 2 / 255
     steps: int = 10
     beta: float = 6.0
 
     def __post_init__(self) -> None:
-        require_epsilon(self)
-        require_number(self, "step_size", "(0, 1]")
-        require_integer(self, "steps")
+        super().__post_init__()
         require_number(self, "beta", "[0, inf)")
 
     def craft(
         self, frozen: Frozen, images: Images, labels: Labels, key: PRNGKeyArray
     ) -> Images:
         clean_key, attack_key = jax.random.split(key)
-        return attacks.pgd(
-            frozen.network,
-            images,
-            labels,
-            attack_key,
-            epsilon=self.epsilon,
-            step_size=self.step_size,
-            steps=self.steps,
-            loss=kl_from(frozen.network(images, clean_key)),
-        ).images
+        divergence = kl_from(frozen.network(images, clean_key))
+        return self.attacked(frozen, images, labels, attack_key, divergence)
 
     def loss(
         self,

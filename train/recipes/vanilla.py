@@ -10,12 +10,12 @@ from train.recipes.base import (
     Images,
     Labels,
     Logits,
-    loss_of_attacked,
+    LossOfAttacked,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Vanilla:
+class Vanilla(LossOfAttacked):
     """The cross-entropy of the images, which nobody attacks."""
 
     def craft(
@@ -32,4 +32,4 @@ class Vanilla:
         labels: Labels,
         key: PRNGKeyArray,
     ) -> tuple[Float[Array, ""], Logits]:
-        return loss_of_attacked(forward, images, labels, key)
+        return super().loss(forward, images, images, labels, key)

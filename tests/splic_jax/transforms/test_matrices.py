@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from splic_jax.channels import from_matrices, to_matrices
 from splic_jax.masks import sample_mask
-from splic_jax.transforms.matrices import estimate, from_matrices, to_matrices
+from splic_jax.transforms.matrices import estimate
 from splic_jax.transforms.usvt import USVTConfig
 
 IMAGE = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 5, 3)), jnp.float32)

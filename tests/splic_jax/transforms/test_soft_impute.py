@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from splic_jax.channels import to_matrices
 from splic_jax.masks import sample_mask
-from splic_jax.transforms.matrices import to_matrices
 from splic_jax.transforms.soft_impute import (
     SoftImputeConfig,
     soft_impute_matrix,
