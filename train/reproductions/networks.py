@@ -101,4 +101,6 @@ def _recipe(network: str, scale: Scale) -> Recipe:
     if network not in _RECIPES:
         return RECIPES["none"]
     recipe = RECIPES[_RECIPES[network]]
-    return dataclasses.replace(recipe, steps=scale.training_steps)
+    return dataclasses.replace(
+        recipe, steps=scale.training_steps, step_size=scale.training_step_size
+    )

@@ -186,8 +186,8 @@ SWEEPS: Mapping[str, Item] = {
         functools.partial(
             draw_curves,
             "weight of the total variation",
-            "Scales smoke and small take the network trained at the default weight; "
-            "paper trains one for each.",
+            "The network is the one trained at the default weight, but at scale paper, "
+            "which trains one for each.",
         ),
         drawing.SUFFIXES,
     ),
