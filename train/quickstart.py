@@ -31,7 +31,7 @@ from train.settings import TrainSettings
 from train.train import train
 
 FLAGS = flags.FLAGS
-FORMAT = 1
+FORMAT = 2
 SHOWN = 10  # pictures in the figure
 
 

@@ -36,11 +36,12 @@ def first_run(tmp_path_factory):
     return folder, done
 
 
-def test_writes_the_table_the_json_and_the_figure(first_run):
+def test_writes_the_table_the_json_and_the_figure(first_run, schema_errors):
     folder, done = first_run
     for word in ("[1/5", "[5/5", "white-box", "gray-box", "quickstart.png"):
         assert word in done.stdout
     record = json.loads((folder / "out" / "quickstart.json").read_text())
+    assert schema_errors(record) == []
     assert record["provenance"]["versions"]["jax"]
     assert set(record["networks"]) == {"bare", "splic"}
     cost = record["cost"]
@@ -83,7 +84,7 @@ def test_a_second_run_measures_nothing_again(first_run):
     assert json.loads(path.read_text())["networks"] == before["networks"]
 
 
-def test_evaluate_agrees_with_the_quickstart(first_run):
+def test_evaluate_agrees_with_the_quickstart(first_run, schema_errors):
     folder, _ = first_run
     flags = (
         "--checkpoint=out/splic",
@@ -95,6 +96,7 @@ def test_evaluate_agrees_with_the_quickstart(first_run):
     done = run("train.evaluate", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "out" / "evaluation.json").read_text())
+    assert schema_errors(record) == []
     quick = json.loads((folder / "out" / "quickstart.json").read_text())
     expected = {
         (cell["defense"], cell["threat"]): cell["correct_by_image"]
