@@ -3,7 +3,9 @@
 import json
 import pathlib
 
+import numpy as np
 import tensorboardX
+from jaxtyping import Array, Num
 
 from train.files import write_whole
 
@@ -29,6 +31,16 @@ class MetricWriter:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def show(
+        self, step: int, name: str, images: Num[np.ndarray | Array, "n h w c"]
+    ) -> None:
+        """Adds images to the events, side by side: bytes, or floats in [0, 1]."""
+        row = np.concatenate(images, axis=1)
+        if row.dtype != np.uint8:
+            row = np.round(255 * np.clip(row, 0, 1)).astype(np.uint8)
+        self._events.add_image(name, row, step, dataformats="HWC")
         self._events.flush()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """One training step: augment, attack, transform, differentiate, update."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from train.attackers import defended
 from train.recipes import RECIPES, Frozen, Outputs, Recipe
 
 CROP_PADDING = 4
+SHOWN = 8  # images in a row of TensorBoard
 
 # images -> logits of a network trained before, as `train.models.logits_function` is.
 LogitsOfImages = Callable[[Float[Array, "n h w c"]], Float[Array, "n classes"]]
@@ -32,10 +33,18 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """The loss, and the share of correct predictions, of one batch."""
+    """What a step tells of its batch.
+
+    Attributes:
+        loss: of the batch.
+        accuracy: the share of correct predictions.
+        shown: the first images, augmented, and the same attacked, by these names; {}
+            where nobody attacks.
+    """
 
     loss: Float[Array, ""]
     accuracy: Float[Array, ""]
+    shown: Mapping[str, Float[Array, "n h w c"]]
 
 
 def augment(
@@ -121,7 +130,10 @@ def make_train_step(
         )
         parameters = optax.apply_updates(state.parameters, updates)
         state = TrainState(state.step + 1, parameters, statistics, optimizer_state)
-        return state, StepMetrics(loss, accuracy)
+        shown = {}
+        if attacked is not inputs:
+            shown = {"augmented": inputs[:SHOWN], "attacked": attacked[:SHOWN]}
+        return state, StepMetrics(loss, accuracy, shown)
 
     compiled = jax.jit(
         train_step,

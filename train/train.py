@@ -6,8 +6,9 @@
     python -m train.train --defense=splic --adversarial=pgd --out=out/both
     python -m train.train --dataset=cifar10 --data_dir=DIR --model=resnet18 --epochs=100
 
-The run's folder gets `run.json`, `metrics.jsonl`, TensorBoard events and checkpoints;
-the same command goes on where an interrupted run stopped, bit for bit.
+The run's folder gets `run.json`, `metrics.jsonl`, checkpoints, and TensorBoard events:
+curves, test images as they are and transformed, training images attacked. The
+same command goes on where an interrupted run stopped, bit for bit.
 `train.checkpoints.load_checkpoint` reads the result.
 """
 
@@ -18,7 +19,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ from jaxtyping import Array, Int, Key, UInt8
 
 from splic_jax import METHODS, transform
 from splic_jax.purification import COMPILER_OPTIONS
-from splic_jax.transforms import fitted
+from splic_jax.transforms import fitted, returns_images
 from train import checkpoints, compilation, data, errors, models
 from train import flags as shared_flags
 from train.checkpoints import LoadedModel
@@ -43,7 +44,7 @@ from train.purified import purified_dataset
 from train.recipes import RECIPES, Recipe, name_of
 from train.recipes.ensemble import Ensemble
 from train.settings import COMPUTE_DTYPES, TrainSettings
-from train.step import TrainState, make_train_step
+from train.step import SHOWN, TrainState, make_train_step
 
 FLAGS = flags.FLAGS
 TEST_BATCH = 256
@@ -70,8 +71,8 @@ def _correct(logits_function, images, labels):
 @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
 def _correct_behind(logits_function, images, labels, indices, config, key):
     images = images.astype(jnp.float32) / 255
-    logits = logits_function(transform(images, key, config, indices=indices))
-    return logits.argmax(axis=-1) == labels
+    seen = transform(images, key, config, indices=indices)
+    return logits_function(seen).argmax(axis=-1) == labels, seen[:SHOWN]
 
 
 def accuracy_of(
@@ -81,11 +82,12 @@ def accuracy_of(
     labels: np.ndarray,
     config: Any = None,
     key: Key[Array, ""] | None = None,
+    show: Callable[[jax.Array], None] = lambda seen: None,
 ) -> float:
     """Returns the share of uint8 images ``[n, h, w, c]`` classified correctly.
 
     With the settings of a transform, and a key for it, the network sees the images
-    through that.
+    through that; `show` is given the first of them as it sees them.
     """
     logits_function = models.logits_function(graphdef, variables)
     batch = min(TEST_BATCH, len(images))
@@ -97,7 +99,9 @@ def accuracy_of(
         if config is None:
             hits = _correct(*batch_of)
         else:
-            hits = _correct_behind(*batch_of, chosen, config, key)
+            hits, seen = _correct_behind(*batch_of, chosen, config, key)
+            if not start:
+                show(seen)
         correct += int(hits[: len(images) - start].sum())
     return correct / len(images)
 
@@ -198,9 +202,14 @@ def train(
             "training", total_steps, done=epoch * epoch_steps, lines=False
         ) as advance,
     ):
+        if not epoch:
+            writer.show(0, "test/clean", test_dataset.images[:SHOWN])
+            if cached is not None:
+                writer.show(0, "test/transformed", test_images[0, :SHOWN])
         start, first_epoch = time.monotonic(), epoch
         while epoch < settings.epochs:
             epoch += 1
+            step = epoch * epoch_steps
             masks = _draw_masks(
                 jax.random.fold_in(mask_key, epoch), (epoch_steps, batch_size), images
             )
@@ -210,10 +219,10 @@ def train(
                 state, metrics = train_step(
                     state, images[mask, batch], dataset.labels[batch], step_key
                 )
-                history.append(metrics)
+                history.append((metrics.loss, metrics.accuracy))
                 # Reading the metrics of the step before keeps the device one step
                 # ahead of this loop, and no more.
-                advance(1, f"loss {float(history[-2:][0].loss):.3f}")
+                advance(1, f"loss {float(history[-2:][0][0]):.3f}")
             loss, accuracy = np.mean(jax.device_get(history), axis=0).tolist()
             if not math.isfinite(loss):
                 raise UserError(
@@ -228,9 +237,12 @@ def train(
                 test_dataset.labels,
                 in_step,
                 jax.random.key(settings.seed + 1),
+                show=functools.partial(_show_seen, writer, step, in_step),
             )
+            for name, row in metrics.shown.items():
+                writer.show(step, f"training/{name}", row)
             writer.write(
-                step := epoch * epoch_steps,
+                step,
                 epoch=epoch,
                 loss=loss,
                 train_accuracy=accuracy,
@@ -246,6 +258,11 @@ def train(
                 f"{seconds * (settings.epochs - epoch):.0f} s left"
             )
     return checkpoints.load_checkpoint(folder)
+
+
+def _show_seen(writer: MetricWriter, step: int, config: Any, seen: jax.Array) -> None:
+    if returns_images(config):
+        writer.show(step, "test/transformed", seen)
 
 
 def _fitted_defense(settings: TrainSettings, dataset: Dataset) -> Any:

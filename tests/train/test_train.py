@@ -1,6 +1,7 @@
 """Tests of train/train.py and train/checkpoints.py."""
 
 import dataclasses
+import io
 import json
 import pathlib
 import shutil
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
 
 from attacks import pgd
 from splic_jax import BitDepthConfig, SPLICConfig, transform
@@ -81,6 +84,31 @@ def rows(folder: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def pictures(folder: pathlib.Path) -> dict[tuple[str, int], np.ndarray]:
+    """The rows of images in the TensorBoard events, by name and step."""
+    found = {}
+    for path in sorted((folder / "tensorboard").glob("events.*")):
+        content, start = path.read_bytes(), 0
+        while start < len(content):
+            # A record is its length, a checksum, itself, and another checksum.
+            end = start + 12 + int.from_bytes(content[start : start + 8], "little")
+            event = Event.FromString(content[start + 12 : end])
+            for value in event.summary.value:
+                if value.HasField("image"):
+                    png = io.BytesIO(value.image.encoded_image_string)
+                    image = np.asarray(Image.open(png))
+                    shape = (value.image.height, value.image.width)
+                    assert image.shape == (*shape, value.image.colorspace)
+                    found[value.tag, event.step] = image
+            start = end + 4
+    return found
+
+
+def row_of(images: np.ndarray) -> np.ndarray:
+    """The first eight side by side."""
+    return np.concatenate(images[:8], axis=1)
+
+
 def assert_same(first: LoadedModel, second: LoadedModel) -> None:
     same = jax.tree.map(
         lambda a, b: bool((a == b).all()), first.variables, second.variables
@@ -102,7 +130,11 @@ def test_learns_and_records(trained) -> None:
     np.testing.assert_allclose(
         [first["learning_rate"], last["learning_rate"]], cosine, rtol=1e-5
     )
-    assert list((folder / "tensorboard").glob("events.*"))
+    # Nobody attacks and nothing stands before the network: one row, as it begins.
+    ((tag, row),) = pictures(folder).items()
+    assert tag == ("test/clean", 0)
+    assert row.shape == (8, 64, 3)
+    np.testing.assert_array_equal(row, row_of(TEST.images))
     run = json.loads((folder / "run.json").read_text())
     assert run["class_names"] == ["dark", "bright"]
     assert run["versions"]["jax"] == jax.__version__
@@ -202,6 +234,10 @@ def test_defense_trains_on_all_masks(tmp_path, monkeypatch) -> None:
     result = train.train(settings, TRAINING, TEST, tmp_path)
     assert seen == {72: (config, 4), 30: (config, 1)}
     assert result.settings.defense == config
+    np.testing.assert_array_equal(
+        pictures(tmp_path)["test/transformed", 0],
+        row_of(np.zeros_like(TEST.images)),
+    )
 
     versions = fake_purified(
         TRAINING, config, masks_per_image=4, seed=0, cache_dir="", progress=None
@@ -264,6 +300,29 @@ def test_ensemble_behind_a_defense_resumes_bit_for_bit(trained, tmp_path) -> Non
     assert rows(tmp_path / "whole")[-1]["test_accuracy"] > 0.7
     assert resumed.settings == settings
     assert not (tmp_path / "whole" / "purified").exists()
+
+    found = pictures(tmp_path / "whole")
+    tags = [f"training/{kind}" for kind in ("augmented", "attacked")]
+    steps = [("test/transformed", step) for step in (9, 18)]
+    assert set(found) == {
+        ("test/clean", 0),
+        *steps,
+        *((tag, step) for tag in tags for step in (9, 18)),
+    }
+    seen = transform(
+        TEST.images / np.float32(255),
+        jax.random.key(settings.seed + 1),
+        settings.defense,
+    )
+    for step in steps:
+        np.testing.assert_allclose(found[step] / 255, row_of(seen), atol=0.51 / 255)
+    for step in (9, 18):
+        augmented, attacked = (found[tag, step].astype(int) for tag in tags)
+        moved = np.abs(attacked - augmented)
+        assert 0.3 < (moved > 0).mean() and moved.max() <= round(0.02 * 255)
+    # What the interrupted run showed is shown again.
+    again = pictures(tmp_path / "cut")
+    assert all((again[name] == row).all() for name, row in found.items())
 
     refused = {
         "--adversarial=ensemble, not pgd": {"adversarial": PGD()},
