@@ -6,6 +6,7 @@ Each stands between a pair of comments, ``<!-- name -->`` and ``<!-- end name --
 what lies between them is replaced. A test fails where the two differ.
 """
 
+import functools
 import json
 import pathlib
 import re
@@ -356,6 +357,10 @@ BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "finding_table3": quote_findings.finding_table3,
     "finding_formulas": quote_findings.finding_formulas,
     "finding_cost": quote_findings.finding_cost,
+    **{
+        f"reproduced_table{n}": functools.partial(quote_findings.reproduced_table, n)
+        for n in (1, 2, 3, 4)
+    },
 }
 
 

@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from train.markdown import dataset_name, markdown_table
+from train.markdown import dataset_name, markdown_table, provenance_line
 from train.quote_defenses import cells_of, network_line
 
 _PRINTED = pathlib.Path(__file__).with_name("printed.json")
@@ -91,4 +91,47 @@ def finding_cost(results: pathlib.Path) -> str:
         f"{markdown_table(rows, 2)}\n\nThe first {record['dataset']['count']} test "
         "images. [bare](../results/cifar10_bare.json), "
         "[splic](../results/cifar10_splic.json)"
+    )
+
+
+def reproduced_table(number: int, results: pathlib.Path) -> str:
+    """A table of the paper as `reproduce` measured it, beside the printed values."""
+    file = f"reproduction/table{number}.json"
+    try:
+        record = json.loads((results / file).read_text())
+    except FileNotFoundError:
+        record = {"finished": False}
+    if not record["finished"]:
+        return f"Table {number} has not been run on real images yet."
+    heads = "method, column, paper %, ours %, 95 % interval, images, difference"
+    rows = [[*heads.split(", "), "the paper's value"]]
+    for row in record["comparison"]:
+        paper, difference = row["paper"], row["difference"]
+        low, high = row["interval"]
+        rows.append(
+            [
+                row["row"],
+                row["column"],
+                "-" if paper is None else f"{paper:.1f}",
+                f"{row['ours']:.1f}",
+                f"{low:.1f} to {high:.1f}",
+                str(row["count"]),
+                "-" if difference is None else f"{difference:+.1f}",
+                row["verdict"],
+            ]
+        )
+    printed = [row for row in record["comparison"] if row["paper"] is not None]
+    apart = sum(row["verdict"] == "disagrees" for row in printed)
+    verdict = "the paper prints none of these"
+    if printed:
+        verdict = (
+            f"{apart} of {len(printed)} printed values disagree, that is lie outside "
+            "our interval"
+        )
+    return (
+        f"{markdown_table(rows, 2)}\n\n"
+        f"Table {number}, {record['title']}: {verdict}. "
+        f"{dataset_name(record)}; scale {record['scale']['name']}: "
+        f"{record['scale']['about']}; seed {record['seed']}; "
+        f"{provenance_line(record)}. [results/{file}](../results/{file})"
     )

@@ -196,6 +196,22 @@ def made_up():
             ],
         },
     }
+    files["reproduction/table2.json"] = {
+        **base,
+        "finished": True,
+        "scale": {"name": "cpu", "about": "a small network, 6 epochs"},
+        "dataset": {"name": "cifar10"},
+        "cells": [
+            {**bare[4], "row": "SPLIC", "column": column} for column in ("BPDA", "EOT")
+        ],
+        "comparison": [
+            {"row": "SPLIC", "column": column, "paper": paper, "verdict": verdict}
+            for column, paper, verdict in (
+                ("BPDA", 68.5, "disagrees"),
+                ("EOT", None, "not printed"),
+            )
+        ],
+    }
     views = {
         view: {
             "psnr_db": None if view == "clean" else 31.5,
@@ -242,6 +258,7 @@ def three(name, threat="gray-box"):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
+    (folder / "reproduction").mkdir()
     for name, record in made_up().items():
         (folder / name).write_text(json.dumps(record))
     for name in ("samples.png", "explorer.png", "gradients.png", "growth.png"):
@@ -327,7 +344,9 @@ def test_findings_and_comparisons_are_there(page):
     for text in ("What they found", "Table 3; ours: SPLIC, gray-box", "BPDA + EOT"):
         assert text in page
     differences = [s for s, f, _ in Page(page).sources if f == "difference"]
-    assert len(differences) == 9  # 5 of Tables 1 and 2; 4 of Table 3
+    # 5 of Tables 1 and 2; 4 of Table 3; 1 of Table 2 as reproduced.
+    assert len(differences) == 10
+    assert "Table 2, rerun on CIFAR-10" in page and "disagrees" in page
     assert any("defenses_small.json" in source for source in differences)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from train.attackers import ALGORITHMS, PRESETS, AttackSettings
 from train.evaluation import THREATS, Cell, wilson_interval
+from train.reproductions.comparison import compare, printed_values
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "results").glob("**/*.json"))
@@ -88,6 +89,14 @@ def test_results_are_valid(path, schema_errors):
         assert cell["accuracy"] == right / count
         interval = wilson_interval(right, count)
         assert cell["accuracy_interval"] == pytest.approx(interval, abs=1e-9)
+    if record.get("comparison"):
+        number, dataset = int(record["item"][5:]), record["dataset"]["name"]
+        printed = printed_values(number, dataset)
+        rows = [
+            compare(cell, printed.get((cell["row"], cell["column"])))
+            for cell in record["cells"]
+        ]
+        assert record["comparison"] == rows
 
 
 def test_every_kind_of_results_is_there():

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from train.report.tables import Cell, Table, defense_title, make_table
+from train.report.tables import (
+    Cell,
+    Table,
+    accuracy,
+    defense_title,
+    make_table,
+)
 from train.report.traced import Results
 
 PRINTED = "printed.json"
@@ -132,9 +138,52 @@ def printed_tables(results: Results) -> list[Table]:
     return tables
 
 
+def reproduced(results: Results) -> list[dict[str, Any]]:
+    """The paper's tables as `reproduce` measured them, those that it has finished."""
+    found = []
+    for number in results.record(PRINTED)["tables"]:
+        name = f"reproduction/table{number}.json"
+        if not results.has(name) or not results.value(f"{name}#/finished"):
+            continue
+        if results.value(f"{name}#/dataset/name") != "cifar10":
+            continue
+        caption = f"Table {number}, rerun on CIFAR-10: paper and ours in %"
+        heads = "method, column, paper, ours, points, images, the paper's value"
+        comparison = results.each(f"{name}#/comparison")
+        rows = [
+            _reproduced_row(results, int(number), cell, compared)
+            for cell, compared in zip(
+                results.each(f"{name}#/cells"), comparison, strict=True
+            )
+        ]
+        table = make_table(caption, heads.split(", "), rows, labels=2)
+        at = f"{name}#/scale"
+        about = [results.show(f"{at}/{x}", "text") for x in ("name", "about")]
+        found.append({"table": table, "about": about})
+    return found
+
+
+def _reproduced_row(
+    results: Results, number: int, cell: str, compared: str
+) -> list[Any]:
+    facts = results.value(compared)
+    theirs = None
+    if facts["paper"] is not None:
+        theirs = printed(results, number, facts["row"], facts["column"])
+    return [
+        *(results.show(f"{cell}/{place}", "text") for place in ("row", "column")),
+        theirs and results.show(theirs, "printed"),
+        accuracy(results, cell),
+        theirs and results.show(f"{cell}/accuracy {theirs}", "difference"),
+        results.show(f"{cell}/count", "integer"),
+        results.show(f"{compared}/verdict", "text"),
+    ]
+
+
 def beside(results: Results) -> dict[str, Any]:
     """The paper's tables, and ours beside them."""
     return {
         "table": side_by_side(results),
+        "reproduced": reproduced(results),
         "printed": printed_tables(results),
     }

@@ -59,22 +59,23 @@ CHECKS: Mapping[str, str] = {
 def rerun(results: Results) -> dict[str, Any]:
     """For every result file the command that made it."""
     files = []
-    for path in sorted(results.folder.glob("*.json")):
-        record = results.record(path.name)
-        parts = [""] if "provenance" in record else [f"/{name}" for name in record]
+    for path in sorted(results.folder.glob("**/*.json")):
+        name = path.relative_to(results.folder).as_posix()
+        record = results.record(name)
+        parts = [""] if "provenance" in record else [f"/{one}" for one in record]
         for part in parts:
-            at = f"{path.name}#{part}/provenance"
+            at = f"{name}#{part}/provenance"
             facts = (record[part[1:]] if part else record).get("provenance")
             if not facts:
                 continue
             files.append(
                 {
-                    "file": path.name,
+                    "file": name,
                     "part": part[1:],
                     "command": results.show(f"{at}/command", "text"),
                     "facts": [
-                        results.show(f"{at}/{name}", "text")
-                        for name in ("date", "hardware")
+                        results.show(f"{at}/{fact}", "text")
+                        for fact in ("date", "hardware")
                     ],
                     "commit": facts.get("commit")
                     and results.show(f"{at}/commit", "text"),
