@@ -16,15 +16,13 @@ import numpy as np
 from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int
 
-from splic_jax import lanes, spectral, tracked
+from splic_jax import small, spectral, tracked
 from splic_jax.config import SPLICConfig
 from splic_jax.total_variation import total_variation_gradient
 
-# Matrices completed side by side on the CPU: single precision fills a vector register.
-LANES = 16
-# With sides up to this it pays to write the products out; beyond, one matrix is enough
-# work for the ordinary product.
-_LARGEST_IN_LANES = 64
+# Small matrices completed together on the CPU, whose operations take no longer to start
+# than to run.
+GROUP = 8
 
 
 class Completion(NamedTuple):
@@ -55,11 +53,11 @@ class _State(NamedTuple):
 
 
 class _Problem(NamedTuple):
-    """Matrices ``[m, n, *lanes]`` to complete; the exact solver takes one at a time."""
+    """A matrix ``[m, n]`` to complete."""
 
     anchors: Array  # 0 where there is none
     mask: Array  # 1 at the anchors, 0 elsewhere
-    unit: Array  # ``[*lanes]``; 1 with the exact solver
+    unit: Array  # 1 with the exact solver
 
 
 def complete(
@@ -101,32 +99,31 @@ def complete(
         return _run_to_convergence(matrix, mask, config, trace, blocks)
 
     if jax.default_backend() == "cpu":
-        # One completion after another, or one set of lanes after another, stops each
-        # as soon as it has converged, and sums in the same order as alone.
-        if uses_lanes(config, matrix.shape, matrix.dtype):
-            run = _in_lanes(run)
+        # One completion after another, or one group after another, stops each as soon
+        # as it has converged, and sums in the same order as alone.
+        if in_groups(config, matrix.shape, matrix.dtype):
+            run = _grouped(run)
         else:
             run = jax.custom_batching.sequential_vmap(run)
     return run(matrix, mask)
 
 
-def uses_lanes(
+def in_groups(
     config: SPLICConfig, shape: tuple[int, int], dtype: Any = jnp.float32
 ) -> bool:
-    """Whether matrices of this shape are completed `LANES` at a time on the CPU."""
-    return _is_fast(config, shape, dtype) and max(shape) <= _LARGEST_IN_LANES
+    """Whether matrices of this shape are completed `GROUP` at a time on the CPU."""
+    return _is_fast(config, shape, dtype) and max(shape) <= small.LARGEST
 
 
-def _in_lanes(run: Callable[[Array, Array], Completion]) -> Callable:
-    """`run`, which takes ``[m, n, lanes]``, as a function of one matrix.
+def _grouped(run: Callable[[Array, Array], Completion]) -> Callable:
+    """`run`, a function of one matrix, such that `GROUP` are always done together.
 
-    Always `LANES` of them are done together, however many there are: so each one's
-    result is the same whatever the batch.
+    However many there are: so each one's result is the same whatever the batch.
     """
 
     @jax.custom_batching.custom_vmap
     def run_batch(matrices: Array, masks: Array) -> Completion:
-        return _map_lanes(run, matrices, masks)
+        return _map_groups(run, matrices, masks)
 
     @run_batch.def_vmap
     def _(size: int, batched: list[bool], *arrays: Array) -> tuple[Completion, Any]:
@@ -145,19 +142,14 @@ def _in_lanes(run: Callable[[Array, Array], Completion]) -> Callable:
     return run_one
 
 
-def _map_lanes(run: Callable, matrices: Array, masks: Array) -> Any:
-    """Maps `run`, which takes ``[m, n, LANES]``, over ``[b, m, n]``."""
+def _map_groups(run: Callable, matrices: Array, masks: Array) -> Any:
+    """Maps `run` over ``[b, m, n]``, `GROUP` at a time."""
     count = len(matrices)
-    filling = ((0, -count % LANES), (0, 0), (0, 0))
-    groups = (-1, LANES, *matrices.shape[1:])
+    filling = ((0, -count % GROUP), (0, 0), (0, 0))
+    groups = (-1, GROUP, *matrices.shape[1:])
     matrices = jnp.pad(matrices, filling).reshape(groups)
     masks = jnp.pad(masks, filling, constant_values=True).reshape(groups)
-
-    def run_group(group):
-        done = run(*(jnp.moveaxis(a, 0, -1) for a in group))
-        return jax.tree.map(lambda a: jnp.moveaxis(a, -1, 0), done)
-
-    done = jax.lax.map(run_group, (matrices, masks))
+    done = jax.lax.map(lambda group: jax.vmap(run)(*group), (matrices, masks))
     return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], done)
 
 
@@ -166,7 +158,7 @@ def _run_to_convergence(
 ) -> Completion:
     problem, start = _start(matrix, mask, config)
     size = config.max_rounds * config.inner_steps
-    history = jnp.full((size if trace else 0, *matrix.shape[2:]), jnp.nan, matrix.dtype)
+    history = jnp.full(size if trace else 0, jnp.nan, matrix.dtype)
 
     def unfinished(state):
         change = state.changes[-1]
@@ -174,17 +166,14 @@ def _run_to_convergence(
 
     def advance(carry):
         state, history = carry
-        going_on = unfinished(state)
         new = _round(state, problem, config, blocks)
         if trace:
-            first = jnp.max(state.round) * config.inner_steps
-            old = jax.lax.dynamic_slice_in_dim(history, first, config.inner_steps)
-            changes = jnp.where(going_on, new.changes, old)
-            history = jax.lax.dynamic_update_slice_in_dim(history, changes, first, 0)
-        return lanes.choose(going_on, new, state), history
+            first = state.round * config.inner_steps
+            history = jax.lax.dynamic_update_slice(history, new.changes, (first,))
+        return new, history
 
     state, history = jax.lax.while_loop(
-        lambda carry: jnp.any(unfinished(carry[0])), advance, (start, history)
+        lambda carry: unfinished(carry[0]), advance, (start, history)
     )
     change = state.changes[-1]
     return Completion(
@@ -285,11 +274,11 @@ def complete_batch(
 
     The same as under `jax.vmap`, but fast on a CPU with `rounds` too.
     """
+    run = functools.partial(
+        complete_alternating, config=config, rounds=rounds, blocks=blocks
+    )
     shape, dtype = matrices.shape[1:], matrices.dtype
-    if jax.default_backend() != "cpu" or not uses_lanes(config, shape, dtype):
-        run = functools.partial(
-            complete_alternating, config=config, rounds=rounds, blocks=blocks
-        )
+    if jax.default_backend() != "cpu" or not in_groups(config, shape, dtype):
         return jax.vmap(run)(matrices, masks)
 
     def one_pass(matrix, mask):
@@ -297,7 +286,7 @@ def complete_batch(
             return _run_to_convergence(matrix, mask, config, False, blocks).matrix
         return _run_rounds(matrix, mask, config, rounds, blocks)
 
-    return _map_lanes(
+    return _map_groups(
         lambda matrix, mask: _alternate(one_pass, matrix, mask, config), matrices, masks
     )
 
@@ -312,7 +301,7 @@ def _alternate(
         return one_pass(matrix, mask)
     # Without a target pass 1 gives the matrix back, and pass 2 has nothing to start
     # from: all pixels are anchors once more, and it too gives the matrix back.
-    nothing_to_swap = jnp.all(mask, axis=(0, 1))
+    nothing_to_swap = jnp.all(mask)
 
     def swap(carry, _):
         matrix, mask = carry
@@ -356,25 +345,24 @@ def _is_fast(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
 
 def _start(matrix: Array, mask: Array, config: SPLICConfig) -> tuple[_Problem, _State]:
     anchors = jnp.where(mask, matrix, 0) * config.pixel_scale
-    lanes_shape = matrix.shape[2:]
     if _is_fast(config, matrix.shape, matrix.dtype):
         rank = config.rank_of(matrix.shape[:2])
         size = tracked.basis_size(rank, min(matrix.shape[:2]))
         # A power of two near the largest singular value: squares of its square neither
         # overflow nor vanish, and nothing is rounded.
-        bound = jnp.sqrt(lanes.total(lanes.total(anchors**2)))
+        bound = jnp.sqrt(small.total(small.total(anchors**2)))
         unit = jax.lax.stop_gradient(
             jnp.ldexp(jnp.ones_like(bound), jnp.frexp(bound)[1])
         )
         anchors = anchors / unit
         vectors, largest = tracked.decompose(anchors, size)
     else:
-        unit, vectors = jnp.ones(lanes_shape, matrix.dtype), None
+        unit, vectors = jnp.ones((), matrix.dtype), None
         # The values alone: their derivative, unlike that of the vectors, has no gaps.
         largest = jnp.linalg.svd(anchors, compute_uv=False)[0]
     delta = jnp.maximum(largest, _smallest_delta(matrix.dtype))
-    changes = jnp.full((config.inner_steps, *lanes_shape), jnp.inf, matrix.dtype)
-    state = _State(anchors, vectors, delta, jnp.zeros(lanes_shape, jnp.int32), changes)
+    changes = jnp.full(config.inner_steps, jnp.inf, matrix.dtype)
+    state = _State(anchors, vectors, delta, jnp.zeros((), jnp.int32), changes)
     return _Problem(anchors, mask.astype(matrix.dtype), unit), state
 
 
@@ -397,8 +385,8 @@ def _round(
 
 
 def _relative_change(x: Array, new: Array) -> Array:
-    moved = lanes.total(lanes.total((new - x) ** 2))
-    size = lanes.total(lanes.total(x**2))
+    moved = small.total(small.total((new - x) ** 2))
+    size = small.total(small.total(x**2))
     return jnp.sqrt(jnp.where(size > 0, moved / jnp.where(size > 0, size, 1), moved))
 
 
@@ -429,20 +417,21 @@ def _step(
     return _smooth_and_restore(cut, descended, problem, config, blocks), vectors
 
 
-@functools.partial(lanes.kernel, static_argnums=(3, 4))
+@functools.partial(small.kernel, static_argnums=(3, 4))
 def _smooth_and_restore(
     cut: Array, descended: Array, problem: _Problem, config: SPLICConfig, blocks: int
 ) -> Array:
     """The total variation's part of line 11, and line 13."""
     if config.tv_weight:
-        images = cut
-        if blocks > 1:
-            images = cut.reshape(cut.shape[0], blocks, -1, *cut.shape[2:])
-            images = jnp.moveaxis(images, 1, -1)
-        gradient = total_variation_gradient(images, config.tv_form, config.tv_scales)
-        if blocks > 1:
-            gradient = jnp.moveaxis(gradient, -1, 1).reshape(cut.shape)
-        descended -= config.step_size * config.tv_weight * gradient
+        images = cut.reshape(len(cut), blocks, -1)
+        gradient = jax.vmap(
+            lambda image: total_variation_gradient(
+                image, config.tv_form, config.tv_scales
+            ),
+            in_axes=1,
+            out_axes=1,
+        )(images)
+        descended -= config.step_size * config.tv_weight * gradient.reshape(cut.shape)
     return problem.anchors + (1 - problem.mask) * descended
 
 

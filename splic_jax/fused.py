@@ -4,7 +4,7 @@ One program of the grid completes one matrix: it reads the anchors, the places t
 in, a basis and delta to start from, runs round after round until its own matrix has
 converged, and writes the result. The method is that of `splic_jax.tracked`, whose
 elementwise functions and constants serve here too; sums are restated, since those of
-`splic_jax.lanes` take an array apart and a kernel cannot.
+`splic_jax.small` take an array apart and a kernel cannot, and so is what takes them.
 
 Triton wants sides that are powers of two, at least 16, so matrices are padded with
 zeros: rows and columns of zeros stay zero through every product, carry no singular
@@ -256,26 +256,16 @@ def _follow(
     """`tracked.track`; `whole` says that there is nothing outside of the span."""
     now = tracked.Leading(vectors, _dot(x, vectors))
     gram = _dot_tn(now.images, now.images)
-    wanted = _corrections(gram, delta, rank)
-
-    def turn(now, gram):
-        t = _angles(gram, rank)
-        t2 = _dot(t, t)
-        rotation = _dot(
-            tracked._plus_identity(t), tracked._inverse_root(t2, _dot(t2, t2))
-        )
-        rotation = _dot(rotation, tracked._newton(_dot_tn(rotation, rotation)))
-        return _rotate(now, rotation), _dot_tn(rotation, _dot(gram, rotation))
 
     def correct(_, carry):
-        now, gram = turn(*carry)
+        now, gram = _turn_fully(*carry, rank)
         if not whole:
             now = _leave_span(x, now, gram)
         return now, _dot_tn(now.images, now.images)
 
+    wanted = _corrections(gram, delta, rank)
     now, gram = jax.lax.fori_loop(0, wanted, correct, (now, gram))
-    t = _angles(gram, rank)
-    return _rotate(now, tracked._small_rotation(t, _dot(t, t)))
+    return _settle(x, now, gram, rank, whole)
 
 
 def _corrections(gram: Array, delta: Array, rank: int) -> Array:
@@ -288,9 +278,9 @@ def _corrections(gram: Array, delta: Array, rank: int) -> Array:
     many = (ratio > tracked._DELTA_OF_MANY**2) | (turn > tracked._ANGLE_OF_MANY**2)
     some = (ratio > tracked._DELTA_OF_SOME**2) | (turn > tracked._ANGLE_OF_SOME**2)
     # Triton takes untyped numbers for those of the type of the condition.
-    counts = (0, tracked._FEW, tracked._SOME, tracked._MANY)
-    none, few, some_of_them, many_of_them = map(jnp.int32, counts)
-    wanted = jnp.where(many, many_of_them, jnp.where(some, some_of_them, few))
+    counts = (tracked._NONE, tracked._SOME, tracked._MANY)
+    none, some_of_them, many_of_them = map(jnp.int32, counts)
+    wanted = jnp.where(many, many_of_them, jnp.where(some, some_of_them, none))
     return jnp.where(last > 0, wanted, none)
 
 
@@ -304,23 +294,80 @@ def _rotate(now: tracked.Leading, rotation: Array) -> tracked.Leading:
     return tracked.Leading(_dot(now.vectors, rotation), _dot(now.images, rotation))
 
 
+def _rotation(t: Array) -> Array:
+    t2 = _dot(t, t)
+    root = _identity(t) + t2 / 2 + _dot(t2, t2) * 0.375
+    return root + _dot(t, root)
+
+
+def _turn_fully(
+    now: tracked.Leading, gram: Array, rank: int
+) -> tuple[tracked.Leading, Array]:
+    rotation = _rotation(_angles(gram, rank))
+    newton = 1.5 * _identity(gram) - _dot_tn(rotation, rotation) / 2
+    rotation = _dot(rotation, newton)
+    return _rotate(now, rotation), _dot_tn(rotation, _dot(gram, rotation))
+
+
 def _leave_span(x: Array, now: tracked.Leading, gram: Array) -> tracked.Leading:
-    values = _diagonal(gram)
-    some = values > _EPSILON * jnp.max(values)
-    inverse = jnp.where(some, 1 / jnp.where(some, values, 1), 0)
-    pulled, inside = _dot_tn(x, now.images), _dot(now.vectors, gram)
-    step = tracked._first_order(pulled, inside, inverse)
+    squares = _diagonal(gram)
+    step = tracked._first_order(_outside(x, now, gram), _safe_inverse(squares))
+    now = _move(x, now, step, squares)
+    defect = _defect(now)
+    square = _dot(defect, defect)
+    root = _identity(gram) + defect / 2 + square * 0.375
+    return _rotate(now, root + _dot(square, defect) * 0.3125)
+
+
+def _outside(x: Array, now: tracked.Leading, gram: Array) -> Array:
+    return _dot_tn(x, now.images) - _dot(now.vectors, gram)
+
+
+def _move(
+    x: Array, now: tracked.Leading, step: Array, squares: Array
+) -> tracked.Leading:
     image = _dot(x, step)
     length, stretch = jnp.sum(step**2, axis=0), jnp.sum(image**2, axis=0)
-    rest = stretch * inverse / jnp.where(length > 0, length, 1)
+    rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
     scale = 1 / jnp.maximum(1 - rest, 0.3)
     norm = jnp.sqrt(jnp.sum(length * scale**2))
     scale *= jnp.minimum(1, tracked._LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
-    now = tracked._moved(now, step, image, scale)
-    defect = tracked._defect(_dot_tn(now.vectors, now.vectors))
-    square = _dot(defect, defect)
-    root = tracked._inverse_root(defect, square) + _dot(square, defect) * (5 / 16)
-    return _rotate(now, root)
+    return tracked.Leading(
+        tracked._moved(now.vectors, step, scale),
+        tracked._moved(now.images, image, scale),
+    )
+
+
+def _settle(
+    x: Array, now: tracked.Leading, gram: Array, rank: int, whole: bool
+) -> tracked.Leading:
+    rotation = _rotation(_angles(gram, rank))
+    turned = _rotate(now, rotation)
+    if not whole:
+        squares = jnp.sum(turned.images**2, axis=0)
+        step = _dot(_outside(x, now, gram), rotation) * _safe_inverse(squares)
+        turned = _move(x, turned, step, squares)
+    defect = _defect(turned)
+    gram = _dot_tn(turned.images, turned.images)
+    t = _angles(tracked._of_orthonormal(gram, defect, _diagonal(gram)), rank)
+    both = t + defect / 2
+    small = _identity(t) + both + _dot(both, both) / 2 + _dot(defect, defect) / 4
+    return _rotate(turned, small)
+
+
+def _identity(a: Array) -> Array:
+    i, j = _indices(a.shape[0])
+    return (i == j).astype(a.dtype)
+
+
+def _defect(now: tracked.Leading) -> Array:
+    gram = _dot_tn(now.vectors, now.vectors)
+    return _identity(gram) - gram
+
+
+def _safe_inverse(squares: Array) -> Array:
+    some = squares > _EPSILON * jnp.max(squares)
+    return jnp.where(some, 1 / jnp.where(some, squares, 1), 0)
 
 
 def _descend(

@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from splic_jax.batches import CHUNK_VALUES, check, map_chunks, numbered
 from splic_jax.channels import from_matrices, to_matrices
-from splic_jax.completion import LANES, complete_batch, uses_lanes
+from splic_jax.completion import GROUP, complete_batch, in_groups
 from splic_jax.config import SPLICConfig
 from splic_jax.masks import sample_mask
 
-# Images in one chunk where the CPU does `LANES` matrices at a time: enough for two
-# cores to have work, and few for someone who has few.
-_CHUNK_OF_LANES = 2 * LANES
+# Images in one chunk where the CPU does `GROUP` matrices at a time: of colour images
+# three groups, none of which has to be filled up.
+_CHUNK_OF_GROUPS = GROUP
 
 # For the CPU, where the fast solver's operations are too small to be split among cores,
 # which are for different images (`devices`), and can fill a wide vector register.
@@ -100,13 +100,13 @@ def purify(
         # Equal chunks leave little to fill up; results do not depend on them here.
         return -(-count // -(-count // chunk))
 
-    in_lanes = platform == "cpu" and uses_lanes(config, batch.shape[1:3])
+    grouped = platform == "cpu" and in_groups(config, batch.shape[1:3])
     # Inside of another jit or a transformation the outermost one compiles.
     outermost = not any(
         isinstance(array, jax.core.Tracer)
         for array in (batch, indices, key, jnp.zeros(()) + 0)
     )
-    purify_batch = _compiled_for_lanes if in_lanes and outermost else _compiled
+    purify_batch = _compiled_for_groups if grouped and outermost else _compiled
     if not devices:
         purified = purify_batch(
             batch, indices, key, config, chunk_of(len(batch)), rounds
@@ -137,10 +137,10 @@ def default_chunk_size(
     """Images of this shape that `purify` processes at a time on this platform.
 
     One on a CPU, where each then stops as soon as it has converged, unless the fast
-    solver takes many small ones side by side.
+    solver takes many small ones together.
     """
     if platform == "cpu":
-        return _CHUNK_OF_LANES if uses_lanes(config, shape[:2]) else 1
+        return _CHUNK_OF_GROUPS if in_groups(config, shape[:2]) else 1
     return max(1, CHUNK_VALUES // math.prod(shape))
 
 
@@ -160,7 +160,7 @@ def _purify_batch(
 
 _STATIC = ("config", "chunk", "rounds")
 _compiled = jax.jit(_purify_batch, static_argnames=_STATIC)
-_compiled_for_lanes = jax.jit(
+_compiled_for_groups = jax.jit(
     _purify_batch, static_argnames=_STATIC, compiler_options=COMPILER_OPTIONS
 )
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from splic_jax.lanes import kernel
+from splic_jax.small import kernel
 
 TVForm = Literal["exact", "printed"]
 

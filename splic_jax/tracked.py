@@ -2,7 +2,7 @@
 
 From one step to the next the matrix moves little, so its leading right singular vectors
 do too. `track` carries an orthonormal basis Q of up to 2r of them along, by matrix
-products alone. One correction of Q takes two parts, each right to second order in the
+products alone. What is done to Q takes two parts, each right to second order in the
 error:
 
 - within the span, S = Q^T X^T X Q is made diagonal by rotating all pairs of columns at
@@ -13,9 +13,14 @@ error:
   orthogonal to Q, so however far the singular values lie apart nothing is amplified,
   as it is in a power iteration.
 
+Where the columns turn far the two are done one after the other, as often as it takes;
+the last time, and most often the only one, both at once, which costs half as much.
+
 The columns past the first r are there so that what is left out is far below sigma_r:
 the rank cut is discontinuous, and an error there would grow. docs/performance.md
 measures it.
+
+Functions of one matrix, to be mapped over many by `jax.vmap`.
 """
 
 import functools
@@ -25,15 +30,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from splic_jax import lanes, spectral
-from splic_jax.lanes import kernel, product, product_nt, product_tn
+from splic_jax import small, spectral
+from splic_jax.small import dot, dot_tn, kernel, product, product_nt, product_tn
 
 # Below, the whole decomposition is as cheap.
 SMALLEST_SIDE = 16
 
-# Corrections in a step: many while the smoothed rank still shrinks the singular value
-# number r, that is while delta is of its size, and few when only its tail is cut off.
-_MANY, _SOME, _FEW = 3, 2, 1
+# Full corrections before the last one: many while the smoothed rank still shrinks the
+# singular value number r, that is while delta is of its size, and none when only its
+# tail is cut off.
+_MANY, _SOME, _NONE = 2, 1, 0
 _DELTA_OF_MANY, _DELTA_OF_SOME = 3.5, 0.5
 # Where columns have to turn by more than this, in radians, whatever delta is.
 _ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
@@ -50,9 +56,9 @@ class Leading(NamedTuple):
     """The leading right singular vectors of a matrix, approximately.
 
     Attributes:
-        vectors: ``[n, p, *lanes]``, orthonormal.
-        images: X times them, ``[m, p, *lanes]``; orthogonal, of the length of the
-            singular values.
+        vectors: ``[n, p]``, orthonormal.
+        images: X times them, ``[m, p]``; orthogonal, of the length of the singular
+            values.
     """
 
     vectors: Array
@@ -69,40 +75,44 @@ def decompose(x: Array, size: int) -> tuple[Array, Array]:
     """The leading right singular vectors by an eigendecomposition, to start from.
 
     Args:
-        x: ``[m, n, *lanes]`` with entries of about 1.
+        x: ``[m, n]`` with entries of about 1.
         size: number of vectors.
 
     Returns:
-        The vectors ``[n, size, *lanes]``, n being the smaller side, and the largest
-        singular value ``[*lanes]``.
+        The vectors ``[n, size]``, n being the smaller side, and the largest singular
+        value.
     """
     if x.shape[0] < x.shape[1]:
-        x = lanes.transpose(x)
+        x = x.T
     fixed = jax.lax.stop_gradient(x)
-    gram = product_tn(fixed, fixed)
-    if x.ndim == 2:
-        vectors = jnp.linalg.eigh(gram)[1][:, ::-1]
-    else:
-        # One after another: LAPACK's batches share their threads with the programs on
-        # other CPU devices, and wait for one another for ever.
-        vectors = jax.lax.map(
-            lambda one: jnp.linalg.eigh(one)[1], jnp.moveaxis(gram, -1, 0)
-        )
-        vectors = jnp.moveaxis(vectors[..., ::-1], 0, -1)
+    vectors = _eigenvectors(product_tn(fixed, fixed))
     # Differentiable in x, as the vectors are not: u_1^T dX v_1.
-    square = lanes.total(product(x, vectors[:, :1])[:, 0] ** 2)
+    square = small.total(product(x, vectors[:, :1])[:, 0] ** 2)
     largest = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return vectors[:, :size], largest
+
+
+def _eigenvectors(gram: Array) -> Array:
+    """Of the largest eigenvalues first."""
+
+    def one(gram: Array) -> Array:
+        return jnp.linalg.eigh(gram)[1][:, ::-1]
+
+    if jax.default_backend() == "cpu":
+        # One after another: LAPACK's batches share their threads with the programs on
+        # other CPU devices, and wait for one another for ever.
+        one = jax.custom_batching.sequential_vmap(one)
+    return one(gram)
 
 
 def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
     """The leading singular vectors of `x`, from those of a matrix near it.
 
     Args:
-        x: ``[m, n, *lanes]``, m >= n, with entries of about 1.
-        vectors: ``[n, p, *lanes]``, orthonormal; p of `basis_size`.
-        delta: width of the smoothed rank ``[*lanes]``, which says how much the first
-            r singular values are moving.
+        x: ``[m, n]``, m >= n, with entries of about 1.
+        vectors: ``[n, p]``, orthonormal; p of `basis_size`.
+        delta: width of the smoothed rank, which says how much the first r singular
+            values are moving.
         rank: r, which column the space has to be exact for.
 
     Returns:
@@ -115,30 +125,28 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
     wanted = _corrections(gram, delta, rank)
 
     def correct(carry):
-        done, now = carry
-        rotated, gram = _turn_fully(now, rank)
-        return done + 1, lanes.choose(wanted > done, _leave_span(x, rotated, gram), now)
+        done, now, gram = carry
+        now = _leave_span(x, *_turn_fully(now, gram, rank))
+        return done + 1, now, product_tn(now.images, now.images)
 
-    _, now = jax.lax.while_loop(
-        lambda carry: jnp.any(wanted > carry[0]), correct, (0, now)
+    _, now, gram = jax.lax.while_loop(
+        lambda carry: carry[0] < wanted, correct, (0, now, gram)
     )
-    gram = product_tn(now.images, now.images)
-    angles = _angles(gram, rank)
-    return _rotate(now, _small_rotation(angles, product(angles, angles)))
+    return _settle(x, now, gram, rank)
 
 
 def _corrections(gram: Array, delta: Array, rank: int) -> Array:
-    """How many corrections each lane wants; none where the matrix is 0."""
-    values = lanes.diagonal(gram)
-    kept = lanes.largest_ones(values, rank)
-    last = -lanes.largest(jnp.where(kept > 0, -values, -jnp.inf))
+    """How many full corrections the matrix wants; none where it is 0."""
+    values = small.diagonal(gram)
+    kept = small.largest_ones(values, rank)
+    last = -small.largest(jnp.where(kept > 0, -values, -jnp.inf))
     squares = _jacobi_angles(gram, values, kept) ** 2
-    turn = lanes.largest(lanes.total(squares) * kept)
+    turn = small.largest(small.total(squares) * kept)
     ratio = delta**2 / jnp.where(last > 0, last, 1)
     many = (ratio > _DELTA_OF_MANY**2) | (turn > _ANGLE_OF_MANY**2)
     some = (ratio > _DELTA_OF_SOME**2) | (turn > _ANGLE_OF_SOME**2)
-    wanted = jnp.where(many, _MANY, jnp.where(some, _SOME, _FEW))
-    return jnp.where(last > 0, wanted, 0)
+    wanted = jnp.where(many, _MANY, jnp.where(some, _SOME, _NONE))
+    return jnp.where(last > 0, wanted, _NONE)
 
 
 @kernel
@@ -156,9 +164,9 @@ def _jacobi_angles(gram: Array, values: Array, kept: Array) -> Array:
 
 
 def _angles(gram: Array, rank: int) -> Array:
-    values = lanes.diagonal(gram)
-    tangent = _jacobi_angles(gram, values, lanes.largest_ones(values, rank))
-    return _limited(tangent, lanes.total(lanes.total(tangent**2)))
+    values = small.diagonal(gram)
+    tangent = _jacobi_angles(gram, values, small.largest_ones(values, rank))
+    return _limited(tangent, small.total(small.total(tangent**2)))
 
 
 @kernel
@@ -168,38 +176,31 @@ def _limited(tangent: Array, square: Array) -> Array:
 
 
 @kernel
-def _small_rotation(t: Array, t2: Array) -> Array:
-    """(I + T)(I - T^2)^{-1/2}, orthogonal for antisymmetric T, to second order."""
-    return lanes.identity(t) + t + t2 / 2
+def _inverse_root(t2: Array) -> Array:
+    """``(I - T2)^{-1/2}`` of a small T2, to second order."""
+    return jnp.eye(len(t2)) + t2 / 2 + 0.375 * dot(t2, t2)
 
 
 @kernel
-def _plus_identity(t: Array) -> Array:
-    return lanes.identity(t) + t
+def _rotation(t: Array, root: Array) -> Array:
+    return root + dot(t, root)
 
 
 @kernel
-def _inverse_root(t2: Array, t4: Array) -> Array:
-    return lanes.identity(t2) + t2 / 2 + 0.375 * t4
-
-
-@kernel
-def _newton(gram: Array) -> Array:
-    """One Newton-Schulz step towards the inverse square root of a matrix near I."""
-    return 1.5 * lanes.identity(gram) - gram / 2
+def _newton(rotation: Array) -> Array:
+    """What brings a matrix that is nearly orthogonal nearer, by Newton and Schulz."""
+    return 1.5 * jnp.eye(len(rotation)) - dot_tn(rotation, rotation) / 2
 
 
 def _rotate(now: Leading, rotation: Array) -> Leading:
     return Leading(product(now.vectors, rotation), product(now.images, rotation))
 
 
-def _turn_fully(now: Leading, rank: int) -> tuple[Leading, Array]:
-    """Rotates within the span; returns also the new Q^T X^T X Q."""
-    gram = product_tn(now.images, now.images)
+def _turn_fully(now: Leading, gram: Array, rank: int) -> tuple[Leading, Array]:
+    """Rotates within the span by (I + T)(I - T^2)^{-1/2}; returns also the new gram."""
     t = _angles(gram, rank)
-    t2 = product(t, t)
-    rotation = product(_plus_identity(t), _inverse_root(t2, product(t2, t2)))
-    rotation = product(rotation, _newton(product_tn(rotation, rotation)))
+    rotation = _rotation(t, _inverse_root(product(t, t)))
+    rotation = product(rotation, _newton(rotation))
     gram = product_tn(rotation, product(gram, rotation))
     return _rotate(now, rotation), gram
 
@@ -208,52 +209,100 @@ def _leave_span(x: Array, now: Leading, gram: Array) -> Leading:
     """Corrects the vectors by what lies outside of their span."""
     if now.vectors.shape[0] == now.vectors.shape[1]:
         return now
-    pulled = product_tn(x, now.images)
-    inverse = _safe_inverse(lanes.diagonal(gram))
-    step = _first_order(pulled, product(now.vectors, gram), inverse)
-    now = _add_scaled(now, step, product(x, step), inverse)
-    defect = _defect(product_tn(now.vectors, now.vectors))
-    square = product(defect, defect)
-    cube = product(square, defect)
-    return _rotate(now, _inverse_root(defect, square) + 0.3125 * cube)
+    squares = small.diagonal(gram)
+    step = _first_order(_outside(x, now, gram), _safe_inverse(squares))
+    now = _move(now, Leading(step, product(x, step)), squares)
+    defect = _defect(now.vectors)
+    return _rotate(now, _inverse_root_to_third(defect, product(defect, defect)))
+
+
+def _outside(x: Array, now: Leading, gram: Array) -> Array:
+    """What X^T X makes of the vectors outside of their span."""
+    return _rest(product_tn(x, now.images), now.vectors, gram)
 
 
 @kernel
-def _defect(gram: Array) -> Array:
-    return lanes.identity(gram) - gram
+def _rest(pulled: Array, vectors: Array, gram: Array) -> Array:
+    return pulled - dot(vectors, gram)
+
+
+@kernel
+def _first_order(outside: Array, inverse: Array) -> Array:
+    return outside * inverse
+
+
+def _move(now: Leading, step: Leading, squares: Array) -> Leading:
+    """Adds a step of first order, each column scaled by the quotient of its own."""
+    length, stretch = small.total(step.vectors**2), small.total(step.images**2)
+    rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
+    scale = 1 / jnp.maximum(1 - rest, 0.3)
+    norm = jnp.sqrt(small.total(length * scale**2))
+    scale = scale * jnp.minimum(1, _LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
+    return Leading(*(_moved(*of, scale) for of in zip(now, step, strict=True)))
+
+
+@kernel
+def _moved(now: Array, step: Array, scale: Array) -> Array:
+    return now + step * scale
+
+
+@kernel
+def _defect(vectors: Array) -> Array:
+    return jnp.eye(vectors.shape[1]) - dot_tn(vectors, vectors)
+
+
+@kernel
+def _inverse_root_to_third(defect: Array, square: Array) -> Array:
+    root = jnp.eye(len(defect)) + defect / 2 + 0.375 * square
+    return root + 0.3125 * dot(square, defect)
 
 
 def _safe_inverse(squares: Array) -> Array:
     """1 / sigma^2, 0 where that is a rounding error of the largest."""
-    least = jnp.finfo(squares.dtype).eps * lanes.largest(squares)
+    least = jnp.finfo(squares.dtype).eps * small.largest(squares)
     return jnp.where(squares > least, 1 / jnp.where(squares > least, squares, 1), 0)
 
 
+def _settle(x: Array, now: Leading, gram: Array, rank: int) -> Leading:
+    """The last correction, within the span and out of it at once, to second order."""
+    t = _angles(gram, rank)
+    rotation = _rotation(t, _inverse_root(product(t, t)))
+    turned = _rotate(now, rotation)
+    if now.vectors.shape[0] != now.vectors.shape[1]:
+        # The turned columns' own: a mixture of two would get the correction of neither.
+        squares = small.total(turned.images**2)
+        step = _turned_step(_outside(x, now, gram), rotation, _safe_inverse(squares))
+        turned = _move(turned, Leading(step, product(x, step)), squares)
+    # What that left, of second order, is mended at once: lengths, angles between the
+    # columns, and S.
+    defect = _defect(turned.vectors)
+    gram = product_tn(turned.images, turned.images)
+    t = _angles(_of_orthonormal(gram, defect, small.diagonal(gram)), rank)
+    return _rotate(turned, _small_rotation(t, defect))
+
+
 @kernel
-def _first_order(pulled: Array, inside: Array, inverse: Array) -> Array:
-    return (pulled - inside) * inverse
-
-
-def _add_scaled(
-    now: Leading, step: Array, step_image: Array, inverse: Array
-) -> Leading:
-    length, stretch = lanes.total(step**2), lanes.total(step_image**2)
-    rest = stretch * inverse / jnp.where(length > 0, length, 1)
-    scale = 1 / jnp.maximum(1 - rest, 0.3)
-    norm = jnp.sqrt(lanes.total(length * scale**2))
-    scale = scale * jnp.minimum(1, _LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
-    return _moved(now, step, step_image, scale)
+def _turned_step(outside: Array, rotation: Array, inverse: Array) -> Array:
+    return dot(outside, rotation) * inverse
 
 
 @kernel
-def _moved(now: Leading, step: Array, step_image: Array, scale: Array) -> Leading:
-    return Leading(now.vectors + step * scale, now.images + step_image * scale)
+def _of_orthonormal(gram: Array, defect: Array, values: Array) -> Array:
+    """To first order in the defect E, ``(I + E / 2) S (I + E / 2)``."""
+    return gram + defect * (values + values[:, None]) / 2
+
+
+@kernel
+def _small_rotation(t: Array, defect: Array) -> Array:
+    """Rotates by T and makes orthonormal; both to second order."""
+    both = t + defect / 2
+    return jnp.eye(len(t)) + both + dot(both, both) / 2 + dot(defect, defect) / 4
 
 
 def _floor(delta: Array, squares: Array) -> Array:
     # Below this delta could only act on rounding errors.
     epsilon = jnp.finfo(squares.dtype).eps
-    return jnp.maximum(delta, epsilon * jnp.sqrt(lanes.largest(squares)))
+    return jnp.maximum(delta, epsilon * jnp.sqrt(small.largest(squares)))
 
 
 def _gain(delta: Array, unit: Array | None, step_size: float) -> Array:
@@ -265,8 +314,8 @@ def _weights(
     now: Leading, delta: Array, unit: Array | None, rank: int, step_size: float
 ) -> tuple[Array, Array, Array]:
     """Squares of the singular values, and their weights in the cut and the descent."""
-    squares = lanes.total(now.images**2)
-    kept = lanes.largest_ones(squares, rank)
+    squares = small.total(now.images**2)
+    kept = small.largest_ones(squares, rank)
     delta = _floor(delta, squares)
     shrink = _gain(delta, unit, step_size) * jnp.exp(-squares / delta**2 / 2)
     return squares, kept, kept * (1 - shrink)
@@ -289,27 +338,27 @@ def cut_and_descend(
     """`splic_jax.spectral.cut_and_descend` by `track`.
 
     Args:
-        x: ``[m, n, *lanes]`` with entries of about 1.
+        x: ``[m, n]`` with entries of about 1.
         vectors: those of the step before.
-        delta: width of the smoothed rank ``[*lanes]``, in the unit of x.
+        delta: width of the smoothed rank, in the unit of x.
         rank: r.
         step_size: mu.
         unit: None for the step relative to delta^2; for the step as printed, the value
-            in the caller's unit of an entry of 1 ``[*lanes]``.
+            in the caller's unit of an entry of 1.
 
     Returns:
         The cut matrix, the descended one, and the vectors for the next step.
     """
     if x.shape[0] < x.shape[1]:
         cut, descended, vectors = cut_and_descend(
-            lanes.transpose(x),
+            small.transpose(x),
             vectors,
             delta,
             rank=rank,
             step_size=step_size,
             unit=unit,
         )
-        return lanes.transpose(cut), lanes.transpose(descended), vectors
+        return small.transpose(cut), small.transpose(descended), vectors
     return _cut_and_descend(x, vectors, delta, unit, rank, step_size)
 
 
@@ -318,10 +367,11 @@ def _cut_and_descend(x, vectors, delta, unit, rank, step_size):
     now = track(x, vectors, delta, rank)
     _, kept, weights = _weights(now, delta, unit, rank, step_size)
     cut, descended = _times(now.images, kept, weights)
-    cut = product_nt(cut, now.vectors)
+    back = small.transpose(now.vectors)
+    cut = product(cut, back)
     descended = jax.lax.cond(
-        jnp.any(weights != kept),
-        lambda: product_nt(descended, now.vectors),
+        small.anywhere(jnp.any(weights != kept)),
+        lambda: product(descended, back),
         lambda: cut,
     )
     return cut, descended, now.vectors
@@ -349,34 +399,27 @@ def _cut_and_descend_jvp(rank, step_size, primals, tangents):
         values, kept, weights, width, _gain(width, unit, step_size)
     )
 
-    def left(form, moving, fixed):
-        return lanes.linear(form, fixed, moving, left=True)
-
-    def right(form, fixed, moving):
-        return lanes.linear(form, fixed, moving, left=False)
-
-    dimages = left(product, dx, now.vectors)
-    half = left(product_tn, dimages, now.images)
-    dgram = half + lanes.transpose(half)
+    dimages = product(dx, now.vectors)
+    half = product_tn(dimages, now.images)
+    dgram = half + half.T
     inverse = kept * _safe_inverse(squares)
 
     def outside(v):
-        inside = right(product_tn, now.vectors, v)
-        return v - right(product, now.vectors, inside)
+        return v - product(now.vectors, product_tn(now.vectors, v))
 
-    pulled = left(product_tn, dx, now.images) + right(product_tn, x, dimages)
+    pulled = product_tn(dx, now.images) + product_tn(x, dimages)
     first = leaving = outside(pulled) * inverse
     for _ in range(_SERIES_TERMS):
-        pulled = right(product_tn, x, right(product, x, leaving))
+        pulled = product_tn(x, product(x, leaving))
         leaving = first + outside(pulled) * inverse
-    leaving_images = right(product, x, leaving)
+    leaving_images = product(x, leaving)
 
     def tangent(weights, dweights, differences):
         turned = dimages * weights + now.images * dweights
-        turned += right(product, now.images, differences * dgram)
+        turned += product(now.images, differences * dgram)
         turned += leaving_images * weights
-        moved = right(product_nt, now.images * weights, leaving)
-        return left(product_nt, turned, now.vectors) + moved
+        moved = product_nt(now.images * weights, leaving)
+        return product_nt(turned, now.vectors) + moved
 
     dcut = tangent(kept, jnp.zeros_like(kept), of_cut)
     ddescended = tangent(weights, dweights, of_descended)

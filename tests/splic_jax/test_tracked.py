@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from splic_jax import SPLICConfig, complete_rounds, lanes, purify, tracked
+from splic_jax import SPLICConfig, complete_rounds, purify, small, tracked
 from splic_jax import complete as complete_one
-from splic_jax.completion import LANES
+from splic_jax.completion import GROUP
 
 EXACT = SPLICConfig(solver="exact")
 
@@ -77,7 +77,7 @@ def test_flat_black_tied_and_fully_anchored_images():
     np.testing.assert_array_equal(done.matrix[3], images[3])
 
 
-def test_nan_at_an_anchor_stays_in_its_own_lane():
+def test_nan_at_an_anchor_stays_in_its_own_matrix():
     images, mask = pictures(3), masks(3)
     poisoned = images.copy()
     poisoned[1, 4, 4], mask[1, 4, 4] = np.nan, True
@@ -87,8 +87,8 @@ def test_nan_at_an_anchor_stays_in_its_own_lane():
     assert np.isnan(bad[1]).any()
 
 
-def test_lanes_do_not_depend_on_their_number():
-    images, mask = pictures(LANES + 3), masks(LANES + 3)
+def test_matrices_do_not_depend_on_their_number():
+    images, mask = pictures(GROUP + 3), masks(GROUP + 3)
     config = SPLICConfig(max_steps=28)
     many = complete(images, mask, config).matrix
     few = complete(images[-2:], mask[-2:], config).matrix
@@ -111,7 +111,7 @@ def test_gradient_is_that_of_the_exact_solver(rounds):
     assert (error < 0.02 * np.linalg.norm(exact, axis=(1, 2))).all()
 
 
-def test_gradient_through_purify_runs_in_lanes():
+def test_gradient_through_purify_runs_in_groups():
     images = np.stack([pictures(3, seed=seed) for seed in range(2)], axis=0)
     images = images.transpose(0, 2, 3, 1)
     key = jax.random.key(0)
@@ -140,38 +140,57 @@ def test_track_follows_a_turning_matrix():
     np.testing.assert_allclose(cut, (u[:, :8] * s[:8]) @ vt[:8], atol=5e-3)
 
 
-def test_products_are_those_of_each_lane():
+@pytest.mark.parametrize("shape", [(5, 7, 4), (1, 1, 1), (70, 3, 80)])
+def test_products_are_those_of_numpy(shape):
+    m, k, n = shape
     rng = np.random.default_rng(4)
-    a, b = rng.normal(size=(5, 7, 3)), rng.normal(size=(7, 4, 3))
-    expected = np.einsum("ikl,kjl->ijl", a, b)
+    a, b = rng.normal(size=(3, m, k)), rng.normal(size=(3, k, n))
+    expected = a @ b
     a, b = jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)
     for got in (
-        lanes.product(a, b),
-        lanes.product_tn(lanes.transpose(a), b),
-        lanes.product_nt(a, lanes.transpose(b)),
-        jax.vmap(lanes.product, in_axes=-1, out_axes=-1)(a, b),
+        jax.vmap(small.product)(a, b),
+        jax.vmap(small.product_tn)(jnp.swapaxes(a, 1, 2), b),
+        jax.vmap(small.product_nt)(a, jnp.swapaxes(b, 1, 2)),
+        jnp.stack([small.product(*pair) for pair in zip(a, b, strict=True)]),
     ):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_largest_ones_are_always_as_many_as_asked_for():
-    values = jnp.array([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0], [3.0, 0.0]])
-    ones = lanes.largest_ones(values, 2)
-    np.testing.assert_array_equal(ones, [[0, 1], [1, 1], [0, 0], [1, 0]])
+    values = jnp.array([[1.0, 3.0, 2.0, 3.0], [2.0, 2.0, 2.0, 0.0]])
+    ones = jax.vmap(lambda v: small.largest_ones(v, 2))(values)
+    np.testing.assert_array_equal(ones, [[0, 1, 0, 1], [1, 1, 0, 0]])
 
 
-@pytest.mark.parametrize("form", [lanes.product, lanes.product_tn, lanes.product_nt])
+@pytest.mark.parametrize("form", ["product", "product_tn", "product_nt"])
 @pytest.mark.parametrize("left", [True, False])
-def test_linear_products_under_vmap_are_those_of_each(form, left):
+def test_gradients_of_products_are_those_of_matmul(form, left):
     rng = np.random.default_rng(0)
-    fixed, moving = jnp.asarray(rng.normal(size=(2, 3, 4, 4, 5)), jnp.float32)
+    fixed, moving = jnp.asarray(rng.normal(size=(2, 3, 4, 4)), jnp.float32)
+    ours = getattr(small, form)
+    theirs = {
+        "product": lambda a, b: a @ b,
+        "product_tn": lambda a, b: a.T @ b,
+        "product_nt": lambda a, b: a @ b.T,
+    }[form]
 
-    def gradient(fixed, moving):
-        total = lambda x: (lanes.linear(form, fixed, x, left=left) ** 2).sum()
-        return jax.grad(total)(moving)
+    def gradient(product, fixed, moving):
+        both = (lambda x: (x, fixed)) if left else (lambda x: (fixed, x))
+        return jax.grad(lambda x: (product(*both(x)) ** 2).sum())(moving)
 
-    each = [gradient(f, x) for f, x in zip(fixed, moving, strict=True)]
-    together = jax.jit(jax.vmap(gradient))(fixed, moving)
-    np.testing.assert_allclose(together, np.stack(each), rtol=1e-5)
-    shared = jax.jit(jax.vmap(gradient, in_axes=(None, 0)))(fixed[0], moving)
-    np.testing.assert_allclose(shared[1], gradient(fixed[0], moving[1]), rtol=1e-5)
+    expected = [gradient(theirs, f, x) for f, x in zip(fixed, moving, strict=True)]
+    together = jax.jit(jax.vmap(functools.partial(gradient, ours)))(fixed, moving)
+    np.testing.assert_allclose(together, np.stack(expected), rtol=1e-4, atol=1e-5)
+    shared = jax.vmap(functools.partial(gradient, ours), in_axes=(None, 0))
+    np.testing.assert_allclose(
+        jax.jit(shared)(fixed[0], moving)[1],
+        gradient(theirs, fixed[0], moving[1]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_anywhere_is_of_all_matrices():
+    conditions = jnp.array([False, True, False])
+    assert jax.vmap(small.anywhere, out_axes=None)(conditions)
+    assert not jax.vmap(small.anywhere, out_axes=None)(conditions[:1])

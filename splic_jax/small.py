@@ -1,0 +1,189 @@
+"""Products and sums of small matrices, to be mapped over many of them by `jax.vmap`.
+
+Each is a function of one matrix. Many at a time, one behind the other in memory, a
+product is written out term by term on a CPU,
+
+    (A B)[i, :] = A[i, 0] B[0, :] + A[i, 1] B[1, :] + ...
+
+where a row fills vector registers and each term is one multiply-add, without a shuffle
+or a transpose; XLA's own product calls a library for each matrix instead. No operation
+mixes matrices, so a result is the same to the bit whatever is beside it. Elsewhere, and
+for large matrices, it is the ordinary product.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+# With sides up to this it pays to write a product out.
+LARGEST = 64
+
+
+def kernel(function: Callable | None = None, **jit_options: Any) -> Callable:
+    """Compiles a function apart from what is around it.
+
+    XLA on the CPU would else fuse a product into each of its users, and compute it
+    again for every term there. It also makes the roundings those of the function alone.
+    """
+    if function is None:
+        return functools.partial(kernel, **jit_options)
+    compiled = jax.jit(function, **jit_options)
+
+    @functools.wraps(function)
+    def apart(*arguments):
+        with set_xla_metadata(inlineable="false"):
+            return compiled(*arguments)
+
+    return apart
+
+
+def dot(a: Array, b: Array) -> Array:
+    """``A B``, to be fused with what is around it in a `kernel`."""
+    return _product.bind(a, b, form="nn")
+
+
+def dot_tn(a: Array, b: Array) -> Array:
+    """``A^T B``, to be fused with what is around it in a `kernel`."""
+    return _product.bind(a, b, form="tn")
+
+
+@kernel
+def product(a: Array, b: Array) -> Array:
+    """``A B``."""
+    return dot(a, b)
+
+
+@kernel
+def product_tn(a: Array, b: Array) -> Array:
+    """``A^T B``."""
+    return dot_tn(a, b)
+
+
+def product_nt(a: Array, b: Array) -> Array:
+    """``A B^T``."""
+    return product(a, transpose(b))
+
+
+@kernel
+def transpose(a: Array) -> Array:
+    """``A^T``, in memory."""
+    return a.T
+
+
+# A product of its own, because the transpose of one that is written out would be a sum
+# of as many padded arrays; here it is a product again.
+_product = Primitive("splic_small_product")
+
+
+def _in_words(a: Array, b: Array, *, form: str) -> Array:
+    """Either form by XLA's product; further axes come first."""
+    if form == "tn":
+        a = jnp.swapaxes(a, -1, -2)
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _written_out(a: Array, b: Array, *, form: str) -> Array:
+    if form == "tn":
+        a = jnp.swapaxes(a, -1, -2)
+    if max(*a.shape[-2:], b.shape[-1]) > LARGEST:
+        return _in_words(a, b, form="nn")
+    terms = (a[..., k, None] * b[..., k, None, :] for k in range(a.shape[-1]))
+    return functools.reduce(jnp.add, terms)
+
+
+def _shape(a: Any, b: Any, *, form: str) -> Any:
+    return jax.core.ShapedArray(
+        (*a.shape[:-2], a.shape[-2 if form == "nn" else -1], b.shape[-1]), a.dtype
+    )
+
+
+def _transposed_left(cotangent: Array, a: Any, b: Array, *, form: str) -> Array:
+    if form == "nn":
+        return _product.bind(cotangent, _swap(b), form="nn")
+    return _product.bind(b, _swap(cotangent), form="nn")
+
+
+def _transposed_right(cotangent: Array, a: Array, b: Any, *, form: str) -> Array:
+    return _product.bind(a, cotangent, form="tn" if form == "nn" else "nn")
+
+
+@kernel
+def _swap(a: Array) -> Array:
+    return jnp.swapaxes(a, -1, -2)
+
+
+def _batched(arrays: Any, axes: Any, *, form: str) -> tuple[Array, int]:
+    size = next(
+        a.shape[axis] for a, axis in zip(arrays, axes, strict=True) if axis is not None
+    )
+    arrays = (
+        batching.bdim_at_front(a, axis, size)
+        for a, axis in zip(arrays, axes, strict=True)
+    )
+    return _product.bind(*arrays, form=form), 0
+
+
+_product.def_abstract_eval(_shape)
+_product.def_impl(jax.jit(_product.bind, static_argnames="form"))
+ad.defbilinear(_product, _transposed_left, _transposed_right)
+batching.primitive_batchers[_product] = _batched
+mlir.register_lowering(_product, mlir.lower_fun(_in_words, multiple_results=False))
+mlir.register_lowering(
+    _product, mlir.lower_fun(_written_out, multiple_results=False), platform="cpu"
+)
+
+
+def diagonal(a: Array) -> Array:
+    """The diagonal of a square matrix."""
+    return total(jnp.where(jnp.eye(len(a), dtype=bool), a, 0))
+
+
+def total(a: Array) -> Array:
+    """Sum over the first axis."""
+    return _reduced(a, jnp.sum, jnp.add)
+
+
+def largest(a: Array) -> Array:
+    """Maximum over the first axis."""
+    return _reduced(a, jnp.max, jnp.maximum)
+
+
+def _reduced(a: Array, whole: Callable, pairwise: Callable) -> Array:
+    # Along the rows, so that a vector register holds a part of the result.
+    if len(a) > LARGEST:
+        return whole(a, axis=0)
+    return functools.reduce(pairwise, list(a))
+
+
+def largest_ones(values: Array, rank: int) -> Array:
+    """1 where a value is among the `rank` largest, 0 elsewhere.
+
+    Equal values count in the order of their places, so it is always `rank` of them.
+    """
+    place = jnp.arange(len(values))
+    before = values[:, None] > values
+    before |= (values[:, None] == values) & (place[:, None] < place)
+    return (total(before.astype(values.dtype)) < rank).astype(values.dtype)
+
+
+@jax.custom_batching.custom_vmap
+def anywhere(condition: Array) -> Array:
+    """A condition; under `jax.vmap` whether it holds for any of all the matrices.
+
+    For `jax.lax.cond`, which would else run both its branches. Only where they give
+    the same wherever the condition does not hold.
+    """
+    return condition
+
+
+@anywhere.def_vmap
+def _(size: int, batched: list[bool], condition: Array) -> tuple[Array, bool]:
+    del size, batched
+    return jnp.any(condition), False
