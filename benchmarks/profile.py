@@ -5,7 +5,7 @@
 Three tables. Step: the time of one step of the fast solver and of its parts, each alone
 in a compiled loop, beside what the multiply-adds of it would take at the speed of a
 large matrix product. Rounds: PSNR and time if every completion stops earlier. Stopping:
-the steps that each matrix needs against those of the `LANES` that run side by side,
+the steps that each matrix needs against those of the `GROUP` that are done together,
 which is the most that taking finished ones out could gain. Always on the CPU. Writes
 the section "profile" of out/speed.json.
 """
@@ -28,9 +28,9 @@ from absl import flags
 
 from benchmarks import _speed
 from benchmarks.purify import mosaics
-from splic_jax import SPLICConfig, complete, completion, lanes, purify, sample_mask
+from splic_jax import SPLICConfig, complete, completion, purify, sample_mask, small
 from splic_jax import tracked as fast
-from splic_jax.completion import LANES
+from splic_jax.completion import GROUP
 from splic_jax.purification import COMPILER_OPTIONS
 from train import errors
 from train import flags as shared_flags
@@ -42,8 +42,8 @@ CONFIG = SPLICConfig()
 ROUNDS = (4, 6, 8, 10, 12, 14, 16)
 OPTIONS = {**COMPILER_OPTIONS, "xla_cpu_multi_thread_eigen": False}  # one core
 SECONDS = 0.03  # of one timed loop, about
-# Delta in units of sigma_r at which a step takes so many corrections.
-DELTAS = {1: 0.4, 2: 1.5, 3: 7.0}
+# Delta in units of sigma_r at which a step takes so many full corrections.
+DELTAS = {0: 0.4, 1: 1.5, 2: 7.0}
 CHAIN = 32  # smallest operations one after another
 LARGE = 512  # side of the product that shows the core's speed
 # What is no operation of its own in a compiled program.
@@ -57,7 +57,7 @@ class Part(NamedTuple):
         kind: "step", "part" (of a step), "product" or "decomposition".
         multiply_adds: in its matrix products, for one matrix.
         once: how often a step does it, whatever its corrections.
-        each: how often a correction does it.
+        each: how often a full correction does it.
     """
 
     kind: str
@@ -92,7 +92,7 @@ def compile_loop(function: Callable, arguments: tuple) -> Any:
     run can be left out or moved out of the loop.
     """
 
-    @lanes.kernel
+    @small.kernel
     def apart(*arguments):
         return function(*arguments)
 
@@ -172,12 +172,12 @@ def state_after(matrix, mask, config: SPLICConfig, rounds: int):
 
 def multiply_adds(m: int, n: int, p: int) -> dict[str, int]:
     """In the products of each part of a step on an m x n matrix with p vectors."""
-    rotate, gram = (n + m) * p * p, m * p * p
+    rotate, gram, outside = (n + m) * p * p, m * p * p, 2 * m * n * p + 2 * n * p * p
     return {
         "product, Gram matrix": m * n * p + gram,
-        "turn in the span": gram + 7 * p**3 + rotate,
-        "step out of it": 2 * m * n * p + 2 * n * p * p + 2 * p**3 + rotate,
-        "last turn": gram + p**3 + rotate,
+        "turn in the span": 7 * p**3 + rotate,
+        "step out of it": outside + 2 * p**3 + rotate + gram,
+        "both at once": outside + n * p * p + 5 * p**3 + 2 * rotate + gram,
         "weights": 0,
         "cut, descent": 2 * m * n * p,
         "TV, anchors, change": 0,
@@ -185,29 +185,28 @@ def multiply_adds(m: int, n: int, p: int) -> dict[str, int]:
 
 
 def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
-    """What to time of a step on ``[m, n, *lanes]``."""
-    (m, n), p = x.shape[:2], now.vectors.shape[1]
+    """What to time of a step on one matrix."""
+    (m, n), p = x.shape, now.vectors.shape[1]
     rank = config.rank_of((m, n))
-    squares = jnp.sort(lanes.total(now.images**2), axis=0)[::-1]
+    squares = jnp.sort(small.total(now.images**2))[::-1]
     last = jnp.sqrt(squares[rank - 1])
-    gram = lanes.product_tn(now.images, now.images)
-    cut, kept = lanes.product_nt(now.images, now.vectors), jnp.ones_like(squares)
+    gram = small.product_tn(now.images, now.images)
+    cut, kept = small.product_nt(now.images, now.vectors), jnp.ones_like(squares)
     work = multiply_adds(m, n, p)
 
     def start(x, vectors, delta):
-        images = lanes.product(x, vectors)
-        gram = lanes.product_tn(images, images)
+        images = small.product(x, vectors)
+        gram = small.product_tn(images, images)
         return images, gram, fast._corrections(gram, delta, rank)
 
-    def last_turn(now):
-        angles = fast._angles(lanes.product_tn(now.images, now.images), rank)
-        square = lanes.product(angles, angles)
-        return fast._rotate(now, fast._small_rotation(angles, square))
+    def leave_span(x, now, gram):
+        now = fast._leave_span(x, now, gram)
+        return now, small.product_tn(now.images, now.images)
 
     def cut_and_descend(now, kept, weights):
         cut, descended = fast._times(now.images, kept, weights)
-        vectors = now.vectors
-        return lanes.product_nt(cut, vectors), lanes.product_nt(descended, vectors)
+        back = small.transpose(now.vectors)
+        return small.product(cut, back), small.product(descended, back)
 
     def weights(now, delta):
         return fast._weights(now, delta, None, rank, config.step_size)
@@ -223,18 +222,18 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
     functions = {  # with their arguments, times in a step and in a correction
         "product, Gram matrix": (start, (x, now.vectors, last), 1, 0),
         "turn in the span": (
-            lambda now: fast._turn_fully(now, rank),
-            (now,),
+            lambda now, gram: fast._turn_fully(now, gram, rank),
+            (now, gram),
             0,
             1,
         ),
-        "step out of it": (
-            lambda x, now, gram: fast._leave_span(x, now, gram),
+        "step out of it": (leave_span, (x, now, gram), 0, 1),
+        "both at once": (
+            lambda x, now, gram: fast._settle(x, now, gram, rank),
             (x, now, gram),
-            0,
             1,
+            0,
         ),
-        "last turn": (last_turn, (now,), 1, 0),
         "weights": (weights, (now, last), 1, 0),
         "cut, descent": (cut_and_descend, (now, kept, kept / 2), 1, 0),
         "TV, anchors, change": (restore, (cut, cut, x, problem), 1, 0),
@@ -246,7 +245,7 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
     steps = [
         Part(
             "step",
-            f"step, {count} correction{'s'[: count - 1]}",
+            f"step, {count} correction{'s' * (count != 1)}",
             sum((part.once + count * part.each) * part.multiply_adds for part in parts),
             step,
             (x, now.vectors, ratio * last, problem),
@@ -260,40 +259,58 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
             "product",
             f"product {a.shape[0]} x {a.shape[1]} by {b.shape[0]} x {b.shape[1]}",
             a.shape[0] * a.shape[1] * b.shape[1],
-            lambda a, b: lanes.product(a, b),
+            lambda a, b: small.product(a, b),
             (a, b),
         )
         for a, b in (
             (x, now.vectors),
-            (now.images, lanes.transpose(now.vectors)),
-            (lanes.transpose(now.images), now.images),
+            (now.images, now.vectors.T),
+            (now.images.T, now.images),
             (now.vectors, gram),
             (gram, gram),
         )
     ]
-    one = x if x.ndim == 2 else x[..., 0]
     decompositions = [
-        Part("decomposition", "`jnp.linalg.svd`", 0, jnp.linalg.svd, (one,)),
-        Part("decomposition", "`jnp.linalg.eigh`", 0, jnp.linalg.eigh, (one.T @ one,)),
+        Part("decomposition", "`jnp.linalg.svd`", 0, jnp.linalg.svd, (x,)),
+        Part("decomposition", "`jnp.linalg.eigh`", 0, jnp.linalg.eigh, (x.T @ x,)),
     ]
     return [*parts, *steps, *products, *decompositions]
 
 
+def together(parts_of_each: list[list[Part]]) -> list[Part]:
+    """The parts of several matrices as those of a group; of one as they are."""
+    if len(parts_of_each) == 1:
+        return parts_of_each[0]
+    mapped = functools.cache(jax.vmap)  # the three steps keep sharing theirs
+    return [
+        part
+        if part.kind == "decomposition"
+        else part._replace(
+            function=mapped(part.function),
+            arguments=jax.tree.map(
+                lambda *arrays: jnp.stack(arrays), *(one.arguments for one in same)
+            ),
+        )
+        for part, *same in (
+            (parts[0], *parts) for parts in zip(*parts_of_each, strict=True)
+        )
+    ]
+
+
 def profile_step(images: np.ndarray, side: int, progress: Progress) -> dict[str, Any]:
     """Times a step on matrices ``[side, side]`` of the images, and its parts."""
-    in_lanes = completion.uses_lanes(CONFIG, (side, side))
-    chosen = mosaics(images, LANES if in_lanes else 1, side).astype(np.float32) / 255
-    matrix = jnp.asarray(chosen[..., 0])
-    keys = jax.random.split(jax.random.key(0), len(matrix))
+    matrices = GROUP if completion.in_groups(CONFIG, (side, side)) else 1
+    chosen = mosaics(images, matrices, side).astype(np.float32) / 255
+    keys = jax.random.split(jax.random.key(0), matrices)
     mask = jax.vmap(lambda key: sample_mask(key, (side, side, 1))[..., 0])(keys)
-    if in_lanes:
-        matrix, mask = (jnp.moveaxis(a, 0, -1) for a in (matrix, mask))
-    else:
-        matrix, mask = matrix[0], mask[0]
-    matrices = LANES if in_lanes else 1
-    problem, x, now = state_after(matrix, mask, CONFIG, FLAGS.warm_rounds)
+    states = [
+        state_after(jnp.asarray(a), b, CONFIG, FLAGS.warm_rounds)
+        for a, b in zip(chosen[..., 0], mask, strict=True)
+    ]
+    parts = together([parts_of(*state, CONFIG) for state in states])
+    vectors = states[0][2].vectors.shape[1]
 
-    @lanes.kernel
+    @small.kernel
     def add_one(a):
         return a + 1
 
@@ -301,8 +318,7 @@ def profile_step(images: np.ndarray, side: int, progress: Progress) -> dict[str,
         return functools.reduce(lambda a, _: add_one(a), range(CHAIN), a)
 
     large = (jnp.ones((LARGE, LARGE)),) * 2
-    smallest = (jnp.zeros(LANES),)
-    parts = parts_of(problem, x, now, CONFIG)
+    smallest = (jnp.zeros(16),)
     functions = [
         (lambda a: a, smallest),
         (chain, smallest),
@@ -346,7 +362,7 @@ def profile_step(images: np.ndarray, side: int, progress: Progress) -> dict[str,
         "side": side,
         "matrices": matrices,
         "rank": CONFIG.rank_of((side, side)),
-        "vectors": now.vectors.shape[1],
+        "vectors": vectors,
         "peak_gflops": 2e-3 * peak,
         "operation_microseconds": operation,
         "rows": rows,
@@ -417,14 +433,14 @@ def steps_of_passes(images, key):
 
 
 def profile_stopping(clean: np.ndarray, progress: Progress) -> list[dict[str, Any]]:
-    """Steps that each matrix needs, and that its group of `LANES` takes."""
+    """Steps that each matrix needs, and that its group of `GROUP` takes."""
     rows = []
     inputs = noisy_and_clean(clean)
     with progress.stage("stopping", len(inputs)) as advance:
         for name, images in inputs.items():
             passes = np.asarray(steps_of_passes(images, jax.random.key(0)))
             for number, steps in enumerate(passes, 1):
-                starts = np.arange(0, len(steps), LANES)
+                starts = np.arange(0, len(steps), GROUP)
                 sizes = np.diff([*starts, len(steps)])
                 group = np.sum(sizes * np.maximum.reduceat(steps, starts)) / len(steps)
                 rows.append(
