@@ -197,7 +197,8 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
     def start(x, vectors, delta):
         images = small.product(x, vectors)
         gram = small.product_tn(images, images)
-        return images, gram, fast._corrections(gram, delta, rank)
+        angles = fast._angles(gram, rank)
+        return images, gram, angles.t, fast._corrections(angles, delta)
 
     def leave_span(x, now, gram):
         now = fast._leave_span(x, now, gram)
@@ -222,15 +223,15 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
     functions = {  # with their arguments, times in a step and in a correction
         "product, Gram matrix": (start, (x, now.vectors, last), 1, 0),
         "turn in the span": (
-            lambda now, gram: fast._turn_fully(now, gram, rank),
+            lambda now, gram: fast._turn_fully(now, gram, fast._angles(gram, rank).t),
             (now, gram),
             0,
             1,
         ),
         "step out of it": (leave_span, (x, now, gram), 0, 1),
         "both at once": (
-            lambda x, now, gram: fast._settle(x, now, gram, rank),
-            (x, now, gram),
+            lambda x, now, gram, t: fast._settle(x, now, gram, t, rank),
+            (x, now, gram, fast._angles(gram, rank).t),
             1,
             0,
         ),

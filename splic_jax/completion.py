@@ -49,7 +49,7 @@ class _State(NamedTuple):
     vectors: Array | None  # what the fast solver tracks
     delta: Array
     round: Array
-    changes: Array  # relative change of each step of the last round
+    changes: Array  # relative change of each step of the last round, or the last one's
 
 
 class _Problem(NamedTuple):
@@ -156,7 +156,7 @@ def _map_groups(run: Callable, matrices: Array, masks: Array) -> Any:
 def _run_to_convergence(
     matrix: Array, mask: Array, config: SPLICConfig, trace: bool, blocks: int
 ) -> Completion:
-    problem, start = _start(matrix, mask, config)
+    problem, start = _start(matrix, mask, config, trace)
     size = config.max_rounds * config.inner_steps
     history = jnp.full(size if trace else 0, jnp.nan, matrix.dtype)
 
@@ -166,7 +166,7 @@ def _run_to_convergence(
 
     def advance(carry):
         state, history = carry
-        new = _round(state, problem, config, blocks)
+        new = _round(state, problem, config, blocks, trace)
         if trace:
             first = state.round * config.inner_steps
             history = jax.lax.dynamic_update_slice(history, new.changes, (first,))
@@ -343,7 +343,9 @@ def _is_fast(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
     )
 
 
-def _start(matrix: Array, mask: Array, config: SPLICConfig) -> tuple[_Problem, _State]:
+def _start(
+    matrix: Array, mask: Array, config: SPLICConfig, trace: bool = False
+) -> tuple[_Problem, _State]:
     anchors = jnp.where(mask, matrix, 0) * config.pixel_scale
     if _is_fast(config, matrix.shape, matrix.dtype):
         rank = config.rank_of(matrix.shape[:2])
@@ -361,25 +363,33 @@ def _start(matrix: Array, mask: Array, config: SPLICConfig) -> tuple[_Problem, _
         # The values alone: their derivative, unlike that of the vectors, has no gaps.
         largest = jnp.linalg.svd(anchors, compute_uv=False)[0]
     delta = jnp.maximum(largest, _smallest_delta(matrix.dtype))
-    changes = jnp.full(config.inner_steps, jnp.inf, matrix.dtype)
+    changes = jnp.full(config.inner_steps if trace else 1, jnp.inf, matrix.dtype)
     state = _State(anchors, vectors, delta, jnp.zeros((), jnp.int32), changes)
     return _Problem(anchors, mask.astype(matrix.dtype), unit), state
 
 
 def _round(
-    state: _State, problem: _Problem, config: SPLICConfig, blocks: int
+    state: _State,
+    problem: _Problem,
+    config: SPLICConfig,
+    blocks: int,
+    trace: bool = False,
 ) -> _State:
     """Lines 3 to 16 of Algorithm 1: the steps at one delta."""
 
     @jax.checkpoint
     def step(carry, _):
-        x, vectors = carry
+        _, x, vectors = carry
         new, vectors = _step(x, vectors, state.delta, problem, config, blocks)
-        return (new, vectors), jax.lax.stop_gradient(_relative_change(x, new))
+        # Only the last one is looked at, unless somebody asks.
+        change = jax.lax.stop_gradient(_relative_change(x, new)) if trace else None
+        return (x, new, vectors), change
 
-    (x, vectors), changes = jax.lax.scan(
-        step, (state.x, state.vectors), length=config.inner_steps
+    (old, x, vectors), changes = jax.lax.scan(
+        step, (state.x, state.x, state.vectors), length=config.inner_steps
     )
+    if not trace:
+        changes = jax.lax.stop_gradient(_relative_change(old, x))[None]
     delta = jnp.maximum(state.delta * config.delta_decay, _smallest_delta(x.dtype))
     return _State(x, vectors, delta, state.round + 1, changes)
 

@@ -122,26 +122,40 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
     """
     now = Leading(vectors, product(x, vectors))
     gram = product_tn(now.images, now.images)
-    wanted = _corrections(gram, delta, rank)
+    angles = _angles(gram, rank)
+    wanted = _corrections(angles, delta)
 
     def correct(carry):
-        done, now, gram = carry
-        now = _leave_span(x, *_turn_fully(now, gram, rank))
-        return done + 1, now, product_tn(now.images, now.images)
+        done, now, gram, angles = carry
+        now = _leave_span(x, *_turn_fully(now, gram, angles.t))
+        gram = product_tn(now.images, now.images)
+        return done + 1, now, gram, _angles(gram, rank)
 
-    _, now, gram = jax.lax.while_loop(
-        lambda carry: carry[0] < wanted, correct, (0, now, gram)
+    _, now, gram, angles = jax.lax.while_loop(
+        lambda carry: carry[0] < wanted, correct, (0, now, gram, angles)
     )
-    return _settle(x, now, gram, rank)
+    return _settle(x, now, gram, angles.t, rank)
 
 
-def _corrections(gram: Array, delta: Array, rank: int) -> Array:
-    """How many full corrections the matrix wants; none where it is 0."""
+class _Angles(NamedTuple):
+    t: Array  # of each pair of columns, as a rotation takes them; antisymmetric
+    turn: Array  # the square of the most that one of the first r columns turns
+    last: Array  # sigma_r^2, or what the diagonal has for it
+
+
+def _angles(gram: Array, rank: int) -> _Angles:
     values = small.diagonal(gram)
     kept = small.largest_ones(values, rank)
+    tangent = _jacobi_angles(gram, values, kept)
+    squares = small.total(tangent**2)
     last = -small.largest(jnp.where(kept > 0, -values, -jnp.inf))
-    squares = _jacobi_angles(gram, values, kept) ** 2
-    turn = small.largest(small.total(squares) * kept)
+    t = _limited(tangent, small.total(squares))
+    return _Angles(t, small.largest(squares * kept), last)
+
+
+def _corrections(angles: _Angles, delta: Array) -> Array:
+    """How many full corrections the matrix wants; none where it is 0."""
+    _, turn, last = angles
     ratio = delta**2 / jnp.where(last > 0, last, 1)
     many = (ratio > _DELTA_OF_MANY**2) | (turn > _ANGLE_OF_MANY**2)
     some = (ratio > _DELTA_OF_SOME**2) | (turn > _ANGLE_OF_SOME**2)
@@ -161,12 +175,6 @@ def _jacobi_angles(gram: Array, values: Array, kept: Array) -> Array:
     tangent /= distance * (distance + jnp.sqrt(gap**2 + twice**2)) + 1e-30
     limit = jnp.minimum(_LARGEST_TAIL_ANGLE + kept + kept[:, None], 1)
     return jnp.clip(tangent, -limit, limit)
-
-
-def _angles(gram: Array, rank: int) -> Array:
-    values = small.diagonal(gram)
-    tangent = _jacobi_angles(gram, values, small.largest_ones(values, rank))
-    return _limited(tangent, small.total(small.total(tangent**2)))
 
 
 @kernel
@@ -196,9 +204,8 @@ def _rotate(now: Leading, rotation: Array) -> Leading:
     return Leading(product(now.vectors, rotation), product(now.images, rotation))
 
 
-def _turn_fully(now: Leading, gram: Array, rank: int) -> tuple[Leading, Array]:
+def _turn_fully(now: Leading, gram: Array, t: Array) -> tuple[Leading, Array]:
     """Rotates within the span by (I + T)(I - T^2)^{-1/2}; returns also the new gram."""
-    t = _angles(gram, rank)
     rotation = _rotation(t, _inverse_root(product(t, t)))
     rotation = product(rotation, _newton(rotation))
     gram = product_tn(rotation, product(gram, rotation))
@@ -263,9 +270,8 @@ def _safe_inverse(squares: Array) -> Array:
     return jnp.where(squares > least, 1 / jnp.where(squares > least, squares, 1), 0)
 
 
-def _settle(x: Array, now: Leading, gram: Array, rank: int) -> Leading:
+def _settle(x: Array, now: Leading, gram: Array, t: Array, rank: int) -> Leading:
     """The last correction, within the span and out of it at once, to second order."""
-    t = _angles(gram, rank)
     rotation = _rotation(t, _inverse_root(product(t, t)))
     turned = _rotate(now, rotation)
     if now.vectors.shape[0] != now.vectors.shape[1]:
@@ -277,7 +283,7 @@ def _settle(x: Array, now: Leading, gram: Array, rank: int) -> Leading:
     # columns, and S.
     defect = _defect(turned.vectors)
     gram = product_tn(turned.images, turned.images)
-    t = _angles(_of_orthonormal(gram, defect, small.diagonal(gram)), rank)
+    t = _angles(_of_orthonormal(gram, defect, small.diagonal(gram)), rank).t
     return _rotate(turned, _small_rotation(t, defect))
 
 

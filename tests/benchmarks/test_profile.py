@@ -51,7 +51,8 @@ def test_work_of_the_parts():
         x, vectors, delta, _ = step.arguments
         images = x @ vectors
         rank = profile.CONFIG.rank_of(x.shape)
-        assert fast._corrections(images.T @ images, delta, rank) == count
+        angles = fast._angles(images.T @ images, rank)
+        assert fast._corrections(angles, delta) == count
     # A step's loop over its full corrections is in its jaxpr once.
     first = steps[1]
     jaxpr = jax.make_jaxpr(first.function)(*first.arguments).jaxpr
