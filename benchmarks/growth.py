@@ -4,8 +4,9 @@
 
 With the number of images, with their side and with the number of devices (virtual ones
 on a CPU: no more than its cores can bring anything). Each point is a process of its
-own, for its peak of memory. Writes the section "growth" of out/speed.json and a plot
-beside it.
+own, for its peak of memory, of which the images and the result are taken off: what is
+left is Python, JAX, the compiled programs, and what `purify` itself needs. Writes the
+section "growth" of out/speed.json and a plot beside it.
 """
 
 import json
@@ -74,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
                 "points": rows,
                 "exponent": {
                     of: exponent([point[column] for point in group], rows, of)
-                    for of in ("seconds", "megabytes")
+                    for of in ("seconds", "megabytes_beyond")
                 },
             }
     path = pathlib.Path(FLAGS.out)
@@ -85,10 +86,14 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(count: int, side: int, devices: int) -> dict[str, float]:
-    """Seconds of `purify`, compiled before, and the process's peak of memory."""
+    """Seconds of `purify`, compiled before, and the process's peak of memory.
+
+    Once whole (`megabytes`), once without images and result (`megabytes_beyond`).
+    """
     jax.config.update("jax_num_cpu_devices", devices)  # before JAX is first used
     small = data.load("shapes", "test", num_examples=64).images
-    images = mosaics(small, count, side)
+    # Making them takes no more than they do, or that would be the peak.
+    images = np.resize(mosaics(small, min(count, 64), side), (count, side, side, 3))
     key, chosen = jax.random.key(0), jax.local_devices()[:devices]
     spread = chosen if devices > 1 else None
 
@@ -98,16 +103,17 @@ def measure(count: int, side: int, devices: int) -> dict[str, float]:
     # The same program on black images, which are complete after a round.
     run(np.zeros_like(images))
     start = time.perf_counter()
-    run(images)
+    purified = run(images)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 2**20 if sys.platform == "darwin" else 2**10
+    peak *= 1 if sys.platform == "darwin" else 2**10
     return {
         "images": count,
         "side": side,
         "devices": devices,
         "seconds": seconds,
-        "megabytes": peak / unit,
+        "megabytes": peak / 2**20,
+        "megabytes_beyond": (peak - images.nbytes - purified.nbytes) / 2**20,
     }
 
 
@@ -148,7 +154,7 @@ def plot(record: dict, path: pathlib.Path) -> None:
     panels = figure.subplots(1, len(record))
     # One scale for all of them, from a bare process to twice the largest.
     points = [row for curve in record.values() for row in curve["points"]]
-    most = 2 * max(1000, *(row["megabytes"] for row in points))
+    most = 2 * max(1000, *(row["megabytes_beyond"] for row in points))
     for axes, (name, curve) in zip(panels, record.items(), strict=True):
         sizes = [row[name] for row in curve["points"]]
         axes.loglog(sizes, [row["seconds"] for row in curve["points"]], "o-")
@@ -156,8 +162,10 @@ def plot(record: dict, path: pathlib.Path) -> None:
         axes.set_ylabel("seconds", color="C0")
         axes.set_title(law(name, curve))
         right = axes.twinx()
-        right.loglog(sizes, [row["megabytes"] for row in curve["points"]], "s--C1")
-        right.set_ylabel("peak memory of the process, MB", color="C1")
+        right.loglog(
+            sizes, [row["megabytes_beyond"] for row in curve["points"]], "s--C1"
+        )
+        right.set_ylabel("peak memory beyond images and result, MB", color="C1")
         right.set_ylim(100, most)
         for shared in (axes, right):
             names = [f"{size:,}".replace(",000", "k") for size in sizes]

@@ -4,7 +4,11 @@ Images are NHWC (or HWC), floats in [0, 1] or uint8; of 2 or 4 channels the last
 alpha, which nothing changes.
 """
 
-from collections.abc import Callable
+import collections
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +19,8 @@ from jaxtyping import Array, Int, Shaped
 
 # Values in one chunk on an accelerator: enough to fill it, and its working set small.
 CHUNK_VALUES = 2**22
+# Values in one piece of a batch, at least: starting a program is little beside it.
+_PIECE_VALUES = 2**17
 
 
 def check(images: Array | np.ndarray) -> None:
@@ -37,13 +43,17 @@ def check(images: Array | np.ndarray) -> None:
             f"images must be floats in [0, 1] or uint8, got {images.dtype}"
         )
     if floating and not isinstance(images, jax.core.Tracer):
-        values = np.asarray(images)
-        bad = ~((values >= 0) & (values <= 1))  # NaN compares false
-        if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise ValueError(
-                f"images must be in [0, 1]: images{list(where)} is {values[where]}"
-            )
+        # A part at a time, since what is made of it grows with it.
+        rows = max(1, _PIECE_VALUES // math.prod(images.shape[1:]))
+        for start in range(0, len(images), rows):
+            values = np.asarray(_part(images, start, min(rows, len(images) - start)))
+            bad = ~((values >= 0) & (values <= 1))  # NaN compares false
+            if bad.any():
+                first, *rest = (int(i) for i in np.argwhere(bad)[0])
+                raise ValueError(
+                    f"images must be in [0, 1]: images{[start + first, *rest]} is "
+                    f"{values[first, *rest]}"
+                )
 
 
 def numbered(
@@ -61,6 +71,97 @@ def numbered(
     if indices.shape != (count,):
         raise ValueError(f"indices must have shape ({count},), got {indices.shape}")
     return indices
+
+
+def can_be_split(*arrays: Any) -> bool:
+    """Whether `map_pieces` can take these: concrete, and whole on one device.
+
+    Inside of another jit or a transformation the outermost one compiles; an array
+    spread over devices is for one program on all of them.
+    """
+    leaves = jax.tree.leaves((arrays, jnp.zeros(()) + 0))
+    return not any(
+        isinstance(leaf, jax.core.Tracer)
+        or (isinstance(leaf, jax.Array) and len(leaf.devices()) > 1)
+        for leaf in leaves
+    )
+
+
+def map_pieces(
+    run: Callable[[Array, Array, Any], Array],
+    images: Shaped[Array | np.ndarray, "n h w c"],
+    indices: Int[Array | np.ndarray, " n"],
+    shared: Any,
+    chunk: int,
+    *,
+    platform: str,
+    devices: Sequence[jax.Device] | None = None,
+) -> Shaped[Array, "n h w c2"]:
+    """Runs a compiled function over any number of images, a few of them at a time.
+
+    Beyond the images and the result, memory is that of two pieces on each device,
+    which has the next one waiting while it works. A batch that is no multiple of the
+    piece does a few images twice, so that all pieces compile to one program.
+
+    Args:
+        run: ``(images, indices, shared) -> images``, compiled; what it returns for an
+            image does not depend on the others.
+        images: concrete, at least one.
+        indices: of the images.
+        shared: other arrays that `run` takes.
+        chunk: images that `run` does at a time; a piece is some chunks.
+        platform: of the devices. On the CPU pieces are made equal.
+        devices: dealt the pieces in turn, and the first one gets the result; None is
+            where the images are.
+
+    Returns:
+        What `run` returns for all images.
+    """
+    count, ways = len(images), len(devices or [None])
+    most = chunk * max(1, _PIECE_VALUES // (chunk * math.prod(images.shape[1:])))
+    size = min(most, count)
+    if platform == "cpu":
+        size = -(-count // (ways * -(-count // (ways * most))))
+    started, result = collections.deque(), None
+
+    def collect(result: Array | None) -> Array:
+        start, done = started.popleft()
+        if devices:
+            done = jax.device_put(done, devices[0])
+        if len(done) == count:
+            return done
+        return _with_room(done, count) if result is None else _put(result, done, start)
+
+    for number, start in enumerate(range(0, count, size)):
+        start = min(start, count - size)
+        piece = _part(images, start, size), _part(indices, start, size), shared
+        if devices:
+            piece = jax.device_put(piece, devices[number % ways])
+        started.append((start, run(*piece)))
+        if len(started) > 2 * ways:
+            jax.block_until_ready(started[0])
+            result = collect(result)
+    while started:
+        result = collect(result)
+    return result
+
+
+def _part(array: Array | np.ndarray, start: int, size: int) -> Array | np.ndarray:
+    if size == len(array):
+        return array
+    if isinstance(array, np.ndarray):
+        return array[start : start + size]
+    return jax.lax.dynamic_slice_in_dim(array, start, size)  # compiled once
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _with_room(piece: Array, count: int) -> Array:
+    return jnp.pad(piece, ((0, count - len(piece)), (0, 0), (0, 0), (0, 0)))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(result: Array, piece: Array, start: Int[Array, ""]) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(result, piece, start, 0)
 
 
 def map_chunks(

@@ -10,7 +10,14 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from splic_jax.batches import CHUNK_VALUES, check, map_chunks, numbered
+from splic_jax.batches import (
+    CHUNK_VALUES,
+    can_be_split,
+    check,
+    map_chunks,
+    map_pieces,
+    numbered,
+)
 from splic_jax.channels import from_matrices, to_matrices
 from splic_jax.completion import GROUP, complete_batch, in_groups
 from splic_jax.config import SPLICConfig
@@ -51,9 +58,11 @@ def purify(
     chunk is filled up; given another size, sums may be taken in another order, and as
     the rank cut is discontinuous the difference may grow.
 
-    Memory grows with the chunk, not with the number of images. Compiled once for each
-    shape, `config` and chunk size; pure, so `jax.jit`, and `jax.grad` with `rounds`
-    given, apply.
+    Beyond the images and the result memory grows with the chunk, not with the number
+    of images (a memory-mapped array is read as it goes), unless `jax.jit` or another
+    transformation is around it, which takes the images as a whole. Compiled once for
+    each shape of an image, `config` and chunk size, and for batches of less than a few
+    chunks; pure, so `jax.jit`, and `jax.grad` with `rounds` given, apply.
 
     Args:
         images: ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4 channels, floats in
@@ -101,25 +110,21 @@ def purify(
         return -(-count // -(-count // chunk))
 
     grouped = platform == "cpu" and in_groups(config, batch.shape[1:3])
-    # Inside of another jit or a transformation the outermost one compiles.
-    outermost = not any(
-        isinstance(array, jax.core.Tracer)
-        for array in (batch, indices, key, jnp.zeros(()) + 0)
-    )
-    purify_batch = _compiled_for_groups if grouped and outermost else _compiled
-    if not devices:
-        purified = purify_batch(
-            batch, indices, key, config, chunk_of(len(batch)), rounds
+    split = can_be_split(batch, indices, key)
+    purify_batch = _compiled_for_groups if grouped and split else _compiled
+
+    def run(images, indices, key):
+        return purify_batch(images, indices, key, config, chunk_of(len(images)), rounds)
+
+    if split:
+        purified = map_pieces(
+            run, batch, indices, key, chunk, platform=platform, devices=devices
         )
+    elif not devices:
+        purified = run(batch, indices, key)
     else:
-        # A program on each device, all of them started before any is waited for.
         parts = [
-            purify_batch(
-                *jax.device_put((batch[part], indices[part], key), device),
-                config,
-                chunk_of(len(part)),
-                rounds,
-            )
+            run(*jax.device_put((batch[part], indices[part], key), device))
             for device, part in zip(
                 devices,
                 np.array_split(np.arange(len(batch)), len(devices)),

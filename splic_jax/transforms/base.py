@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from splic_jax.batches import CHUNK_VALUES, check, map_chunks, numbered
+from splic_jax.batches import (
+    CHUNK_VALUES,
+    can_be_split,
+    check,
+    map_chunks,
+    map_pieces,
+    numbered,
+)
 
 # ``(image [h, w, c], key, config) -> image``, floats in [0, 1].
 OfOneImage = Callable[[Float[Array, "h w c"], PRNGKeyArray, Any], Array]
@@ -25,7 +32,8 @@ def per_image(one: OfOneImage) -> Transform:
     Image i gets the key ``fold_in(key, first_index + i)`` (or that of ``indices[i]``)
     and is transformed by itself, so its result depends on its own key and content. On
     the CPU images run one after another and results are equal to the bit whatever the
-    batch; on an accelerator in chunks whose size follows from the image's shape.
+    batch; on an accelerator in chunks whose size follows from the image's shape. As for
+    `splic_jax.purify`, memory beyond images and result does not grow with their number.
 
     Args:
         one: ``(image, key, config) -> image``, of floats in [0, 1]; pure.
@@ -38,7 +46,9 @@ def per_image(one: OfOneImage) -> Transform:
     """
 
     @partial(jax.jit, static_argnames=("chunk", "least"))
-    def run(images, indices, key, config, chunk, least):
+    def run(images, indices, shared, chunk, least):
+        key, config = shared
+
         def run_one(image, index):
             return one(image, jax.random.fold_in(key, index), config)
 
@@ -51,9 +61,16 @@ def per_image(one: OfOneImage) -> Transform:
         if count == 0:  # what comes out may have other channels
             batch, indices = jnp.zeros((1, *batch.shape[1:]), batch.dtype), None
         numbers = numbered(len(batch), first_index, indices)
-        on_cpu = jax.default_backend() == "cpu"
+        platform, shared = jax.default_backend(), (key, config)
+        on_cpu = platform == "cpu"
         chunk = 1 if on_cpu else max(1, CHUNK_VALUES // math.prod(batch.shape[1:]))
-        done = run(batch, numbers, key, config, chunk, 2 if on_cpu else 1)
+        run_some = partial(run, chunk=chunk, least=2 if on_cpu else 1)
+        if can_be_split(batch, numbers, shared):
+            done = map_pieces(
+                run_some, batch, numbers, shared, chunk, platform=platform
+            )
+        else:
+            done = run_some(batch, numbers, shared)
         return done[:count] if images.ndim == 4 else done[0]
 
     return transform

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -97,6 +98,8 @@ def test_growth(tmp_path):
     for name in ("images", "side", "devices"):
         (point,) = record[name]["points"]
         assert point["seconds"] > 0
-        assert point["megabytes"] > 50
+        both = 2 * point["images"] * 3 * point["side"] ** 2 / 2**20
+        assert point["megabytes_beyond"] == pytest.approx(point["megabytes"] - both)
+        assert point["megabytes_beyond"] > 50
     plot = np.asarray(Image.open(tmp_path / "growth.png").convert("RGB"))
     assert plot.std() > 10
