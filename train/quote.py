@@ -264,7 +264,7 @@ def profile(results: pathlib.Path) -> str:
                 f"{row['time_ratio']:.2f}",
             ]
         )
-    of_stopping = [["images", "pass", "steps of a matrix", "of its 16", "ratio"]]
+    of_stopping = [["images", "pass", "steps of a matrix", "of its group", "ratio"]]
     for row in record["stopping"]:
         steps_taken = (row["mean_steps"], row["mean_steps_of_group"])
         cells = [row["images"], str(row["pass"]), *(f"{s:.1f}" for s in steps_taken)]
