@@ -346,7 +346,7 @@ def _is_fast(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
     # Where nothing is cut, the smallest singular values matter as much as the largest;
     # small matrices cost little; and the fast solver is as good as single precision.
     return (
-        config.solver == "fast"
+        config.solver != "exact"
         and config.rank_cut
         and min(shape[:2]) >= tracked.SMALLEST_SIDE
         and config.rank_of(shape[:2]) < min(shape[:2])

@@ -49,6 +49,37 @@ def supports(
     )
 
 
+def complete_batch(
+    matrices: Float[Array, "b m n"],
+    masks: Bool[Array, "b m n"],
+    config: SPLICConfig = SPLICConfig(),
+    *,
+    rounds: int | None = None,
+    blocks: int = 1,
+) -> Float[Array, "b m n"]:
+    """`splic_jax.completion.complete_batch`, by the kernel where `config` says so.
+
+    That is with ``solver="fused"`` on a GPU and ``"interpreted"`` on any device. What
+    the kernel does not take, `rounds` and `blocks` among it, is done without.
+    """
+    interpret = config.solver == "interpreted"
+    wanted = config.solver == "fused" and jax.default_backend() == "gpu"
+    simple = rounds is None and blocks == 1
+    shape, dtype = matrices.shape[1:], matrices.dtype
+    if not ((wanted or interpret) and simple and supports(config, shape, dtype)):
+        return completion.complete_batch(
+            matrices, masks, config, rounds=rounds, blocks=blocks
+        )
+
+    def one_pass(*arrays: Array) -> Array:
+        first = (jnp.moveaxis(a, -1, 0) for a in arrays)
+        done = complete_fused(*first, config, interpret=interpret)
+        return jnp.moveaxis(done.matrix, 0, -1)
+
+    last = (jnp.moveaxis(a, 0, -1) for a in (matrices, masks))
+    return jnp.moveaxis(completion._alternate(one_pass, *last, config), -1, 0)
+
+
 def complete_fused(
     matrices: Float[Array, "b m n"],
     masks: Bool[Array, "b m n"],

@@ -19,8 +19,9 @@ from splic_jax.batches import (
     numbered,
 )
 from splic_jax.channels import from_matrices, to_matrices
-from splic_jax.completion import LANES, complete_batch, uses_lanes
+from splic_jax.completion import LANES, uses_lanes
 from splic_jax.config import SPLICConfig
+from splic_jax.fused import complete_batch
 from splic_jax.masks import sample_mask
 
 # Images in one chunk where the CPU does `LANES` matrices at a time: enough for two
