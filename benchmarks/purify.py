@@ -4,7 +4,15 @@
 
 Times the fast solver on all images and the slower ways on fewer of them, each after a
 first run that compiles, and compares the time of an image. The images are spread over
-the devices, on a CPU one for each core. Writes the section "purify" of out/speed.json.
+the devices, on a CPU one for each core. On a GPU also times the fast, the exact and the
+fused solver in a `jax.jit` on one device, on images that are there already, with their
+distance from the exact results, and the share that is reached of the fused one's floor.
+Writes the section "purify" of out/speed.json, or "purify_gpu".
+
+    ./launch.sh bench purify --interpret --num_images=4 --num_exact=2 --image_side=16 \
+      --max_steps=14
+
+runs that part alone on any device, the kernel without compiling it.
 """
 
 import dataclasses
@@ -12,6 +20,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,31 +30,46 @@ import rich.console
 import rich.table
 from absl import flags
 
-from benchmarks import _speed
-from splic_jax import SPLICConfig, purify, sample_mask
+from benchmarks import _floor, _speed
+from splic_jax import SPLICConfig, fused, purify, sample_mask
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.total_variation import total_variation_gradient
 from train import errors
 from train import flags as shared_flags
+from train.errors import UserError
 from train.progress import Progress
 
 FLAGS = flags.FLAGS
-FAST, EXACT = SPLICConfig(), SPLICConfig(solver="exact")
 SIDE = 224
+NEAR = 0.02
 
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
-    flags.DEFINE_integer("num_images", 4096, "images of 32 x 32", lower_bound=1)
+    flags.DEFINE_integer("num_images", 4096, "small images", lower_bound=1)
+    flags.DEFINE_integer("image_side", 32, "their side", lower_bound=1)
     flags.DEFINE_integer("num_large", 64, "images of 224 x 224", lower_bound=0)
     flags.DEFINE_integer("num_gradients", 256, "images to differentiate", lower_bound=1)
     flags.DEFINE_integer(
-        "num_exact", 128, "images of 32 x 32 for the slower ways", lower_bound=1
+        "num_exact", 128, "small images for the slower ways", lower_bound=1
     )
     flags.DEFINE_integer("num_exact_large", 2, "of 224 x 224", lower_bound=1)
     flags.DEFINE_integer("rounds", 16, "rounds of the differentiated completion")
+    flags.DEFINE_integer(
+        "max_steps", SPLICConfig().max_steps, "steps of the others at most"
+    )
+    flags.DEFINE_bool("interpret", False, "only try the fused kernel, on any device")
+    flags.DEFINE_float(
+        "peak_tflops",
+        None,
+        "of the device, in float32 without tensor cores; for the share of the floor",
+        lower_bound=0,
+    )
+    flags.DEFINE_float(
+        "peak_gbytes", None, "its memory's, in GB/s; likewise", lower_bound=0
+    )
     flags.DEFINE_integer("repeats", 3, "timed runs; the median counts", lower_bound=1)
     flags.DEFINE_string("out", "out/speed.json", "JSON file for the results")
 
@@ -143,13 +167,20 @@ def mosaics(images: np.ndarray, count: int, side: int = SIDE) -> np.ndarray:
     return large[:, :side, :side]
 
 
+def masks_of(images: np.ndarray, key: jax.Array) -> jax.Array:
+    """The masks that `purify` draws by default."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(len(images)))
+    return jax.vmap(lambda key: sample_mask(key, images.shape[1:]))(keys)
+
+
 def main(argv: Sequence[str]) -> None:
     del argv
     dataset = shared_flags.dataset_from_flags("test")
-    images = np.resize(dataset.images, (FLAGS.num_images, *dataset.images.shape[1:]))
+    images = mosaics(dataset.images, FLAGS.num_images, FLAGS.image_side)
     images = images.astype(np.float32) / 255
-    key, devices = jax.random.key(0), jax.local_devices()
-    large = mosaics(images, FLAGS.num_large)
+    config, platform = SPLICConfig(max_steps=FLAGS.max_steps), jax.default_backend()
+    if FLAGS.interpret and not fused.supports(config, images.shape[1:3]):
+        raise UserError("the kernel takes an --image_side of 16 to 32")
     progress, rows = Progress(), []
 
     def measure(work: str, way: str, count: int, run: Callable[[], Any]) -> None:
@@ -165,59 +196,110 @@ def main(argv: Sequence[str]) -> None:
             }
         )
 
-    def masks_of(batch):
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(len(batch)))
-        return jax.vmap(lambda k: sample_mask(k, batch.shape[1:]))(keys)
+    record = {
+        "dataset": {"name": dataset.name, "split": "test"},
+        "settings": dataclasses.asdict(config),
+        "devices": len(jax.local_devices()),
+        "rows": rows,
+    }
+    if not FLAGS.interpret:
+        measure_all(measure, images, dataset.images, config)
+    if FLAGS.interpret or platform == "gpu":
+        record["fused"] = measure_fused(measure, rows, images, config)
+    fastest = {row["work"]: row["ms_per_image"] for row in rows if row["way"] == "fast"}
+    for row in rows:
+        row["ratio"] = row["ms_per_image"] / fastest[row["work"]]
+    show(rows)
+    for name, value in record.get("fused", {}).items():
+        if value is not None:
+            progress.line(f"fused, {name.replace('_', ' ')}: {value:,.4g}")
+    section = "purify" if platform == "cpu" else f"purify_{platform}"
+    section += "_interpreted" * FLAGS.interpret
+    _speed.update(pathlib.Path(FLAGS.out), section, record)
 
-    few = images[: FLAGS.num_exact]
-    small = "purify 32 x 32"
-    measure(
-        small, "fast", len(images), lambda: purify(images, key, FAST, devices=devices)
-    )
-    measure(small, "exact", len(few), lambda: purify(few, key, EXACT, devices=devices))
-    numpy_masks = np.asarray(masks_of(few))
-    measure(small, "numpy", len(few), lambda: purify_numpy(few, numpy_masks, FAST))
-    if len(large):
-        work, some = f"purify {SIDE} x {SIDE}", large[: FLAGS.num_exact_large]
-        measure(
-            work, "fast", len(large), lambda: purify(large, key, FAST, devices=devices)
-        )
-        measure(
-            work, "exact", len(some), lambda: purify(some, key, EXACT, devices=devices)
-        )
+
+def measure_all(
+    measure: Callable[..., None],
+    images: np.ndarray,
+    originals: np.ndarray,
+    config: SPLICConfig,
+) -> None:
+    """All that is measured on any device."""
+    key, devices = jax.random.key(0), jax.local_devices()
+    large, few = mosaics(originals, FLAGS.num_large), images[: FLAGS.num_exact]
+    large = large.astype(np.float32) / 255
+    solvers = {"fast": config, "exact": dataclasses.replace(config, solver="exact")}
+    for side, batches in (
+        (FLAGS.image_side, {"fast": images, "exact": few}),
+        (SIDE, {"fast": large, "exact": large[: FLAGS.num_exact_large]}),
+    ):
+        for way, batch in batches.items():
+            run = partial(purify, batch, key, solvers[way], devices=devices)
+            if len(batch):
+                measure(f"purify {side} x {side}", way, len(batch), run)
+        if batches["exact"] is few:
+            masks = np.asarray(masks_of(few, key))
+            run = partial(purify_numpy, few, masks, config)
+            measure(f"purify {side} x {side}", "numpy", len(few), run)
 
     def gradient_of(function):
         gradient = jax.grad(lambda x: jnp.sum(function(x) ** 2))
         return jax.jit(gradient, compiler_options=COMPILER_OPTIONS)
 
     work, many = f"gradient, {FLAGS.rounds} rounds", images[: FLAGS.num_gradients]
-    few, few_masks = few[: len(many)], masks_of(few[: len(many)])
-    ours = gradient_of(lambda x: purify(x, key, FAST, rounds=FLAGS.rounds))
-    measure(work, "fast", len(many), lambda: ours(many))
-    exact = gradient_of(lambda x: purify(x, key, EXACT, rounds=FLAGS.rounds))
-    measure(work, "exact", len(few), lambda: exact(few))
-    by_svd = gradient_of(lambda x: purify_by_svd(x, few_masks, FAST, FLAGS.rounds))
+    few = few[: len(many)]
+    masks = masks_of(few, key)
+    for way, batch in (("fast", many), ("exact", few)):
+        ours = gradient_of(
+            partial(purify, key=key, config=solvers[way], rounds=FLAGS.rounds)
+        )
+        measure(work, way, len(batch), partial(ours, batch))
+    by_svd = gradient_of(lambda x: purify_by_svd(x, masks, config, FLAGS.rounds))
     measure(work, "through SVD", len(few), lambda: by_svd(few))
 
-    fastest = {row["work"]: row["ms_per_image"] for row in rows if row["way"] == "fast"}
-    for row in rows:
-        row["ratio"] = row["ms_per_image"] / fastest[row["work"]]
-    show(rows)
-    record = {
-        "dataset": {"name": dataset.name, "split": "test"},
-        "settings": dataclasses.asdict(FAST),
-        "devices": len(devices),
-        "rows": rows,
+
+def measure_fused(
+    measure: Callable[..., None],
+    rows: list[dict[str, Any]],
+    images: np.ndarray,
+    config: SPLICConfig,
+) -> dict[str, Any]:
+    """Fast, exact and fused on one device; what is counted, and the floor from it."""
+    key, few = jax.random.key(0), images[: FLAGS.num_exact]
+    counts = _floor.of_an_image(few, masks_of(few, key), config)
+    few, images, key = jax.device_put((few, images, key))
+    results = {}
+    for way, batch in (("exact", few), ("fast", images), ("fused", images)):
+        solver = "interpreted" if way == "fused" and FLAGS.interpret else way
+        run = jax.jit(
+            partial(purify, config=dataclasses.replace(config, solver=solver))
+        )
+        side = FLAGS.image_side
+        measure(f"in a jit, {side} x {side}", way, len(batch), partial(run, batch, key))
+        results[way] = run(few, key)
+        difference = np.abs(results[way] - results["exact"])
+        rows[-1]["mean_difference"] = float(difference.mean())
+        rows[-1]["share_near"] = float((difference <= NEAR).mean())
+    peaks = {"tflops": FLAGS.peak_tflops, "gbytes": FLAGS.peak_gbytes}
+    floor = _floor.milliseconds(counts, **peaks)
+    share = floor and floor / rows[-1]["ms_per_image"]
+    return {
+        **counts,
+        **{f"peak_{name}": value for name, value in peaks.items()},
+        "floor_ms_per_image": floor,
+        "share_of_floor": share,
     }
-    _speed.update(pathlib.Path(FLAGS.out), "purify", record)
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Prints the rows as a table."""
     table = rich.table.Table()
-    for heading in ("work", "way", "images", "ms an image", "images/s", "ratio"):
+    headings = ["work", "way", "images", "ms an image", "images/s", "ratio"]
+    headings += ["from exact", f"within {NEAR:g}, %"]
+    for heading in headings:
         table.add_column(heading, justify="left" if heading in "work way" else "right")
     for row in rows:
+        compared = "mean_difference" in row
         table.add_row(
             row["work"],
             row["way"],
@@ -225,6 +307,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
             f"{row['ms_per_image']:.3g}",
             f"{1e3 / row['ms_per_image']:.3g}",
             f"{row['ratio']:.1f}",
+            f"{row['mean_difference']:.1e}" if compared else "",
+            f"{100 * row['share_near']:.3f}" if compared else "",
         )
     rich.console.Console().print(table)
 

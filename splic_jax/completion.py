@@ -297,11 +297,12 @@ def _alternate(
     mask: Array,
     config: SPLICConfig,
 ) -> Array:
+    """`one_pass`, of one matrix or of ``[b, m, n]``, and again the other way round."""
     if not config.alternate:
         return one_pass(matrix, mask)
     # Without a target pass 1 gives the matrix back, and pass 2 has nothing to start
     # from: all pixels are anchors once more, and it too gives the matrix back.
-    nothing_to_swap = jnp.all(mask)
+    nothing_to_swap = jnp.all(mask, axis=(-2, -1), keepdims=True)
 
     def swap(carry, _):
         matrix, mask = carry
@@ -335,7 +336,7 @@ def _is_fast(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
     # Where nothing is cut, the smallest singular values matter as much as the largest;
     # small matrices cost little; and the fast solver is as good as single precision.
     return (
-        config.solver == "fast"
+        config.solver != "exact"
         and config.rank_cut
         and min(shape[:2]) >= tracked.SMALLEST_SIDE
         and config.rank_of(shape[:2]) < min(shape[:2])

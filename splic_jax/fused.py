@@ -49,6 +49,34 @@ def supports(
     )
 
 
+def complete_batch(
+    matrices: Float[Array, "b m n"],
+    masks: Bool[Array, "b m n"],
+    config: SPLICConfig = SPLICConfig(),
+    *,
+    rounds: int | None = None,
+    blocks: int = 1,
+) -> Float[Array, "b m n"]:
+    """`splic_jax.completion.complete_batch`, by the kernel where `config` says so.
+
+    That is with ``solver="fused"`` on a GPU and ``"interpreted"`` on any device. What
+    the kernel does not take, `rounds` and `blocks` among it, is done without.
+    """
+    interpret = config.solver == "interpreted"
+    wanted = config.solver == "fused" and jax.default_backend() == "gpu"
+    simple = rounds is None and blocks == 1
+    shape, dtype = matrices.shape[1:], matrices.dtype
+    if not ((wanted or interpret) and simple and supports(config, shape, dtype)):
+        return completion.complete_batch(
+            matrices, masks, config, rounds=rounds, blocks=blocks
+        )
+
+    def one_pass(matrices: Array, masks: Array) -> Array:
+        return complete_fused(matrices, masks, config, interpret=interpret).matrix
+
+    return completion._alternate(one_pass, matrices, masks, config)
+
+
 def complete_fused(
     matrices: Float[Array, "b m n"],
     masks: Bool[Array, "b m n"],

@@ -19,8 +19,9 @@ from splic_jax.batches import (
     numbered,
 )
 from splic_jax.channels import from_matrices, to_matrices
-from splic_jax.completion import GROUP, complete_batch, in_groups
+from splic_jax.completion import GROUP, in_groups
 from splic_jax.config import SPLICConfig
+from splic_jax.fused import complete_batch
 from splic_jax.masks import sample_mask
 
 # Images in one chunk where the CPU does `GROUP` matrices at a time: of colour images

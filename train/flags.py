@@ -41,7 +41,10 @@ SPLIC_FLAGS = {
     "tv_scales": ("tv_scales", "levels of the pyramid the total variation is over"),
     "pixel_scale": ("splic_pixel_scale", "value of a white pixel in the iteration"),
     "channels": ("splic_channels", "complete channels one by one, or side by side"),
-    "solver": ("splic_solver", "follow the singular vectors, or decompose each time"),
+    "solver": (
+        "splic_solver",
+        "follow the singular vectors (fused: in one kernel on a GPU), or decompose",
+    ),
     "mask": ("splic_mask", "one mask for all channels, or one for each"),
     "mask_design": ("splic_mask_design", "how the anchors of a mask are chosen"),
 }

@@ -91,6 +91,29 @@ def test_purify(tmp_path):
         assert row["way"] != "fast" or row["ratio"] == 1
 
 
+def test_purify_by_the_kernel(tmp_path):
+    sizes = "--num_images=3 --num_exact=2 --image_side=16 --max_steps=14 --num_test=3"
+    flags = [*sizes.split(), "--repeats=1", "--peak_tflops=2", "--peak_gbytes=1e-3"]
+    out = run("purify", "--interpret", *flags, "--out=s.json", cwd=tmp_path)
+    assert "share of floor" in out
+    record = json.loads((tmp_path / "s.json").read_text())["purify_interpreted"]
+    rows = {row["way"]: row for row in record["rows"]}
+    assert set(rows) == {"exact", "fast", "fused"}
+    for row in rows.values():
+        assert row["mean_difference"] < 1e-3
+        assert row["share_near"] > 0.999
+    counts = record["fused"]
+    # Anchors, places and result of 16 x 16, vectors of 16 x 8 padded to 16; 4 numbers.
+    assert counts["bytes_per_image"] == 2 * 3 * 4 * (4 * 16 * 16 + 4)
+    assert counts["steps_per_completion"] == 14
+    assert 1 <= counts["corrections_per_step"] <= 3
+    # So little memory would hold it up: bytes / (GB/s), in ms.
+    floor = counts["bytes_per_image"] / 1e3
+    assert counts["floor_ms_per_image"] == pytest.approx(floor)
+    share = counts["share_of_floor"] * rows["fused"]["ms_per_image"]
+    assert share == pytest.approx(floor)
+
+
 def test_growth(tmp_path):
     limits = ["--max_images=1", "--max_side=16", "--max_devices=1"]
     run("growth", *limits, "--out=s.json", cwd=tmp_path)

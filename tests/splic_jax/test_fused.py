@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splic_jax import SPLICConfig, complete, fused, total_variation_gradient
+from splic_jax import (
+    SPLICConfig,
+    complete,
+    fused,
+    purify,
+    total_variation_gradient,
+)
 
 _spec = importlib.util.spec_from_file_location(
     "reference", pathlib.Path(__file__).with_name("reference.py")
@@ -127,6 +133,50 @@ def test_each_stops_alone_whatever_is_beside_it():
         assert alone.steps[0] == together.steps[k]
 
 
+def test_purify_by_the_kernel(monkeypatch):
+    """Both passes, all channels, two chunks; as the fast solver does it."""
+    images = np.moveaxis(photographs(36, (18, 16)).reshape(12, 3, 18, 16), 1, -1)
+    images[0] = 0
+    config, key = SPLICConfig(max_steps=28, solver="interpreted"), jax.random.key(0)
+    calls, run = [], fused.complete_fused
+    monkeypatch.setattr(
+        fused, "complete_fused", lambda *a, **k: calls.append(a) or run(*a, **k)
+    )
+    got = purify(images, key, config, chunk_size=6)
+    assert calls
+    expected = purify(images, key, dataclasses.replace(config, solver="fast"))
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    whole = dataclasses.replace(config, keep_probability=1.0, max_steps=7)
+    np.testing.assert_array_equal(purify(images, key, whole), images)
+
+
+@pytest.mark.parametrize(
+    ("config", "rounds", "width"),
+    [
+        (SPLICConfig(max_steps=7, solver="fused"), None, 16),  # but no GPU
+        (SPLICConfig(max_steps=7, solver="interpreted"), 1, 16),
+        (SPLICConfig(max_steps=7, solver="interpreted", tv_scales=2), None, 16),
+        # Side by side no wider than the kernel takes, but with borders in between.
+        (
+            SPLICConfig(max_steps=7, solver="interpreted", channels="concatenated"),
+            None,
+            10,
+        ),
+    ],
+)
+def test_purify_does_without_the_kernel(monkeypatch, config, rounds, width):
+    def refused(*_, **__):
+        raise AssertionError("the kernel was used")
+
+    monkeypatch.setattr(fused, "complete_fused", refused)
+    images = photographs(6, (16, width)).reshape(2, 16, width, 3)
+    got, expected = (
+        purify(images, jax.random.key(0), c, rounds=rounds)
+        for c in (config, dataclasses.replace(config, solver="fast"))
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("form", ["exact", "printed"])
 def test_differences_give_the_gradient_of_the_total_variation(form):
     x = np.random.default_rng(0).normal(size=(13, 32)).astype(np.float32)
@@ -155,19 +205,33 @@ def test_says_what_it_does_not_do():
     assert fused.supports(SPLICConfig(tv_scales=2, tv_weight=0.0), square)
 
 
-@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
-@pytest.mark.parametrize("shape", [(32, 32), (16, 20)])
-def test_compiles_to_a_gpu_kernel(shape):
+def lowered_for_a_gpu(function, *arguments):
     device = jax.sharding.AbstractDevice(
         device_kind="NVIDIA H200", num_cores=132, platform="gpu"
     )
     mesh = jax.sharding.AbstractMesh(
         (1,), ("x",), (jax.sharding.AxisType.Explicit,), abstract_device=device
     )
+    with jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(function).trace(*arguments)
+        return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
+@pytest.mark.parametrize("shape", [(32, 32), (16, 20)])
+def test_compiles_to_a_gpu_kernel(shape):
     images = jax.ShapeDtypeStruct((3, *shape), jnp.float32)
     masks = jax.ShapeDtypeStruct((3, *shape), jnp.bool_)
-    with jax.sharding.use_abstract_mesh(mesh):
-        traced = jax.jit(fused.complete_fused).trace(images, masks)
-        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+    lowered = lowered_for_a_gpu(fused.complete_fused, images, masks)
     assert lowered.count("xla.gpu.triton") == 1
     assert "cusolver" in lowered
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
+@pytest.mark.parametrize("solver", ["fused", "fast"])
+def test_purify_on_a_gpu_takes_the_kernel_if_asked_to(monkeypatch, solver):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config, key = SPLICConfig(solver=solver), jax.random.key(0)
+    images = jax.ShapeDtypeStruct((3, 32, 32, 3), jnp.float32)
+    lowered = lowered_for_a_gpu(lambda x: purify(x, key, config), images)
+    assert lowered.count("xla.gpu.triton") == (solver == "fused")

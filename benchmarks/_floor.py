@@ -1,0 +1,160 @@
+"""What the fused kernel has to do for an image: bytes to move, multiply-adds."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from splic_jax import SPLICConfig, completion, fused, small, tracked
+
+# Loops around a product in the kernel: over rounds, steps, and full corrections.
+_IN_A_STEP, _IN_A_CORRECTION = 2, 3
+
+
+class Work(NamedTuple):
+    """Of one completion, that is one matrix in one pass.
+
+    Attributes:
+        bytes: read and written by the kernel.
+        each_step: multiply-adds of the matrix products of a step with none but its last
+            correction.
+        each_correction: of each full correction before that.
+    """
+
+    bytes: int
+    each_step: int
+    each_correction: int
+
+
+class Taken(NamedTuple):
+    """What completions took.
+
+    Attributes:
+        matrices: completed.
+        steps: of each.
+        corrections: full ones of each, in all of its steps.
+    """
+
+    matrices: Float[Array, "b m n"]
+    steps: Int[Array, " b"]
+    corrections: Int[Array, " b"]
+
+
+def work(shape: tuple[int, int], config: SPLICConfig) -> Work:
+    """Counts what the kernel does, with its padding, from the kernel itself.
+
+    Raises:
+        ValueError: where `fused.supports` says no.
+    """
+    jaxpr = jax.make_jaxpr(
+        lambda *arrays: fused.complete_fused(*arrays, config, interpret=True)
+    )(jnp.zeros((1, *shape)), jnp.ones((1, *shape), bool)).jaxpr
+    (call,) = (e for e, _ in _equations(jaxpr) if e.primitive.name == "pallas_call")
+    moved = [variable.aval for variable in (*call.invars, *call.outvars)]
+    adds = dict.fromkeys((_IN_A_STEP, _IN_A_CORRECTION), 0)
+    for equation, loops in _equations(call.params["jaxpr"]):
+        if equation.primitive.name == "dot_general":
+            a, b = (variable.aval.shape for variable in equation.invars)
+            ((along,), _), _ = equation.params["dimension_numbers"]
+            adds[loops] += math.prod(a) * math.prod(b) // a[along]
+    return Work(sum(a.size * a.dtype.itemsize for a in moved), *adds.values())
+
+
+def _equations(jaxpr: Any, loops: int = 0) -> Iterator[tuple[Any, int]]:
+    """All equations of a jaxpr, whatever it calls, and the loops around each."""
+    for equation in jaxpr.eqns:
+        yield equation, loops
+        inside = loops + (equation.primitive.name in ("scan", "while"))
+        for value in jax.tree.leaves(list(equation.params.values())):
+            value = getattr(value, "jaxpr", value)
+            if hasattr(value, "eqns"):
+                yield from _equations(value, inside)
+
+
+def taken(
+    matrices: Float[Array | np.ndarray, "b m n"],
+    masks: Bool[Array | np.ndarray, "b m n"],
+    config: SPLICConfig,
+) -> Taken:
+    """Completes by the fast solver, and counts as it goes."""
+
+    def one(matrix: Array, mask: Array) -> Taken:
+        problem, start = completion._start(matrix, mask, config)
+        rank = config.rank_of(matrix.shape)
+
+        def corrections(state: Any) -> Array:
+            def step(carry, _):
+                x, vectors = carry
+                tall = x if len(vectors) == x.shape[1] else x.T
+                images = small.product(tall, vectors)
+                angles = tracked._angles(small.product_tn(images, images), rank)
+                wanted = tracked._corrections(angles, state.delta)
+                new = completion._step(x, vectors, state.delta, problem, config, 1)
+                return new, wanted
+
+            carry = state.x, state.vectors
+            return jnp.sum(jax.lax.scan(step, carry, length=config.inner_steps)[1])
+
+        def unfinished(carry):
+            state, _ = carry
+            going_on = state.changes[-1] > config.tolerance
+            return (state.round < config.max_rounds) & going_on
+
+        def advance(carry):
+            state, count = carry
+            new = completion._round(state, problem, config, 1)
+            return new, count + corrections(state)
+
+        state, count = jax.lax.while_loop(unfinished, advance, (start, jnp.int32(0)))
+        done = completion._finish(state.x, matrix, problem, config)
+        return Taken(done, state.round * config.inner_steps, count)
+
+    return jax.jit(jax.vmap(one))(jnp.asarray(matrices), jnp.asarray(masks))
+
+
+def of_an_image(
+    images: Float[np.ndarray, "n h w c"],
+    masks: Bool[Array, "n h w c"],
+    config: SPLICConfig,
+) -> dict[str, float]:
+    """Means over these images of all passes and channels, as plain numbers.
+
+    The start of each completion (a decomposition) and the masks are not counted, nor
+    what is no matrix product.
+    """
+    each = work(images.shape[1:3], config)
+    matrices, masks = (
+        np.moveaxis(np.asarray(a), -1, 1).reshape(-1, *images.shape[1:3])
+        for a in (images, masks)
+    )
+    completions = steps = corrections = 0
+    for _ in range(1 + config.alternate):
+        done = taken(matrices, masks, config)
+        matrices, masks = done.matrices, ~masks
+        completions += len(matrices)
+        steps += int(done.steps.sum())
+        corrections += int(done.corrections.sum())
+    adds = steps * each.each_step + corrections * each.each_correction
+    return {
+        "images": len(images),
+        "bytes_per_image": completions * each.bytes / len(images),
+        "multiply_adds_per_image": adds / len(images),
+        "steps_per_completion": steps / completions,
+        "corrections_per_step": corrections / steps,
+    }
+
+
+def milliseconds(
+    counts: dict[str, float], tflops: float | None, gbytes: float | None
+) -> float | None:
+    """The least time for an image by these peaks, a multiply-add being two FLOP."""
+    bounds = []
+    if tflops:
+        bounds.append(2 * counts["multiply_adds_per_image"] / (tflops * 1e9))
+    if gbytes:
+        bounds.append(counts["bytes_per_image"] / (gbytes * 1e6))
+    return max(bounds, default=None)
