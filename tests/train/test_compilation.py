@@ -36,7 +36,7 @@ def start(folder: pathlib.Path, *flags: str, **environment: str) -> subprocess.P
     return subprocess.Popen(
         command,
         cwd=folder,
-        env={k: v for k, v in os.environ.items() if "CACHE_DIR" not in k} | names,
+        env={k: v for k, v in os.environ.items() if "_CACHE_" not in k} | names,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
