@@ -1,4 +1,4 @@
-"""Compiles each program once, and keeps a long run of tests within its memory maps.
+"""Compiles each program once, and keeps a long run of tests within its memory.
 
 Nearly all of the time goes into compiling, and many tests want the programs of others,
 those that start a process above all.
@@ -13,10 +13,12 @@ import pathlib
 import tempfile
 
 import jax
+import psutil
 import pytest
 
 _MAPS = pathlib.Path("/proc/self/maps")
 _MOST = 30_000
+_MOST_BYTES = 6 * 2**30
 
 # Also of what takes no time to compile: there are thousands.
 _KEPT = {"jax_persistent_cache_min_compile_time_secs": 0.0}
@@ -36,6 +38,7 @@ def _compiled_once():
 @pytest.fixture(autouse=True, scope="module")
 def _few_compiled_programs():
     yield
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST:
+    too_many = _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST
+    if too_many or psutil.Process().memory_info().rss > _MOST_BYTES:
         jax.clear_caches()
         gc.collect()
