@@ -73,8 +73,8 @@ def product_nt(a: Array, b: Array) -> Array:
 
 @kernel
 def transpose(a: Array) -> Array:
-    """``A^T``, in memory."""
-    return a.T
+    """``A^T``, in memory; further axes come first."""
+    return jnp.swapaxes(a, -1, -2)
 
 
 # A product of its own, because the transpose of one that is written out would be a sum
@@ -82,7 +82,7 @@ def transpose(a: Array) -> Array:
 _product = Primitive("splic_small_product")
 
 
-def _in_words(a: Array, b: Array, *, form: str) -> Array:
+def _ordinary(a: Array, b: Array, *, form: str) -> Array:
     """Either form by XLA's product; further axes come first."""
     if form == "tn":
         a = jnp.swapaxes(a, -1, -2)
@@ -93,7 +93,7 @@ def _written_out(a: Array, b: Array, *, form: str) -> Array:
     if form == "tn":
         a = jnp.swapaxes(a, -1, -2)
     if max(*a.shape[-2:], b.shape[-1]) > LARGEST:
-        return _in_words(a, b, form="nn")
+        return _ordinary(a, b, form="nn")
     terms = (a[..., k, None] * b[..., k, None, :] for k in range(a.shape[-1]))
     return functools.reduce(jnp.add, terms)
 
@@ -106,17 +106,12 @@ def _shape(a: Any, b: Any, *, form: str) -> Any:
 
 def _transposed_left(cotangent: Array, a: Any, b: Array, *, form: str) -> Array:
     if form == "nn":
-        return _product.bind(cotangent, _swap(b), form="nn")
-    return _product.bind(b, _swap(cotangent), form="nn")
+        return _product.bind(cotangent, transpose(b), form="nn")
+    return _product.bind(b, transpose(cotangent), form="nn")
 
 
 def _transposed_right(cotangent: Array, a: Array, b: Any, *, form: str) -> Array:
     return _product.bind(a, cotangent, form="tn" if form == "nn" else "nn")
-
-
-@kernel
-def _swap(a: Array) -> Array:
-    return jnp.swapaxes(a, -1, -2)
 
 
 def _batched(arrays: Any, axes: Any, *, form: str) -> tuple[Array, int]:
@@ -134,7 +129,7 @@ _product.def_abstract_eval(_shape)
 _product.def_impl(jax.jit(_product.bind, static_argnames="form"))
 ad.defbilinear(_product, _transposed_left, _transposed_right)
 batching.primitive_batchers[_product] = _batched
-mlir.register_lowering(_product, mlir.lower_fun(_in_words, multiple_results=False))
+mlir.register_lowering(_product, mlir.lower_fun(_ordinary, multiple_results=False))
 mlir.register_lowering(
     _product, mlir.lower_fun(_written_out, multiple_results=False), platform="cpu"
 )

@@ -189,8 +189,13 @@ def _inverse_root(t2: Array) -> Array:
     return jnp.eye(len(t2)) + t2 / 2 + 0.375 * dot(t2, t2)
 
 
+def _rotation(t: Array) -> Array:
+    """``(I + T)(I - T^2)^{-1/2}``, nearly orthogonal for an antisymmetric T."""
+    return _and_times(t, _inverse_root(product(t, t)))
+
+
 @kernel
-def _rotation(t: Array, root: Array) -> Array:
+def _and_times(t: Array, root: Array) -> Array:
     return root + dot(t, root)
 
 
@@ -205,8 +210,8 @@ def _rotate(now: Leading, rotation: Array) -> Leading:
 
 
 def _turn_fully(now: Leading, gram: Array, t: Array) -> tuple[Leading, Array]:
-    """Rotates within the span by (I + T)(I - T^2)^{-1/2}; returns also the new gram."""
-    rotation = _rotation(t, _inverse_root(product(t, t)))
+    """Rotates within the span; returns also the new gram."""
+    rotation = _rotation(t)
     rotation = product(rotation, _newton(rotation))
     gram = product_tn(rotation, product(gram, rotation))
     return _rotate(now, rotation), gram
@@ -272,7 +277,7 @@ def _safe_inverse(squares: Array) -> Array:
 
 def _settle(x: Array, now: Leading, gram: Array, t: Array, rank: int) -> Leading:
     """The last correction, within the span and out of it at once, to second order."""
-    rotation = _rotation(t, _inverse_root(product(t, t)))
+    rotation = _rotation(t)
     turned = _rotate(now, rotation)
     if now.vectors.shape[0] != now.vectors.shape[1]:
         # The turned columns' own: a mixture of two would get the correction of neither.
