@@ -332,18 +332,39 @@ def _turn_fully(
     now: tracked.Leading, gram: Array, rank: int
 ) -> tuple[tracked.Leading, Array]:
     rotation = _rotation(_angles(gram, rank))
-    newton = 1.5 * _identity(gram) - _dot_tn(rotation, rotation) / 2
-    rotation = _dot(rotation, newton)
+    for _ in range(2):
+        newton = 1.5 * _identity(gram) - _dot_tn(rotation, rotation) / 2
+        rotation = _dot(rotation, newton)
     return _rotate(now, rotation), _dot_tn(rotation, _dot(gram, rotation))
 
 
 def _leave_span(x: Array, now: tracked.Leading, gram: Array) -> tracked.Leading:
     squares = _diagonal(gram)
     step = tracked._first_order(_outside(x, now, gram), _safe_inverse(squares))
-    now = _move(x, now, step, squares)
-    defect = _defect(now)
+    now, defect = _mended(_move(x, now, step, squares))
+    return _orthonormal(now, defect)
+
+
+def _mended(now: tracked.Leading) -> tuple[tracked.Leading, Array]:
+    def far(carry):
+        done, _, defect = carry
+        square = _total(defect**2)
+        few = done < tracked._MOST_MENDING
+        return few & (square > tracked._LARGEST_DEFECT**2)
+
+    def mend(carry):
+        done, now, defect = carry
+        now = _orthonormal(now, defect)
+        return done + 1, now, _defect(now)
+
+    start = (jnp.int32(0), now, _defect(now))
+    _, now, defect = jax.lax.while_loop(far, mend, start)
+    return now, defect
+
+
+def _orthonormal(now: tracked.Leading, defect: Array) -> tracked.Leading:
     square = _dot(defect, defect)
-    root = _identity(gram) + defect / 2 + square * 0.375
+    root = _identity(defect) + defect / 2 + square * 0.375
     return _rotate(now, root + _dot(square, defect) * 0.3125)
 
 
@@ -375,7 +396,7 @@ def _settle(
         squares = jnp.sum(turned.images**2, axis=0)
         step = _dot(_outside(x, now, gram), rotation) * _safe_inverse(squares)
         turned = _move(x, turned, step, squares)
-    defect = _defect(turned)
+    turned, defect = _mended(turned)
     gram = _dot_tn(turned.images, turned.images)
     t = _angles(tracked._of_orthonormal(gram, defect, _diagonal(gram)), rank)
     both = t + defect / 2
@@ -394,8 +415,8 @@ def _defect(now: tracked.Leading) -> Array:
 
 
 def _safe_inverse(squares: Array) -> Array:
-    some = squares > _EPSILON * jnp.max(squares)
-    return jnp.where(some, 1 / jnp.where(some, squares, 1), 0)
+    least = tracked._ROUNDINGS * _EPSILON * jnp.max(squares)
+    return squares / jnp.where(least > 0, squares**2 + least**2, 1)
 
 
 def _descend(

@@ -48,6 +48,14 @@ _ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
 _LARGEST_ROTATION = 0.7
 _LARGEST_TAIL_ANGLE = 0.2
 
+# Columns farther from orthonormal than this (Frobenius norm of I - Q^T Q) are brought
+# nearer first, in so many steps at most. It takes ties, or columns of rounding errors.
+_LARGEST_DEFECT = 0.1
+_MOST_MENDING = 8
+
+# Roundings of the largest squared singular value below which one is noise.
+_ROUNDINGS = 8
+
 # Of the series in the derivative.
 _SERIES_TERMS = 3
 
@@ -212,7 +220,8 @@ def _rotate(now: Leading, rotation: Array) -> Leading:
 def _turn_fully(now: Leading, gram: Array, t: Array) -> tuple[Leading, Array]:
     """Rotates within the span; returns also the new gram."""
     rotation = _rotation(t)
-    rotation = product(rotation, _newton(rotation))
+    for _ in range(2):
+        rotation = product(rotation, _newton(rotation))
     gram = product_tn(rotation, product(gram, rotation))
     return _rotate(now, rotation), gram
 
@@ -223,8 +232,28 @@ def _leave_span(x: Array, now: Leading, gram: Array) -> Leading:
         return now
     squares = small.diagonal(gram)
     step = _first_order(_outside(x, now, gram), _safe_inverse(squares))
-    now = _move(now, Leading(step, product(x, step)), squares)
-    defect = _defect(now.vectors)
+    now, defect = _mended(_move(now, Leading(step, product(x, step)), squares))
+    return _orthonormal(now, defect)
+
+
+def _mended(now: Leading) -> tuple[Leading, Array]:
+    """Makes columns nearly orthonormal that are far from it; returns the defect too."""
+
+    def far(carry):
+        done, _, defect = carry
+        square = small.total(small.total(defect**2))
+        return (square > _LARGEST_DEFECT**2) & (done < _MOST_MENDING)
+
+    def mend(carry):
+        done, now, defect = carry
+        now = _orthonormal(now, defect)
+        return done + 1, now, _defect(now.vectors)
+
+    _, now, defect = jax.lax.while_loop(far, mend, (0, now, _defect(now.vectors)))
+    return now, defect
+
+
+def _orthonormal(now: Leading, defect: Array) -> Leading:
     return _rotate(now, _inverse_root_to_third(defect, product(defect, defect)))
 
 
@@ -270,9 +299,9 @@ def _inverse_root_to_third(defect: Array, square: Array) -> Array:
 
 
 def _safe_inverse(squares: Array) -> Array:
-    """1 / sigma^2, 0 where that is a rounding error of the largest."""
-    least = jnp.finfo(squares.dtype).eps * small.largest(squares)
-    return jnp.where(squares > least, 1 / jnp.where(squares > least, squares, 1), 0)
+    """1 / sigma^2, damped towards 0 where that is near a rounding error."""
+    least = _ROUNDINGS * jnp.finfo(squares.dtype).eps * small.largest(squares)
+    return squares / jnp.where(least > 0, squares**2 + least**2, 1)
 
 
 def _settle(x: Array, now: Leading, gram: Array, t: Array, rank: int) -> Leading:
@@ -286,7 +315,7 @@ def _settle(x: Array, now: Leading, gram: Array, t: Array, rank: int) -> Leading
         turned = _move(turned, Leading(step, product(x, step)), squares)
     # What that left, of second order, is mended at once: lengths, angles between the
     # columns, and S.
-    defect = _defect(turned.vectors)
+    turned, defect = _mended(turned)
     gram = product_tn(turned.images, turned.images)
     t = _angles(_of_orthonormal(gram, defect, small.diagonal(gram)), rank).t
     return _rotate(turned, _small_rotation(t, defect))

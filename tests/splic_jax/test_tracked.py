@@ -77,6 +77,34 @@ def test_flat_black_tied_and_fully_anchored_images():
     np.testing.assert_array_equal(done.matrix[3], images[3])
 
 
+def few_pixels(count: int) -> np.ndarray:
+    """Ties, and columns of rounding errors: permutations, the identity, lone pixels."""
+    rng = np.random.default_rng(0)
+    eye = np.eye(32, dtype=np.float32)
+    images = np.stack([eye[rng.permutation(32)] for _ in range(count)])
+    images[::4] = eye
+    images[1::4] = rng.random((len(images[1::4]), 32, 32)) < 0.02
+    images[2::4] = 0
+    places = np.arange(2, count, 4), *rng.integers(32, size=(2, len(images[2::4])))
+    images[places] = 1
+    return images
+
+
+@pytest.mark.parametrize("rank", [4, 8, 16])
+def test_ties_and_rounding_errors_never_grow(rank):
+    images, mask = few_pixels(64), masks(64)
+    mask |= images > 0.5
+    mask[::4] = masks(64)[::4]
+    done = complete(images, mask, SPLICConfig(rank=rank))
+    exact = complete(images, mask, SPLICConfig(rank=rank, solver="exact"))
+    largest = np.max(np.abs(done.matrix), axis=(1, 2))
+    np.testing.assert_array_less(largest, 4)
+    # Which of the tied ones is kept is open, how well the picture is met is not.
+    error = np.sqrt(np.mean((done.matrix - images) ** 2))
+    expected = np.sqrt(np.mean((exact.matrix - images) ** 2))
+    np.testing.assert_allclose(error, expected, rtol=0.1)
+
+
 def test_nan_at_an_anchor_stays_in_its_own_matrix():
     images, mask = pictures(3), masks(3)
     poisoned = images.copy()
