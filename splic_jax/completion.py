@@ -193,12 +193,14 @@ def complete_rounds(
     rounds: int,
     blocks: int = 1,
 ) -> Float[Array, "m n"]:
-    """`complete` for a fixed number of rounds, differentiable in `matrix`.
+    """`complete` for a fixed number of rounds, to be differentiated in `matrix`.
 
-    Equal to `complete` where that takes ``rounds * inner_steps`` steps. Reverse mode
-    keeps one iterate a round and recomputes the rest (`jax.checkpoint`), so memory is
-    that of ``rounds + inner_steps`` iterates. The derivative includes that of the
-    first delta; see `cut_and_descend` for where it exists.
+    Equal to `complete` where that takes ``rounds * inner_steps`` steps. The fast solver
+    has a derivative in reverse mode (`jax.grad`), the exact one in both. Reverse mode
+    keeps each step's iterate and basis where no side is above 64; of larger matrices
+    those of each round, and computes the steps of one again (`jax.checkpoint`), so
+    that memory is that of ``rounds + inner_steps`` iterates. The derivative includes
+    that of the first delta; see `cut_and_descend` for where it exists.
 
     Args:
         matrix, mask, config, blocks: as in `complete`.
@@ -219,10 +221,11 @@ def _run_rounds(
 ) -> Array:
     problem, state = _start(matrix, mask, config)
 
-    @jax.checkpoint
     def advance(state, _):
         return _round(state, problem, config, blocks), None
 
+    if max(matrix.shape) > small.LARGEST:
+        advance = jax.checkpoint(advance, prevent_cse=False)
     state, _ = jax.lax.scan(advance, state, length=rounds)
     return _finish(state.x, matrix, problem, config)
 
@@ -378,7 +381,11 @@ def _round(
 ) -> _State:
     """Lines 3 to 16 of Algorithm 1: the steps at one delta."""
 
-    @jax.checkpoint
+    @functools.partial(
+        jax.checkpoint,
+        prevent_cse=False,  # not in a loop
+        policy=jax.checkpoint_policies.save_only_these_names(tracked.VECTORS),
+    )
     def step(carry, _):
         _, x, vectors = carry
         new, vectors = _step(x, vectors, state.delta, problem, config, blocks)

@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from splic_jax import small, spectral
@@ -58,6 +59,10 @@ _ROUNDINGS = 8
 
 # Of the series in the derivative.
 _SERIES_TERMS = 3
+
+# What the derivative needs of a step beside its x, by name for `jax.checkpoint`: with
+# it nothing has to be tracked again.
+VECTORS = "splic_vectors"
 
 
 class Leading(NamedTuple):
@@ -402,7 +407,7 @@ def cut_and_descend(
     return _cut_and_descend(x, vectors, delta, unit, rank, step_size)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _cut_and_descend(x, vectors, delta, unit, rank, step_size):
     now = track(x, vectors, delta, rank)
     _, kept, weights = _weights(now, delta, unit, rank, step_size)
@@ -417,50 +422,70 @@ def _cut_and_descend(x, vectors, delta, unit, rank, step_size):
     return cut, descended, now.vectors
 
 
-@_cut_and_descend.defjvp
-def _cut_and_descend_jvp(rank, step_size, primals, tangents):
+def _with_residuals(x, vectors, delta, unit, rank, step_size):
+    cut, descended, vectors = _cut_and_descend(x, vectors, delta, unit, rank, step_size)
+    vectors = checkpoint_name(vectors, VECTORS)
+    return (cut, descended, vectors), (x, vectors, delta, unit)
+
+
+def _pull_back(rank, step_size, residuals, cotangents):
     """The derivative in x and delta; the vectors only say where to start from.
 
-    As in `splic_jax.spectral`, with the derivative of the space as a whole in two
-    parts: towards the other columns of the basis by divided differences, and out of it
-    by the series for (lambda_j - X^T X)^{-1}, which converges as
+    That of `splic_jax.spectral`, transposed, with the derivative of the space as a
+    whole in two parts: towards the other columns of the basis by divided differences,
+    and out of it by the series for (lambda_j - X^T X)^{-1}, which converges as
     (sigma_{p+1} / sigma_r)^2 does.
     """
-    x, vectors, delta, unit = primals
-    dx, _, ddelta, _ = tangents
-    cut, descended, vectors = _cut_and_descend(x, vectors, delta, unit, rank, step_size)
+    x, vectors, delta, unit = residuals
+    of_cut, of_descended, _ = cotangents
     now = Leading(vectors, product(x, vectors))
-    (squares, kept, weights), (_, _, dweights) = jax.jvp(
-        lambda d: _weights(now, d, unit, rank, step_size), (delta,), (ddelta,)
+    (squares, kept, weights), pull_weights = jax.vjp(
+        lambda d: _weights(now, d, unit, rank, step_size), delta
     )
-    values = jnp.sqrt(squares)
     width = _floor(delta, squares)
-    of_cut, of_descended = spectral.divided_differences(
-        values, kept, weights, width, _gain(width, unit, step_size)
+    differences = spectral.divided_differences(
+        jnp.sqrt(squares), kept, weights, width, _gain(width, unit, step_size)
     )
 
-    dimages = product(dx, now.vectors)
-    half = product_tn(dimages, now.images)
-    dgram = half + half.T
+    # Of Y = X V, to begin with, where Y stands on the left in the results.
+    turned = product(of_cut, vectors), product(of_descended, vectors)
+    images = _weighed(*turned, kept, weights)
+    zeros = jnp.zeros_like(kept)
+    of_weights = small.total(now.images * turned[1])
+    (of_delta,) = pull_weights((zeros, zeros, of_weights))
+    gram = _of_gram(
+        product_tn(now.images, turned[0]),
+        product_tn(now.images, turned[1]),
+        *differences,
+    )
+    # Of the part of dV that leaves the span.
+    cut, descended = _times(now.images, kept, weights)
+    leaving = product_tn(of_cut, cut) + product_tn(of_descended, descended)
+    leaving += product_tn(x, images)
     inverse = kept * _safe_inverse(squares)
 
     def outside(v):
-        return v - product(now.vectors, product_tn(now.vectors, v))
+        return _rest(v, vectors, product_tn(vectors, v))
 
-    pulled = product_tn(dx, now.images) + product_tn(x, dimages)
-    first = leaving = outside(pulled) * inverse
+    pulled = outside(leaving * inverse)
     for _ in range(_SERIES_TERMS):
-        pulled = product_tn(x, product(x, leaving))
-        leaving = first + outside(pulled) * inverse
-    leaving_images = product(x, leaving)
+        more = product_tn(x, product(x, pulled))
+        pulled = outside((leaving + more) * inverse)
+    images += product(now.images, gram) + product(x, pulled)
+    of_x = product_nt(images, vectors) + product_nt(now.images, pulled)
+    of_unit = None if unit is None else jnp.zeros_like(unit)
+    return of_x, jnp.zeros_like(vectors), of_delta, of_unit
 
-    def tangent(weights, dweights, differences):
-        turned = dimages * weights + now.images * dweights
-        turned += product(now.images, differences * dgram)
-        turned += leaving_images * weights
-        moved = product_nt(now.images * weights, leaving)
-        return product_nt(turned, now.vectors) + moved
 
-    dcut = tangent(kept, jnp.zeros_like(kept), of_cut)
-    ddescended = tangent(weights, dweights, of_descended)
-    return (cut, descended, vectors), (dcut, ddescended, jnp.zeros_like(vectors))
+@kernel
+def _weighed(of_cut: Array, of_descended: Array, kept: Array, weights: Array) -> Array:
+    return of_cut * kept + of_descended * weights
+
+
+@kernel
+def _of_gram(of_cut: Array, of_descended: Array, cut: Array, descended: Array) -> Array:
+    half = of_cut * cut + of_descended * descended
+    return half + half.T
+
+
+_cut_and_descend.defvjp(_with_residuals, _pull_back)

@@ -123,8 +123,16 @@ def test_matrices_do_not_depend_on_their_number():
     np.testing.assert_array_equal(many[-2:], few)
 
 
-@pytest.mark.parametrize("rounds", [1, 6])
-def test_gradient_is_that_of_the_exact_solver(rounds):
+@pytest.mark.parametrize(
+    ("rounds", "settings"),
+    [
+        (1, {}),
+        (6, {}),
+        (3, {"tv_weight": 0.0}),
+        (3, {"step_scaling": "printed", "pixel_scale": 255.0}),
+    ],
+)
+def test_gradient_is_that_of_the_exact_solver(rounds, settings):
     images, mask = pictures(4), masks(4)
     weight = np.random.default_rng(2).normal(size=images.shape).astype(np.float32)
 
@@ -134,7 +142,9 @@ def test_gradient_is_that_of_the_exact_solver(rounds):
 
         return jax.jit(jax.vmap(jax.grad(value)))(images, mask, weight)
 
-    fast, exact = gradient(SPLICConfig()), gradient(EXACT)
+    fast, exact = (
+        gradient(SPLICConfig(solver=solver, **settings)) for solver in ("fast", "exact")
+    )
     error = np.linalg.norm(fast - exact, axis=(1, 2))
     assert (error < 0.02 * np.linalg.norm(exact, axis=(1, 2))).all()
 
