@@ -175,7 +175,7 @@ def multiply_adds(m: int, n: int, p: int) -> dict[str, int]:
     rotate, gram, outside = (n + m) * p * p, m * p * p, 2 * m * n * p + 2 * n * p * p
     return {
         "product, Gram matrix": m * n * p + gram,
-        "turn in the span": 7 * p**3 + rotate,
+        "turn in the span": 9 * p**3 + rotate,
         "step out of it": outside + 2 * p**3 + rotate + gram,
         "both at once": outside + n * p * p + 5 * p**3 + 2 * rotate + gram,
         "weights": 0,

@@ -353,13 +353,18 @@ def _mended(now: tracked.Leading) -> tuple[tracked.Leading, Array]:
         return few & (square > tracked._LARGEST_DEFECT**2)
 
     def mend(carry):
-        done, now, defect = carry
-        now = _orthonormal(now, defect)
-        return done + 1, now, _defect(now)
+        done, *of = carry
+        return done + 1, *_mend(*of)
 
     start = (jnp.int32(0), now, _defect(now))
     _, now, defect = jax.lax.while_loop(far, mend, start)
     return now, defect
+
+
+@jax.jit
+def _mend(now: tracked.Leading, defect: Array) -> tuple[tracked.Leading, Array]:
+    now = _orthonormal(now, defect)
+    return now, _defect(now)
 
 
 def _orthonormal(now: tracked.Leading, defect: Array) -> tracked.Leading:

@@ -250,12 +250,17 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
         return (square > _LARGEST_DEFECT**2) & (done < _MOST_MENDING)
 
     def mend(carry):
-        done, now, defect = carry
-        now = _orthonormal(now, defect)
-        return done + 1, now, _defect(now.vectors)
+        done, *of = carry
+        return done + 1, *_mend(*of)
 
     _, now, defect = jax.lax.while_loop(far, mend, (0, now, _defect(now.vectors)))
     return now, defect
+
+
+@jax.jit
+def _mend(now: Leading, defect: Array) -> tuple[Leading, Array]:
+    now = _orthonormal(now, defect)
+    return now, _defect(now.vectors)
 
 
 def _orthonormal(now: Leading, defect: Array) -> Leading:
