@@ -361,6 +361,10 @@ BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
         f"reproduced_table{n}": functools.partial(quote_findings.reproduced_table, n)
         for n in (1, 2, 3, 4)
     },
+    **{
+        f"reproduced_figure{n}": functools.partial(quote_findings.reproduced_figure, n)
+        for n in (6, 7, 9, 11, 12)
+    },
 }
 
 

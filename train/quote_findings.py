@@ -135,3 +135,38 @@ def reproduced_table(number: int, results: pathlib.Path) -> str:
         f"{record['scale']['about']}; seed {record['seed']}; "
         f"{provenance_line(record)}. [results/{file}](../results/{file})"
     )
+
+
+def reproduced_figure(number: int, results: pathlib.Path) -> str:
+    """A sweep of the paper as `reproduce` measured it: a row for each of its rows."""
+    file = f"reproduction/figure{number}.json"
+    try:
+        record = json.loads((results / file).read_text())
+    except FileNotFoundError:
+        record = {"finished": False}
+    if not record["finished"]:
+        return f"Figure {number} has not been run on real images yet."
+    columns = list(dict.fromkeys(cell["column"] for cell in record["cells"]))
+    found: dict[str, dict[str, str]] = {}
+    for cell in record["cells"]:
+        low, high = (f"{100 * x:.1f}" for x in cell["accuracy_interval"])
+        shown = f"{100 * cell['accuracy']:.1f} ({low} to {high})"
+        found.setdefault(cell["row"], {})[cell["column"]] = shown
+    rows = [["accuracy, % (95 % interval)", *columns]]
+    rows += [[row, *(of.get(c, "-") for c in columns)] for row, of in found.items()]
+    counts = sorted({cell["count"] for cell in record["cells"]})
+    facts = [
+        f"Figure {number}, {record['title']}",
+        f"{dataset_name(record)}, {' or '.join(map(str, counts))} test images, scale "
+        f"{record['scale']['name']}, seed {record['seed']}",
+        provenance_line(record),
+    ]
+    for column, db in record.get("splic_minus_srf_db", {}).items():
+        mean, width = db["mean"], db["half_width"]
+        facts.insert(
+            1, f"PSNR of SPLIC less SRF's, {column}: {mean:+.2f} +- {width:.2f} dB"
+        )
+    return (
+        f"{markdown_table(rows, 1)}\n\n{'; '.join(facts)}. "
+        f"[results/{file}](../results/{file})"
+    )

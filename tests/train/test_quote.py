@@ -82,6 +82,35 @@ def test_a_reproduced_table_stands_beside_the_papers(tmp_path):
     assert "the paper prints none of these" in table()
 
 
+def test_a_reproduced_figure_is_a_row_for_each_of_its_rows(tmp_path):
+    figure = functools.partial(quote.BLOCKS["reproduced_figure12"], tmp_path)
+    assert figure() == "Figure 12 has not been run on real images yet."
+    cell = {"row": "SPLIC", "column": "Clean", "accuracy": 0.5, "count": 40}
+    cell |= {"accuracy_interval": [0.35, 0.652]}
+    record = {
+        "title": "PSNR",
+        "finished": True,
+        "provenance": {
+            "hardware": "a machine",
+            "date": "2026-01-02",
+            "versions": {"jax": "1.2.3"},
+        },
+        "scale": {"name": "cpu"},
+        "dataset": {"name": "cifar10"},
+        "seed": 0,
+        "cells": [cell, {**cell, "column": "PGD"}, {**cell, "row": "SRF", "count": 20}],
+        "splic_minus_srf_db": {"Clean": {"mean": 0.256, "half_width": 0.04}},
+    }
+    path = tmp_path / "reproduction" / "figure12.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(record))
+    assert "| accuracy, % (95 % interval) | Clean | PGD |" in figure()
+    assert "| SPLIC | 50.0 (35.0 to 65.2) | 50.0 (35.0 to 65.2) |" in figure()
+    assert "| SRF | 50.0 (35.0 to 65.2) | - |" in figure()
+    for words in ("20 or 40 test images", "scale cpu, seed 0", "Clean: +0.26 +- 0.04"):
+        assert words in figure()
+
+
 def test_a_missing_result_is_named(tmp_path):
     with pytest.raises(UserError, match=r"quickstart\.json is quoted, but missing"):
         quote.fill("<!-- quickstart -->\n<!-- end quickstart -->", tmp_path)
