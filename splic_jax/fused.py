@@ -26,7 +26,8 @@ _LARGEST_SIDE = 32
 _EPSILON = float(jnp.finfo(jnp.float32).eps)
 # Compiled for compute capability 9.0, a program of 1, 2, 4 or 8 warps takes 255, 255,
 # 251 or 216 registers a thread, so that a multiprocessor holds 8 warps in any case, and
-# 13, 13, 17 or 20 thousand instructions; 1 spills the most. Not measured on one.
+# 13, 13, 17 or 20 thousand instructions; 1 spills the most. That was without `_mended`;
+# not measured on one.
 _WARPS = 2
 # Triton makes float32 of it. Three products in TF32 on the tensor cores would take as
 # many instructions or more: the tiles are small, and each factor has to be split.
@@ -348,7 +349,7 @@ def _leave_span(x: Array, now: tracked.Leading, gram: Array) -> tracked.Leading:
 def _mended(now: tracked.Leading) -> tuple[tracked.Leading, Array]:
     def far(carry):
         done, _, defect = carry
-        square = _total(defect**2)
+        square = _total(defect**2) / len(defect)
         few = done < tracked._MOST_MENDING
         return few & (square > tracked._LARGEST_DEFECT**2)
 
@@ -416,7 +417,8 @@ def _identity(a: Array) -> Array:
 
 def _defect(now: tracked.Leading) -> Array:
     gram = _dot_tn(now.vectors, now.vectors)
-    return _identity(gram) - gram
+    # Columns that only fill up have no length to be missed.
+    return jnp.where(gram > 0, _identity(gram), 0) - gram
 
 
 def _safe_inverse(squares: Array) -> Array:

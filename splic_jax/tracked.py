@@ -49,9 +49,10 @@ _ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
 _LARGEST_ROTATION = 0.7
 _LARGEST_TAIL_ANGLE = 0.2
 
-# Columns farther from orthonormal than this (Frobenius norm of I - Q^T Q) are brought
-# nearer first, in so many steps at most. It takes ties, or columns of rounding errors.
-_LARGEST_DEFECT = 0.1
+# Columns farther from orthonormal than this (Frobenius norm of I - Q^T Q by the root of
+# their number) are brought nearer first, in so many steps at most. It takes ties, or
+# columns of rounding errors.
+_LARGEST_DEFECT = 0.025
 _MOST_MENDING = 8
 
 # Roundings of the largest squared singular value below which one is noise.
@@ -246,7 +247,7 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
 
     def far(carry):
         done, _, defect = carry
-        square = small.total(small.total(defect**2))
+        square = small.total(small.total(defect**2)) / len(defect)
         return (square > _LARGEST_DEFECT**2) & (done < _MOST_MENDING)
 
     def mend(carry):

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 INK, FAINT = "#1b1e23", "#c9ccd1"
-# Okabe and Ito: blue, vermilion, bluish green.
-COLOURS = ("#0072b2", "#d55e00", "#009e73")
-MARKERS = ("o", "s", "^")
+# Okabe and Ito: blue, vermilion, bluish green, reddish purple.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+MARKERS = ("o", "s", "^", "D")
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -140,28 +140,28 @@ def curves(
     series: Sequence[Series],
     label: str,
     quantity: str,
-    scale: str = "linear",
+    *,
+    even: bool = False,
 ) -> str:
     """A line for each series over a setting, with a bar for each interval.
 
     Args:
         positions: values of the setting.
-        series: at most three, a point for each position.
+        series: no more than there are `COLOURS`, a point for each position.
         label: name of the setting.
         quantity: of the vertical axis: quantity, unit, how many samples.
-        scale: of the horizontal axis, as Matplotlib names it.
+        even: set all positions the same distance apart.
 
     Returns:
         As `intervals`.
     """
+    places = range(len(positions)) if even else positions
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.5), layout="constrained")
         axis = figure.subplots()
         for index, one in enumerate(series):
             found = [
-                (x, p)
-                for x, p in zip(positions, one.points, strict=True)
-                if p is not None
+                (x, p) for x, p in zip(places, one.points, strict=True) if p is not None
             ]
             axis.errorbar(
                 [x for x, _ in found],
@@ -175,11 +175,7 @@ def curves(
                 elinewidth=1,
                 label=one.name,
             )
-        if scale == "symlog":
-            axis.set_xscale(scale, linthresh=min(x for x in positions if x) / 2)
-        else:
-            axis.set_xscale(scale)
-        axis.set_xticks(positions, [f"{x:g}" for x in positions])
+        axis.set_xticks(places, [f"{x:g}" for x in positions])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(False, axis="x")
         axis.set_ylim(0, None)

@@ -212,6 +212,15 @@ def made_up():
             )
         ],
     }
+    files["reproduction/figure6.json"] = {
+        **base,
+        "finished": True,
+        "dataset": {"name": "cifar10"},
+        "cells": [
+            {**bare[k], "row": "clean", "column": rank}
+            for k, rank in enumerate(("2", "4", "8"))
+        ],
+    }
     views = {
         view: {
             "psnr_db": None if view == "clean" else 31.5,
@@ -348,6 +357,8 @@ def test_findings_and_comparisons_are_there(page):
     assert len(differences) == 10
     assert "Table 2, rerun on CIFAR-10" in page and "disagrees" in page
     assert any("defenses_small.json" in source for source in differences)
+    assert "Figure 6, rerun: accuracy against the target rank r" in page
+    assert "Figure 9, rerun" not in page
 
 
 def test_without_results_says_which_command_makes_them(tmp_path):
@@ -441,7 +452,7 @@ def test_a_plot_puts_values_where_they_belong():
 
 def test_a_curve_skips_what_was_not_measured():
     points = [Point(20, 10, 30), None, Point(80, 70, 90)]
-    svg = plots.curves([0, 0.02, 0.2], [Series("x", points)], "weight", "%", "symlog")
+    svg = plots.curves([0, 0.02, 0.2], [Series("x", points)], "weight", "%", even=True)
     for text in ("0", "0.02", "0.2", "weight", "%"):
         assert f">{text}</text>" in svg
 

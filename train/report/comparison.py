@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+from markupsafe import Markup
+
+from train import plots
+from train.plots import Series
 from train.report.tables import (
     Cell,
     Table,
     accuracy,
     defense_title,
     make_table,
+    point,
 )
 from train.report.traced import Results
 
@@ -143,9 +148,7 @@ def reproduced(results: Results) -> list[dict[str, Any]]:
     found = []
     for number in results.record(PRINTED)["tables"]:
         name = f"reproduction/table{number}.json"
-        if not results.has(name) or not results.value(f"{name}#/finished"):
-            continue
-        if results.value(f"{name}#/dataset/name") != "cifar10":
+        if not _is_done(results, name):
             continue
         caption = f"Table {number}, rerun on CIFAR-10: paper and ours in %"
         heads = "method, column, paper, ours, points, images, the paper's value"
@@ -160,6 +163,41 @@ def reproduced(results: Results) -> list[dict[str, Any]]:
         at = f"{name}#/scale"
         about = [results.show(f"{at}/{x}", "text") for x in ("name", "about")]
         found.append({"table": table, "about": about})
+    return found
+
+
+def _is_done(results: Results, name: str) -> bool:
+    return (
+        results.has(name)
+        and results.value(f"{name}#/finished")
+        and results.value(f"{name}#/dataset/name") == "cifar10"
+    )
+
+
+def swept(results: Results) -> list[Markup]:
+    """The paper's sweeps as `reproduce` measured them, a plot each."""
+    found = []
+    for number, setting, even in (
+        (6, "target rank r", False),
+        (9, "weight \N{GREEK SMALL LETTER LAMDA}", True),
+        (11, "keep probability p", False),
+    ):
+        name = f"reproduction/figure{number}.json"
+        if not _is_done(results, name):
+            continue
+        rows: dict[str, dict[float, str]] = {}
+        for source in results.each(f"{name}#/cells"):
+            cell = results.value(source)
+            rows.setdefault(cell["row"], {})[float(cell["column"])] = source
+        positions = sorted({x for of in rows.values() for x in of})
+        series = [
+            Series(row, [point(results, of.get(x)) for x in positions])
+            for row, of in rows.items()
+        ]
+        quantity = f"accuracy, % ({cell['count']} images)"
+        alt = f"Figure {number}, rerun: accuracy against the {setting}, with interval"
+        svg = plots.curves(positions, series, setting, quantity, even=even)
+        found.append(Markup(plots.with_name(svg, f"figure-{number}", alt)))
     return found
 
 
@@ -185,5 +223,6 @@ def beside(results: Results) -> dict[str, Any]:
     return {
         "table": side_by_side(results),
         "reproduced": reproduced(results),
+        "swept": swept(results),
         "printed": printed_tables(results),
     }

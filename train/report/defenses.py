@@ -125,10 +125,10 @@ def _sweeps(results: Results, count: str) -> list[str]:
     """A plot for each setting that is a number."""
     figures = []
     side = results.value(f"{_SMALL}#/network/training_set/image_shape/0")
-    for field, words, default, scale in (
-        ("rank", "rank r", side // 4, "linear"),
-        ("tv_weight", "weight \N{GREEK SMALL LETTER LAMDA}", None, "symlog"),
-        ("keep_probability", "keep probability p", None, "linear"),
+    for field, words, default, even in (
+        ("rank", "rank r", side // 4, False),
+        ("tv_weight", "weight \N{GREEK SMALL LETTER LAMDA}", None, True),
+        ("keep_probability", "keep probability p", None, False),
     ):
         found = {
             float(name.partition("=")[2]): ("sweeps", name)
@@ -151,6 +151,6 @@ def _sweeps(results: Results, count: str) -> list[str]:
         alt = (
             f"Accuracy without attack and under PGD against the {words}, with interval"
         )
-        svg = plots.curves(positions, series, words, quantity, scale)
+        svg = plots.curves(positions, series, words, quantity, even=even)
         figures.append(Markup(plots.with_name(svg, f"sweep-{field}", alt)))
     return figures

@@ -12,9 +12,6 @@ from train.files import written_whole
 from train.plots import COLOURS, MARKERS, STYLE, WIDTH, Point, Series
 
 SUFFIXES = (".png", ".svg")
-# One more of Okabe and Ito's: reddish purple.
-_COLOURS = (*COLOURS, "#cc79a7")
-_MARKERS = (*MARKERS, "D")
 
 
 def draw(
@@ -142,8 +139,8 @@ def _line(
         [x for x, _ in found],
         [p.value for _, p in found],
         [[p.value - p.low for _, p in found], [p.high - p.value for _, p in found]],
-        color=_COLOURS[index],
-        marker=_MARKERS[index],
+        color=COLOURS[index],
+        marker=MARKERS[index],
         linestyle=style,
         elinewidth=1,
         label=one.name,

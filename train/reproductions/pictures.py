@@ -99,8 +99,7 @@ def convergence(workshop: Workshop, cells: Cells, path: pathlib.Path) -> dict[st
 
     def paint(figure: Figure) -> None:
         axis = figure.subplots()
-        colours = (*COLOURS, "#cc79a7")
-        for index, (colour, values) in enumerate(zip(colours, means, strict=False)):
+        for index, (colour, values) in enumerate(zip(COLOURS, means, strict=False)):
             steps = np.arange(1, len(values) + 1)
             axis.semilogy(steps, values, color=colour, label=f"image {index}")
         axis.axhline(SPLICConfig().tolerance, linestyle=":", color="#1b1e23")
