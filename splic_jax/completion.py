@@ -383,7 +383,7 @@ def _round(
 
     @functools.partial(
         jax.checkpoint,
-        prevent_cse=False,  # not in a loop
+        prevent_cse=False,  # which a loop does by itself
         policy=jax.checkpoint_policies.save_only_these_names(tracked.VECTORS),
     )
     def step(carry, _):

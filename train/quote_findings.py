@@ -94,14 +94,19 @@ def finding_cost(results: pathlib.Path) -> str:
     )
 
 
+def _finished(path: pathlib.Path) -> dict[str, Any] | None:
+    """What `reproduce` wrote, once all of it has been measured."""
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    return record if record["finished"] else None
+
+
 def reproduced_table(number: int, results: pathlib.Path) -> str:
     """A table of the paper as `reproduce` measured it, beside the printed values."""
     file = f"reproduction/table{number}.json"
-    try:
-        record = json.loads((results / file).read_text())
-    except FileNotFoundError:
-        record = {"finished": False}
-    if not record["finished"]:
+    record = _finished(results / file)
+    if record is None:
         return f"Table {number} has not been run on real images yet."
     heads = "method, column, paper %, ours %, 95 % interval, images, difference"
     rows = [[*heads.split(", "), "the paper's value"]]
@@ -140,11 +145,8 @@ def reproduced_table(number: int, results: pathlib.Path) -> str:
 def reproduced_figure(number: int, results: pathlib.Path) -> str:
     """A sweep of the paper as `reproduce` measured it: a row for each of its rows."""
     file = f"reproduction/figure{number}.json"
-    try:
-        record = json.loads((results / file).read_text())
-    except FileNotFoundError:
-        record = {"finished": False}
-    if not record["finished"]:
+    record = _finished(results / file)
+    if record is None:
         return f"Figure {number} has not been run on real images yet."
     columns = list(dict.fromkeys(cell["column"] for cell in record["cells"]))
     found: dict[str, dict[str, str]] = {}
