@@ -43,7 +43,7 @@ ROUNDS = (4, 6, 8, 10, 12, 14, 16)
 OPTIONS = {**COMPILER_OPTIONS, "xla_cpu_multi_thread_eigen": False}  # one core
 SECONDS = 0.03  # of one timed loop, about
 # Delta in units of sigma_r at which a step takes so many full corrections.
-DELTAS = {0: 0.4, 1: 1.5, 2: 7.0}
+DELTAS = {0: 0.4, 1: 2.0, 2: 12.0}
 CHAIN = 32  # smallest operations one after another
 LARGE = 512  # side of the product that shows the core's speed
 # What is no operation of its own in a compiled program.

@@ -22,7 +22,7 @@ from splic_jax.total_variation import total_variation_gradient
 
 # Small matrices completed together on the CPU, whose operations take no longer to start
 # than to run.
-GROUP = 8
+GROUP = 4
 
 
 class Completion(NamedTuple):

@@ -25,8 +25,8 @@ from splic_jax.fused import complete_batch
 from splic_jax.masks import sample_mask
 
 # Images in one chunk where the CPU does `GROUP` matrices at a time: of colour images
-# three groups, none of which has to be filled up.
-_CHUNK_OF_GROUPS = GROUP
+# six groups, none of which has to be filled up.
+_CHUNK_OF_GROUPS = 2 * GROUP
 
 # For the CPU, where the fast solver's operations are too small to be split among cores,
 # which are for different images (`devices`), and can fill a wide vector register.

@@ -41,7 +41,7 @@ SMALLEST_SIDE = 16
 # singular value number r, that is while delta is of its size, and none when only its
 # tail is cut off.
 _MANY, _SOME, _NONE = 2, 1, 0
-_DELTA_OF_MANY, _DELTA_OF_SOME = 3.5, 0.5
+_DELTA_OF_MANY, _DELTA_OF_SOME = 8, 1.2
 # Where columns have to turn by more than this, in radians, whatever delta is.
 _ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
 

@@ -126,6 +126,7 @@ def test_profile(tmp_path):
 
 
 def test_steps_of_groups(monkeypatch):
+    monkeypatch.setattr(profile, "GROUP", 8)
     steps = np.full(20, 7)
     steps[[3, 18]] = 21, 14
     monkeypatch.setattr(profile, "steps_of_passes", lambda *_: np.stack([steps, steps]))
