@@ -37,9 +37,9 @@ from splic_jax.small import dot, dot_tn, kernel, product, product_nt, product_tn
 # Below, the whole decomposition is as cheap.
 SMALLEST_SIDE = 16
 
-# Full corrections before the last one: many while the smoothed rank still shrinks the
-# singular value number r, that is while delta is of its size, and none when only its
-# tail is cut off.
+# Full corrections before the last one, by delta in units of the singular value number
+# r: some while the smoothed rank still shrinks it, many while it has hardly begun to
+# tell it from the small ones, none when only its tail is cut off.
 _MANY, _SOME, _NONE = 2, 1, 0
 _DELTA_OF_MANY, _DELTA_OF_SOME = 8, 1.2
 # Where columns have to turn by more than this, in radians, whatever delta is.
