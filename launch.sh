@@ -26,7 +26,8 @@ usage: ./launch.sh [command] [flags]
   reproduce   rerun the paper's tables and figures; --list names them
   report      everything in results/ as one HTML page, out/report.html
   bench NAME  run a benchmark; without NAME, all of them; --help lists them
-  test        ruff and pytest; what follows goes to pytest
+  test        ruff, mypy and pytest, in minutes; --all runs the slow tests too, and
+              what else follows goes to pytest
   help        this text
 
 Flags go to the command; `./launch.sh train --help` lists them. Relative paths count
@@ -185,7 +186,9 @@ test)
   cd -- "$root"
   "$venv/bin/python" -m ruff check .
   "$venv/bin/python" -m ruff format --check .
-  exec "$venv/bin/python" -m pytest "$@"
+  "$venv/bin/python" -m mypy
+  # On several cores, file by file: a file's tests share what they prepare.
+  exec "$venv/bin/python" -m pytest --numprocesses=auto --dist=loadfile "$@"
   ;;
 help) help ;;
 *)

@@ -363,7 +363,8 @@ def test_test_checks_in_the_checkout(checkout):
     assert runs == [
         ("-m", "ruff", "check", "."),
         ("-m", "ruff", "format", "--check", "."),
-        ("-m", "pytest", "-k", "a or b"),
+        ("-m", "mypy"),
+        ("-m", "pytest", "--numprocesses=auto", "--dist=loadfile", "-k", "a or b"),
     ]
 
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-import quick
 
 from attacks.ascent import Rule, ascend, preference
 from attacks.autoattack import Stage, autoattack, autoattack_stages
@@ -23,7 +22,7 @@ SHAPE = (4, 3, 2)
 
 
 def compiled(attack, logits_fn, **options):
-    return quick.jit(functools.partial(attack, logits_fn, **options))
+    return jax.jit(functools.partial(attack, logits_fn, **options))
 
 
 linear, WEIGHTS = networks.linear(SHAPE, CLASSES, middle=0.5)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from networks import half_spaces, linear
 
 from attacks.autopgd import autopgd, checkpoints, targeted_autopgd
@@ -20,7 +19,7 @@ def some_images(n, shape=SHAPE, low=0.0, high=1.0, seed=1):
 
 
 def compiled(attack, logits_fn, **options):
-    return quick.jit(functools.partial(attack, logits_fn, **options))
+    return jax.jit(functools.partial(attack, logits_fn, **options))
 
 
 def named_by(logits_fn, images):

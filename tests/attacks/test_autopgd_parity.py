@@ -6,13 +6,13 @@ import jax
 import networks
 import numpy as np
 import pytest
-import quick
 
 from attacks.autoattack import Stage, autoattack, autoattack_stages
 from attacks.autopgd import autopgd, targeted_autopgd
 from attacks.losses import cross_entropy, dlr
 
 torch, torchattacks = networks.import_or_skip("torch", "torchattacks")
+pytestmark = pytest.mark.slow
 
 IMAGES, LABELS = networks.data(128, seed=5)
 
@@ -41,7 +41,7 @@ def correct(images):
 def robust_by_jax(attack, norm):
     attack = functools.partial(attack, networks.network(), norm=norm)
     key = jax.random.key(0)
-    found = quick.jit(attack)(IMAGES, LABELS, key, epsilon=RADII[norm])
+    found = jax.jit(attack)(IMAGES, LABELS, key, epsilon=RADII[norm])
     count = int((~np.asarray(found.success)).sum())
     assert correct(found.images) == count
     return count
@@ -86,7 +86,7 @@ def test_as_many_withstand_autoattack_as_of_torch():
     *stages, (name, attack) = autoattack_stages("standard")
     stages = (*stages, Stage(name, functools.partial(attack, queries=1000)))
     attack = functools.partial(autoattack, networks.network(), stages=stages)
-    attack = quick.jit(attack)
+    attack = jax.jit(attack)
     ours = attack(images, labels, jax.random.key(0), epsilon=epsilon)
     assert 4 < theirs < 20
     assert abs(int((~ours.success).sum()) - theirs) <= 1

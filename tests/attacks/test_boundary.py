@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from attacks.boundary import _adapt, _propose, _Walk, boundary
 
@@ -41,7 +40,7 @@ def signed_distance(images):
 @functools.cache
 def walk():
     logits_fn, _ = half_space()
-    return quick.jit(
+    return jax.jit(
         functools.partial(boundary, logits_fn, steps=1500, spherical_step=0.1)
     )
 
@@ -110,7 +109,7 @@ def test_counts_its_queries():
     attack = functools.partial(
         boundary, counted, steps=40, blends=10, eot_samples=3, evaluations=2
     )
-    found = jax.block_until_ready(quick.jit(attack)(images, labels, jax.random.key(0)))
+    found = jax.block_until_ready(jax.jit(attack)(images, labels, jax.random.key(0)))
     jax.effects_barrier()
     # Both readings have a verdict, and each counts its own.
     assert len(asked) == found.unconstrained.queries[0] + 2
@@ -132,7 +131,7 @@ def test_starts_targets_and_answers_that_are_not_finite():
     starts = np.ones_like(images)
     starts[1] = 0.2  # of no use
     attack = functools.partial(boundary, logits_fn, steps=300, draws=20)
-    found = quick.jit(attack)(
+    found = jax.jit(attack)(
         images,
         np.array([0, 0, 0]),
         jax.random.key(0),

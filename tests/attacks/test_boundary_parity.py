@@ -6,18 +6,18 @@ import jax
 import networks
 import numpy as np
 import pytest
-import quick
 
 from attacks.boundary import boundary
 
 torch, foolbox = networks.import_or_skip("torch", "foolbox")
+pytestmark = pytest.mark.slow
 
 
 def test_distances_are_foolboxs():
     images, labels = networks.data(16, seed=5)
     steps = 2000
     attack = functools.partial(boundary, networks.network(), steps=steps)
-    found = quick.jit(attack)(images, labels, jax.random.key(0))
+    found = jax.jit(attack)(images, labels, jax.random.key(0))
     torch.manual_seed(0)
     model = foolbox.PyTorchModel(networks.torch_network(), (0, 1), device="cpu")
     theirs, _, _ = foolbox.attacks.BoundaryAttack(steps=steps)(

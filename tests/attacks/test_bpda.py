@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -80,7 +79,7 @@ def test_the_second_derivative_is_that_of_backward():
     image = some_images((1, 1, 3, 1))
     # L = sum of t'(x)^2 has L'' = 2 (b')^2 + 2 t b'' where t' stands in for t.
     total = lambda x: (bpda(posterize, smooth)(x, KEY) ** 2).sum()
-    hessian = quick.jit(jax.hessian(total))(image)
+    hessian = jax.jit(jax.hessian(total))(image)
     x = np.asarray(image, np.float64).ravel()
     t = np.asarray(posterize(image, KEY), np.float64).ravel()
     expected = 2 * (3 * np.cos(3 * x)) ** 2 + 2 * t * -9 * np.sin(3 * x)
@@ -96,7 +95,7 @@ def test_the_transform_need_not_be_differentiable():
 
     images = some_images()
     total = lambda x: (bpda(through_numpy)(x, KEY) ** 2).sum()
-    gradient = quick.jit(jax.grad(total))(images)
+    gradient = jax.jit(jax.grad(total))(images)
     np.testing.assert_allclose(gradient, 2 * np.round(np.asarray(images), 1), rtol=1e-6)
     with pytest.raises(ValueError, match="callbacks do not support JVP"):
         jax.grad(lambda x: through_numpy(x, KEY).sum())(images)
@@ -106,8 +105,8 @@ def test_under_vmap_and_jit():
     images = some_images((4, 1, 3, 3, 2))
     keys = jax.random.split(KEY, 4)
     total = lambda x, key: (bpda(posterize, smooth)(x, key) ** 2).sum()
-    together = quick.jit(jax.vmap(jax.grad(total)))(images, keys)
-    one = quick.jit(jax.grad(total))
+    together = jax.jit(jax.vmap(jax.grad(total)))(images, keys)
+    one = jax.jit(jax.grad(total))
     alone = [one(x, key) for x, key in zip(images, keys, strict=True)]
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-5, atol=1e-6)
 
@@ -137,6 +136,6 @@ def test_pgd_sees_through_a_defence_only_with_bpda():
     images, labels = jnp.full((3, 4, 4, 3), 0.52), jnp.ones(3, jnp.int32)
     masked = lambda x, key: light(defence(x, key))
     seen = lambda x, key: light(bpda(defence)(x, key))
-    attack = lambda model: quick.jit(partial(pgd, model))(images, labels, KEY)
+    attack = lambda model: jax.jit(partial(pgd, model))(images, labels, KEY)
     assert not attack(masked).success.any()
     assert attack(seen).success.all()

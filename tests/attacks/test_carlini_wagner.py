@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-import quick
 
 from attacks.carlini_wagner import carlini_wagner
 
@@ -45,7 +44,7 @@ def nearest(logits, labels, confidence, targets=None):
 
 
 @functools.partial(
-    quick.jit, static_argnames=("binary_search_steps", "steps", "abort_early")
+    jax.jit, static_argnames=("binary_search_steps", "steps", "abort_early")
 )
 def attack(images, labels, key=KEY, targets=None, **options):
     options = {"binary_search_steps": 8, "steps": 300, "learning_rate": 0.005} | options
@@ -179,7 +178,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
         return jnp.where(far[:, None], jnp.nan, linear(images, key))
 
     images, labels, _ = some_images()
-    run = quick.jit(
+    run = jax.jit(
         functools.partial(
             carlini_wagner,
             broken,
@@ -200,7 +199,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
 def test_a_classifier_that_never_answers_gives_the_image_back():
     images, labels, _ = some_images()
     lost = lambda images, key: linear(images, key) * jnp.nan
-    found = quick.jit(functools.partial(carlini_wagner, lost, steps=3))(
+    found = jax.jit(functools.partial(carlini_wagner, lost, steps=3))(
         images, labels, KEY
     )
     np.testing.assert_array_equal(found.unconstrained.images, images)
@@ -225,8 +224,8 @@ def test_samples_average_a_random_classifier():
         confidence=1.0,
         evaluations=25,
     )
-    one = quick.jit(run)()
-    several = quick.jit(functools.partial(run, eot_samples=9, eot_chunk=4))()
+    one = jax.jit(run)()
+    several = jax.jit(functools.partial(run, eot_samples=9, eot_chunk=4))()
     assert several.unconstrained.success.all()
     assert (several.unconstrained.queries > 9 * 5 * 2).all()
     assert (several.unconstrained.queries % 9 == 25 % 9).all()
@@ -242,7 +241,7 @@ def test_other_shapes(shape):
         return jnp.stack([-total, total], axis=1)
 
     images, labels = np.full(shape, 0.52, np.float32), np.ones(shape[0], np.int32)
-    found = quick.jit(
+    found = jax.jit(
         functools.partial(
             carlini_wagner, light, confidence=0.1, steps=150, abort_early=False
         )

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-import quick
 
 from attacks.deepfool import deepfool
 
@@ -26,7 +25,7 @@ def lengths(moved, norm):
     return np.linalg.norm(flat, np.inf if norm == "linf" else 2, axis=1)
 
 
-@functools.partial(quick.jit, static_argnames=("norm", "steps", "candidates"))
+@functools.partial(jax.jit, static_argnames=("norm", "steps", "candidates"))
 def compiled(images, labels, options, **static):
     return deepfool(linear, images, labels, KEY, **options, **static)
 
@@ -97,7 +96,7 @@ def test_agrees_with_float64_loop_on_a_curved_classifier():
     labels = np.array([logits_of(x.ravel().astype(np.float64))[0] for x in images])
     labels = labels.argmax(axis=1)
     with jax.enable_x64(True):
-        run = quick.jit(functools.partial(deepfool, curved))
+        run = jax.jit(functools.partial(deepfool, curved))
         attacked = run(images.astype(np.float64), labels, jax.random.key(0))
         looks = (np.asarray(attacked.queries) - 2) // CLASSES
     assert looks.max() > 3  # a step is not enough here
@@ -171,7 +170,7 @@ def test_a_flat_classifier_moves_nothing():
 
     images, labels, _ = some_images()
     for norm in ("l2", "linf"):
-        run = quick.jit(functools.partial(deepfool, flat, norm=norm, steps=4))
+        run = jax.jit(functools.partial(deepfool, flat, norm=norm, steps=4))
         attacked = run(images, 0 * labels, KEY)
         np.testing.assert_array_equal(attacked.images, images)
         assert not attacked.success.any() and not attacked.not_finite.any()
@@ -192,7 +191,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
     labels = np.asarray(linear(images, KEY)).argmax(axis=1)
     least = 0.9 * (clean[:, -1] - clean[:, -2]).min()  # the start itself is answered
     assert np.isfinite(broken(images, KEY)).all()
-    attacked = quick.jit(functools.partial(deepfool, broken, steps=5))(
+    attacked = jax.jit(functools.partial(deepfool, broken, steps=5))(
         images, labels, KEY
     )
     assert np.isfinite(broken(attacked.images, KEY)).all()
@@ -209,13 +208,13 @@ def test_samples_average_a_random_classifier():
     images, labels, _ = some_images()
     samples, chunk = 7, 3
     run = functools.partial(deepfool, eot_samples=samples, eot_chunk=chunk, steps=3)
-    attacked = quick.jit(functools.partial(run, noisy))(images, labels, KEY)
+    attacked = jax.jit(functools.partial(run, noisy))(images, labels, KEY)
 
     def mean(images, key):
         keys = jax.random.split(key, samples)
         return jax.vmap(noisy, (None, 0))(images, keys).mean(axis=0)
 
-    written = quick.jit(functools.partial(deepfool, mean, steps=3))(images, labels, KEY)
+    written = jax.jit(functools.partial(deepfool, mean, steps=3))(images, labels, KEY)
     np.testing.assert_allclose(attacked.images, written.images, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(attacked.queries - 1, samples * (written.queries - 1))
 
@@ -229,7 +228,7 @@ def test_other_shapes(shape, norm):
         return jnp.stack([-total, total], axis=1)
 
     images, labels = np.full(shape, 0.6, np.float32), np.ones(shape[0], np.int32)
-    run = quick.jit(functools.partial(deepfool, light, norm=norm))
+    run = jax.jit(functools.partial(deepfool, light, norm=norm))
     attacked = run(images, labels, KEY)
     away = 0.1 * np.prod(shape[1:]) ** (0.5 if norm == "l2" else 0)
     length = lengths(attacked.images - images, norm)

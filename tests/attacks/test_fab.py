@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 import scipy.optimize
 from networks import linear, some_images
 
@@ -28,7 +27,7 @@ def named(logits_fn, images):
     return np.array(logits_fn(images, jax.random.key(0)).argmax(axis=1))
 
 
-compiled_move = quick.jit(shortest_move, static_argnames="norm")
+compiled_move = jax.jit(shortest_move, static_argnames="norm")
 
 
 def moves_of(points, normals, amounts, norm):
@@ -120,7 +119,7 @@ def test_finds_the_optimum_of_a_linear_model(norm, target_classes):
     images = some_images(6, shape)
     labels = named(logits_fn, images)
     options = {"norm": norm, "steps": 30, "target_classes": target_classes}
-    attack = quick.jit(functools.partial(fab_minimal, logits_fn, **options))
+    attack = jax.jit(functools.partial(fab_minimal, logits_fn, **options))
     found = attack(images, labels, jax.random.key(0))
     assert found.attacked.success.all()
     flat = np.asarray(images, np.float64).reshape(6, -1)
@@ -147,8 +146,8 @@ def test_what_is_further_than_epsilon_comes_back(norm, target_classes):
     labels = named(two_layers, images)
     labels[:2] = (labels[:2] + 1) % CLASSES  # wrong as they are
     options = {"norm": norm, "steps": 15, "target_classes": target_classes}
-    attack = quick.jit(functools.partial(fab, two_layers, **options))
-    minimal = quick.jit(functools.partial(fab_minimal, two_layers, **options))
+    attack = jax.jit(functools.partial(fab, two_layers, **options))
+    minimal = jax.jit(functools.partial(fab_minimal, two_layers, **options))
     key = jax.random.key(0)
     found = minimal(images, labels, key)
     assert found.attacked.success.all()
@@ -179,7 +178,7 @@ def test_what_is_further_than_epsilon_comes_back(norm, target_classes):
     np.testing.assert_array_equal(none.success, np.arange(16) < 2)
 
 
-def test_an_image_within_epsilon_makes_no_more_runs():
+def test_an_image_within_epsilon_makes_no_more_runs(optimized):
     images = some_images(8, (5, 4, 3))
     labels = named(two_layers, images)
     attack = functools.partial(fab, two_layers, epsilon=0.05, steps=8)
@@ -206,9 +205,9 @@ def test_restarts_begin_elsewhere_and_never_do_worse():
     images, labels = np.full((16, 1, 2, 1), 0.5, np.float32), np.zeros(16, int)
     minimal = functools.partial(fab_minimal, logits_fn, images, labels, epsilon=0.2)
     key = jax.random.key(0)
-    once = quick.jit(functools.partial(minimal, steps=10))(key)
+    once = jax.jit(functools.partial(minimal, steps=10))(key)
     np.testing.assert_allclose(once.distances, 0.4, rtol=0.01)
-    minimal = quick.jit(functools.partial(minimal, steps=10, restarts=2))
+    minimal = jax.jit(functools.partial(minimal, steps=10, restarts=2))
     twice, again, other = minimal(key), minimal(key), minimal(jax.random.key(1))
     assert (twice.distances <= once.distances).all()
     lower = np.asarray(twice.distances) < 0.3
@@ -223,7 +222,7 @@ def test_restarts_begin_elsewhere_and_never_do_worse():
 def test_random_starts_are_of_one_length(norm):
     clean, radius = jnp.full((3, 4, 5, 2), 0.5), jnp.array([0.0, 0.1, 0.3])
     keys = jax.random.split(jax.random.key(0), 3)
-    start = quick.jit(random_start, static_argnames="norm")
+    start = jax.jit(random_start, static_argnames="norm")
     moved = np.asarray(start(keys, clean, radius, norm) - clean).reshape(3, -1)
     lengths = np.linalg.norm(moved, ORDER[norm], axis=1)
     np.testing.assert_allclose(lengths, radius, atol=1e-5)
@@ -236,7 +235,7 @@ def test_an_image_alone_is_as_in_the_batch():
     curved = lambda images, key: jnp.tanh(logits_fn(images, key) / 4)
     images = some_images(5, shape)
     labels = named(logits_fn, images)
-    attack = quick.jit(
+    attack = jax.jit(
         functools.partial(
             fab_minimal, curved, key=jax.random.key(5), norm="l2", steps=6, restarts=2
         )
@@ -267,7 +266,7 @@ def test_counts_what_the_classifier_sees():
     images = some_images(1, (3, 3, 1))
     labels = named(two_layers, images)
     options = {"epsilon": 1e-6, "steps": 3, "target_classes": 2}
-    attack = quick.jit(functools.partial(fab, logits_fn, **options))
+    attack = jax.jit(functools.partial(fab, logits_fn, **options))
     attacked = attack(images, labels, jax.random.key(0))
     jax.block_until_ready(attacked)
     jax.effects_barrier()
@@ -284,12 +283,12 @@ def test_averages_over_keys():
     images, labels = np.full((1, 1, 2, 1), 0.8, np.float32), np.array([1])
     attack = functools.partial(fab_minimal, logits_fn, images, labels, steps=20)
     options = {"eot_samples": 101, "eot_chunk": 8, "evaluations": 11}
-    found = quick.jit(functools.partial(attack, target_classes=1, **options))(
+    found = jax.jit(functools.partial(attack, target_classes=1, **options))(
         jax.random.key(0)
     )
     np.testing.assert_allclose(found.distances, 0.3, atol=0.1)
     assert found.attacked.queries[0] == 101 * (1 + 2 * 20) + 11
-    lucky = quick.jit(attack)(jax.random.key(0))
+    lucky = jax.jit(attack)(jax.random.key(0))
     assert lucky.distances[0] < found.distances[0] - 0.1
 
 
@@ -301,7 +300,7 @@ def test_nan_logits_are_not_kept():
 
     images = np.full((2, 1, 2, 1), 0.7, np.float32)
     images[1] = 0.53
-    attack = quick.jit(functools.partial(fab_minimal, logits_fn, steps=9))
+    attack = jax.jit(functools.partial(fab_minimal, logits_fn, steps=9))
     found = attack(images, np.array([1, 1]), jax.random.key(0))
     result = np.asarray(found.attacked.images)
     assert np.isfinite(result).all()
@@ -313,13 +312,13 @@ def test_nan_logits_are_not_kept():
 def test_nothing_found():
     constant = lambda images, key: jnp.stack([images.sum(axis=(1, 2, 3)) * 0] * 3, 1)
     images, labels = some_images(2, (2, 3, 1)), np.array([0, 0])
-    attack = quick.jit(functools.partial(fab_minimal, constant, steps=5))
+    attack = jax.jit(functools.partial(fab_minimal, constant, steps=5))
     found = attack(images, labels, jax.random.key(0))
     np.testing.assert_array_equal(found.distances, [np.inf, np.inf])
     np.testing.assert_array_equal(found.attacked.images, images)
     assert not found.attacked.success.any()
     silent = lambda images, key: jnp.full((len(images), 3), jnp.nan)
-    attack = quick.jit(functools.partial(fab, silent, steps=5))
+    attack = jax.jit(functools.partial(fab, silent, steps=5))
     attacked = attack(images, labels, jax.random.key(0))
     np.testing.assert_array_equal(attacked.images, images)
     np.testing.assert_array_equal(attacked.not_finite, [12, 12])
@@ -328,7 +327,7 @@ def test_nothing_found():
 def test_keeps_float64(x64):
     images = np.random.default_rng(0).random((2, 4, 4, 3))
     labels = named(two_layers, images)
-    attack = quick.jit(functools.partial(fab, two_layers, steps=9, epsilon=0.2))
+    attack = jax.jit(functools.partial(fab, two_layers, steps=9, epsilon=0.2))
     attacked = attack(images, labels, jax.random.key(0))
     assert attacked.images.dtype == np.float64
     assert attacked.success.all()

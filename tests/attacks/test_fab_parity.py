@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-import quick
 
 from attacks import norms
 from attacks.fab import fab, fab_minimal
 
 torch, torchattacks = networks.import_or_skip("torch", "torchattacks")
+pytestmark = pytest.mark.slow
 
 STEPS = 30
 
@@ -34,7 +34,7 @@ def test_same_robust_images_and_distances(norm, theirs, epsilon):
     images, labels = networks.data(128, seed=7)
     tensors = networks.to_torch(images), torch.tensor(labels).long()
     attack = functools.partial(fab, networks.network(), epsilon=epsilon, norm=norm)
-    attack = quick.jit(functools.partial(attack, steps=STEPS))
+    attack = jax.jit(functools.partial(attack, steps=STEPS))
     attacked = attack(images, labels, jax.random.key(0))
     # As the original counts: what ends within the radius, and is not classified right.
     expected = originals(theirs, epsilon).attack_single_run(*tensors)
@@ -46,7 +46,7 @@ def test_same_robust_images_and_distances(norm, theirs, epsilon):
     assert abs(robust - ((answers == labels) | (expected > epsilon)).sum()) <= 1
 
     minimal = functools.partial(fab_minimal, networks.network(), epsilon=epsilon)
-    minimal = quick.jit(functools.partial(minimal, norm=norm, steps=STEPS))
+    minimal = jax.jit(functools.partial(minimal, norm=norm, steps=STEPS))
     distances = np.asarray(minimal(images, labels, jax.random.key(0)).distances)
     assert (expected > 0).sum() > 100
     np.testing.assert_allclose(np.median(distances), np.median(expected), rtol=1e-3)
@@ -62,7 +62,7 @@ def test_same_robust_images_with_targets(norm, theirs, epsilon):
     images, labels = networks.data(128, seed=7)
     options = {"norm": norm, "steps": STEPS, "target_classes": networks.CLASSES - 1}
     attack = functools.partial(fab, networks.network(), epsilon=epsilon, **options)
-    attacked = quick.jit(attack)(images, labels, jax.random.key(0))
+    attacked = jax.jit(attack)(images, labels, jax.random.key(0))
     original = originals(
         theirs, epsilon, multi_targeted=True, n_classes=networks.CLASSES
     )

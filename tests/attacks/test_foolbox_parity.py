@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-import quick
 
 from attacks import fgsm, pgd
 from attacks.carlini_wagner import carlini_wagner
@@ -46,7 +45,7 @@ def length(difference):
 
 
 def run(attack, network, *arguments, **options):
-    return quick.jit(functools.partial(attack, network, **options))(*arguments, key=KEY)
+    return jax.jit(functools.partial(attack, network, **options))(*arguments, key=KEY)
 
 
 def starting_at(attack, start):

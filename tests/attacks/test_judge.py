@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 import scipy.stats
 
 from attacks import judge, losses
@@ -22,7 +21,7 @@ def answering(classes_of_key, classes=3):
 
 
 def asked(logits_fn, images, labels, key, **options):
-    return quick.jit(partial(judge, logits_fn, **options))(images, labels, key)
+    return jax.jit(partial(judge, logits_fn, **options))(images, labels, key)
 
 
 def images_of(n):
@@ -146,7 +145,7 @@ def test_the_first_of_equally_frequent_classes_counts():
     # Twelve keys of a seed at which two classes are named six times each.
     two = np.float32([[0, 0, 1], [0, 1, 0]])
     seed = next(s for s in range(100) if turns(jax.random.key(s), 2)[0] == 6)
-    compiled = quick.jit(partial(judge, in_turn(two), evaluations=12))
+    compiled = jax.jit(partial(judge, in_turn(two), evaluations=12))
     ask = partial(compiled, images_of(1), key=jax.random.key(seed))
     for label, expected in ((0, False), (1, True), (2, False)):
         assert bool(ask(labels=jnp.array([label])).majority[0]) is expected

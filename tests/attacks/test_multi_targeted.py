@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from networks import linear, some_images
 
 from attacks.multi_targeted import multi_targeted
@@ -19,7 +18,7 @@ LINEAR, WEIGHTS = linear(SHAPE, CLASSES)
 @functools.cache
 def linear_attack():
     attack = functools.partial(multi_targeted, LINEAR, steps=5, step_size=0.05)
-    return quick.jit(attack)
+    return jax.jit(attack)
 
 
 def test_linear_optimum_over_all_classes():
@@ -56,7 +55,7 @@ def test_an_image_alone_is_as_in_the_batch():
     # Steps too small for the optimum, so that the random start shows.
     attack = functools.partial(multi_targeted, LINEAR, steps=2, target_classes=2)
     attack = functools.partial(
-        quick.jit(attack), key=jax.random.key(5), step_size=1e-3, epsilon=0.1
+        jax.jit(attack), key=jax.random.key(5), step_size=1e-3, epsilon=0.1
     )
     batch = attack(images, labels, first_index=0)
     for i in range(6):
@@ -81,7 +80,7 @@ def test_finds_the_class_that_a_nearer_one_hides(target_classes, found):
         multi_targeted, logits_fn, target_classes=target_classes, random_start=False
     )
     images = jnp.full((1, 3, 4, 1), 0.5)
-    attacked = quick.jit(attack)(images, jnp.array([0]), jax.random.key(0))
+    attacked = jax.jit(attack)(images, jnp.array([0]), jax.random.key(0))
     assert bool(attacked.success[0]) is found
 
 
@@ -93,7 +92,7 @@ def test_counts_its_queries():
         jax.debug.callback(lambda _: asked.append(1), noise[0])
         return LINEAR(images, key) + 0.1 * noise
 
-    attack = quick.jit(
+    attack = jax.jit(
         functools.partial(
             multi_targeted,
             logits_fn,
@@ -121,7 +120,7 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
     images[1, 0, 0, 0], images[2, 0, 0, 0] = 0.3, 1.0
     attack = functools.partial(multi_targeted, holed, steps=5)
     labels = np.array([0, 0, 0])
-    attacked = quick.jit(attack)(images, labels, jax.random.key(3), epsilon=0.1)
+    attacked = jax.jit(attack)(images, labels, jax.random.key(3), epsilon=0.1)
     assert np.isfinite(attacked.loss[:2]).all()
     assert np.asarray(attacked.images)[0, 0, 0, 0] <= 0.55
     assert attacked.not_finite[0] > 0 and attacked.not_finite[1] == 0

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 import scipy.optimize
 import scipy.stats
 from hypothesis import given, settings
@@ -46,12 +45,12 @@ def project(images, clean, epsilon, norm):
     return norms.project(images, clean, epsilon, norm)
 
 
-@functools.partial(quick.jit, static_argnames="norm")
+@functools.partial(jax.jit, static_argnames="norm")
 def direction_of(gradient, norm):
     return norms.direction(gradient, norm)
 
 
-@functools.partial(quick.jit, static_argnames="norm")
+@functools.partial(jax.jit, static_argnames="norm")
 def random_in_ball(keys, clean, epsilon, norm):
     return norms.random_in_ball(keys, clean, epsilon, norm)
 

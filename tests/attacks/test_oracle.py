@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from attacks import losses, oracle
 
@@ -51,7 +50,7 @@ def test_the_mean_over_the_keys(samples, chunk):
         oracle.ask, random_model, WANTED, samples=samples, chunk=chunk
     )
     both = lambda *question: (ask(*question), ask(*question, gradient=False))
-    answer, without = quick.jit(both)(some_images(), jax.random.key(5))
+    answer, without = jax.jit(both)(some_images(), jax.random.key(5))
     for name, expected in single(samples).items():
         np.testing.assert_allclose(
             getattr(answer, name), expected, rtol=1e-5, atol=1e-6, err_msg=name
@@ -64,9 +63,9 @@ def test_the_mean_over_the_keys(samples, chunk):
 
 def test_float64_and_the_plain_average_agree_to_the_last_digits(x64):
     key, images = jax.random.key(5), jnp.asarray(some_images(), jnp.float64)
-    ask = quick.jit(functools.partial(oracle.ask, random_model, WANTED))
+    ask = jax.jit(functools.partial(oracle.ask, random_model, WANTED))
     each = [ask(images, k).gradient for k in jax.random.split(key, 6)]
-    several = quick.jit(
+    several = jax.jit(
         functools.partial(oracle.ask, random_model, WANTED, samples=6, chunk=4)
     )
     found = several(images, key).gradient
@@ -86,7 +85,7 @@ def test_samples_without_an_answer():
     lost = [bool(jax.random.bernoulli(jax.random.fold_in(k, 1))) for k in keys]
     assert 0 < sum(lost) < samples
     ask = functools.partial(oracle.ask, sometimes, WANTED, samples=samples, chunk=1)
-    answer = quick.jit(ask)(some_images(), key)
+    answer = jax.jit(ask)(some_images(), key)
     np.testing.assert_array_equal(answer.finite, [True, False, True])
     expected = single(samples)
     np.testing.assert_allclose(
@@ -96,7 +95,7 @@ def test_samples_without_an_answer():
         np.asarray(answer.loss)[::2], expected["loss"][::2], rtol=1e-5
     )
     # Of the samples that answered, the sum; of the others, nothing.
-    one = quick.jit(functools.partial(oracle.ask, random_model, WANTED))
+    one = jax.jit(functools.partial(oracle.ask, random_model, WANTED))
     kept = [one(some_images(), keys[i]) for i in np.flatnonzero(~np.array(lost))]
     slope = np.sum([x.gradient[1] for x in kept], axis=0) / samples
     np.testing.assert_allclose(answer.gradient[1], slope, rtol=1e-5, atol=1e-6)
@@ -113,9 +112,7 @@ def test_a_slope_that_is_not_finite_counts_as_zero():
     slope = jax.grad(lambda x: logits_fn(x, jax.random.key(0)).sum())(images)
     assert np.isnan(slope[:, 0, 0, 0]).all() and np.isnan(slope).sum() == 3
     answer, plain = (
-        quick.jit(functools.partial(oracle.ask, model, WANTED))(
-            images, jax.random.key(0)
-        )
+        jax.jit(functools.partial(oracle.ask, model, WANTED))(images, jax.random.key(0))
         for model in (logits_fn, random_model)
     )
     np.testing.assert_array_equal(answer.gradient[:, 0, 0, 0], np.zeros(3))

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import quick
 import scipy.special
 import scipy.stats
 from hypothesis import given, settings
@@ -29,7 +28,7 @@ def two_layers(images, key):
 
 def run(logits_fn, images, labels, seed=0, **options):
     attack = functools.partial(pgd, logits_fn, **options)
-    return quick.jit(attack)(images, labels, jax.random.key(seed))
+    return jax.jit(attack)(images, labels, jax.random.key(seed))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_an_image_alone_is_as_in_the_batch():
     images, labels = some_images(7, (6, 5, 3)), np.arange(7) % CLASSES
     logits_fn, _ = linear((6, 5, 3), CLASSES)
     options = {"key": jax.random.key(5), "step_size": 0.005}
-    attack = quick.jit(functools.partial(pgd, logits_fn, **options))
+    attack = jax.jit(functools.partial(pgd, logits_fn, **options))
     batch = attack(images, labels)
     for i in range(7):
         alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
@@ -122,7 +121,7 @@ def test_an_image_alone_is_as_in_the_batch():
 
 def test_same_key_same_result_other_key_other_result():
     images, labels = some_images(3, (6, 6, 3)), np.array([0, 1, 2])
-    attack = quick.jit(functools.partial(pgd, two_layers, images, labels))
+    attack = jax.jit(functools.partial(pgd, two_layers, images, labels))
     first, again = attack(jax.random.key(0)), attack(jax.random.key(0))
     np.testing.assert_array_equal(first.images, again.images)
     assert not np.array_equal(first.images, attack(jax.random.key(1)).images)
@@ -151,7 +150,7 @@ def test_jit_gives_the_same_images():
     attack = functools.partial(pgd, two_layers)
     options = {"key": jax.random.key(0), "epsilon": 0.03, "step_size": 0.01}
     eager = attack(images, labels, **options)
-    compiled = quick.jit(attack)(images, labels, **options)
+    compiled = jax.jit(attack)(images, labels, **options)
     np.testing.assert_allclose(compiled.images, eager.images, rtol=0, atol=1e-6)
     np.testing.assert_allclose(compiled.loss, eager.loss, rtol=1e-5)
     np.testing.assert_array_equal(compiled.success, eager.success)
@@ -250,7 +249,7 @@ def test_result_is_a_constant_to_differentiation():
     def total(images):
         return pgd(two_layers, images, labels, jax.random.key(0)).images.sum()
 
-    slope = quick.jit(jax.grad(total))(jnp.asarray(images))
+    slope = jax.jit(jax.grad(total))(jnp.asarray(images))
     np.testing.assert_array_equal(slope, 0 * images)
 
 
@@ -347,7 +346,7 @@ def test_l2_reaches_the_linear_optimum():
 def test_other_balls_and_the_box_hold_the_result(norm, epsilon):
     images, labels = some_images(5, (6, 5, 3)), np.array([0, 1, 2, 3, 0])
     options = {"norm": norm, "step_size": epsilon / 2, "steps": 6}
-    attack = quick.jit(functools.partial(pgd, two_layers, **options))
+    attack = jax.jit(functools.partial(pgd, two_layers, **options))
     attack = functools.partial(attack, images, labels, jax.random.key(0))
     attacked = attack(epsilon=epsilon)
     result = np.asarray(attacked.images)
@@ -380,7 +379,7 @@ def test_targets_are_approached(loss):
     images = inner_images(5, shape)
     labels = (images.reshape(5, -1).astype(np.float64) @ weights).argmax(axis=1)
     targets = (labels + 1) % CLASSES
-    attack = quick.jit(
+    attack = jax.jit(
         functools.partial(pgd, logits_fn, step_size=0.03, steps=20, loss=loss)
     )
     attack = functools.partial(attack, images, labels, jax.random.key(0))
@@ -466,7 +465,7 @@ def test_momentum_agrees_with_float64_loop():
     shape, labels = (4, 3, 2), np.array([0, 1, 2])
     logits_fn, weights = soft_linear(shape)
     images = some_images(3, shape)
-    attack = quick.jit(functools.partial(mi_fgsm, logits_fn, steps=5, momentum=0.7))
+    attack = jax.jit(functools.partial(mi_fgsm, logits_fn, steps=5, momentum=0.7))
     attacked = attack(images, labels, jax.random.key(0), epsilon=0.1)
     for image, label, result in zip(images, labels, attacked.images, strict=True):
         clean = image.ravel().astype(np.float64)
@@ -488,7 +487,7 @@ def test_fgsm_is_one_step_to_the_edge():
     shape, labels = (4, 3, 2), np.array([0, 1, 2])
     logits_fn, weights = soft_linear(shape)
     images = some_images(3, shape)
-    one_step = quick.jit(functools.partial(fgsm, logits_fn))
+    one_step = jax.jit(functools.partial(fgsm, logits_fn))
     for epsilon in (0.0, 0.05):
         attacked = one_step(images, labels, jax.random.key(0), epsilon=epsilon)
         expected = reference_pgd(images, images, labels, weights, epsilon, epsilon, 1)
@@ -572,7 +571,7 @@ def test_an_image_with_options_does_not_depend_on_its_batch(options):
 
     weights = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     images, labels = some_images(4, (4, 3, 2)), np.array([0, 1, 2, 0])
-    attack = quick.jit(functools.partial(pgd, model, **options))
+    attack = jax.jit(functools.partial(pgd, model, **options))
     together = attack(images, labels, jax.random.key(0))
     for i in (1, 3):
         part = slice(i, i + 1)

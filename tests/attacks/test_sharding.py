@@ -8,7 +8,6 @@ import jax
 import networks
 import numpy as np
 import pytest
-import quick
 
 import attacks
 
@@ -42,6 +41,7 @@ for name, options in all_options.items():
 """
 
 
+@pytest.mark.slow
 def test_a_batch_on_two_devices_is_attacked_as_on_one():
     done = subprocess.run(
         [sys.executable, "-c", SHARDED],
@@ -62,8 +62,8 @@ def test_vmap_over_keys_is_one_key_after_the_other(name):
     def run(key):
         return getattr(attacks, name)(network, images, labels, key, **options)
 
-    together = quick.jit(jax.vmap(run))(keys)
-    one = quick.jit(run)
+    together = jax.jit(jax.vmap(run))(keys)
+    one = jax.jit(run)
     for i, key in enumerate(keys):
         alone = one(key)
         np.testing.assert_allclose(together.images[i], alone.images, atol=1e-6)

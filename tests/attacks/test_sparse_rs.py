@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from networks import linear, some_images
 
 from attacks.sparse_rs import _exchanged, sparse_rs
@@ -30,7 +29,7 @@ def lead_of_others(logits, labels):
 @functools.cache
 def one_pixel_attack():
     logits_fn, _, _ = linear_model(lead=50.0)
-    return quick.jit(functools.partial(sparse_rs, logits_fn, pixels=1, queries=2000))
+    return jax.jit(functools.partial(sparse_rs, logits_fn, pixels=1, queries=2000))
 
 
 def test_one_pixel_is_the_best_of_all_pixels_and_colours():
@@ -57,7 +56,7 @@ def test_an_image_alone_is_as_in_the_batch():
     logits_fn, _, _ = linear_model()
     # A search that ends where it ends, and no optimum that all searches find.
     attack = functools.partial(sparse_rs, logits_fn, pixels=5, queries=20)
-    attack = functools.partial(quick.jit(attack), key=jax.random.key(4))
+    attack = functools.partial(jax.jit(attack), key=jax.random.key(4))
     batch = attack(images, labels, first_index=0)
     for i in range(3):
         alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
@@ -102,7 +101,7 @@ def test_changes_few_pixels_to_corners_and_stops_at_the_first_wrong_answer():
         jax.debug.callback(lambda x: asked.append(np.asarray(x)), images)
         return logits_fn(images, key)
 
-    attack = quick.jit(
+    attack = jax.jit(
         functools.partial(
             sparse_rs, counted, pixels=4, queries=30, restarts=2, evaluations=2
         )
@@ -120,7 +119,7 @@ def test_changes_few_pixels_to_corners_and_stops_at_the_first_wrong_answer():
     np.testing.assert_allclose(attacked.loss[0], max(losses), atol=1e-5)
 
     asked.clear()
-    attack = quick.jit(functools.partial(sparse_rs, counted, pixels=4, queries=200))
+    attack = jax.jit(functools.partial(sparse_rs, counted, pixels=4, queries=200))
     attacked = jax.block_until_ready(attack(images, labels, jax.random.key(1)))
     jax.effects_barrier()
     wrong = [np.asarray(logits_fn(x, None)).argmax() != 0 for x in asked]
@@ -134,7 +133,7 @@ def test_targets_are_reached():
     logits_fn, _, _ = linear_model()
     images, labels, targets = some_images(2, SHAPE), np.array([0, 1]), np.array([2, 0])
     attack = functools.partial(sparse_rs, logits_fn, pixels=8, queries=300)
-    attacked = quick.jit(attack)(images, labels, jax.random.key(0), targets=targets)
+    attacked = jax.jit(attack)(images, labels, jax.random.key(0), targets=targets)
     np.testing.assert_array_equal(attacked.success, [True, True])
     np.testing.assert_array_equal(logits_fn(attacked.images, None).argmax(1), targets)
 
@@ -149,7 +148,7 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
     images = np.full((2, *SHAPE), 0.5, np.float32)
     images[1, 0] = 1  # few searches leave the hole
     images[1, 1] = 1
-    attack = quick.jit(functools.partial(sparse_rs, holed, pixels=5, queries=60))
+    attack = jax.jit(functools.partial(sparse_rs, holed, pixels=5, queries=60))
     attacked = attack(images, np.array([0, 0]), jax.random.key(0))
     assert 0 < attacked.not_finite[0] < 60 and np.isfinite(attacked.loss[0])
     assert (np.asarray(attacked.images[0]) == 1).sum() <= 8
@@ -159,7 +158,7 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
 
 def test_no_pixels_return_the_image():
     images, labels = some_images(2, SHAPE), np.array([0, 1])
-    attack = quick.jit(functools.partial(sparse_rs, linear_model()[0], pixels=0))
+    attack = jax.jit(functools.partial(sparse_rs, linear_model()[0], pixels=0))
     attacked = attack(images, labels, jax.random.key(0))
     np.testing.assert_array_equal(attacked.images, images)
     np.testing.assert_array_equal(attacked.queries, [1, 1])

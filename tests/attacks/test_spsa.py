@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 
 from attacks.losses import margin
 from attacks.oracle import Answer, ask, goal
@@ -33,7 +32,7 @@ def linear_model():
 @functools.cache
 def linear_attack():
     logits_fn, _ = linear_model()
-    return quick.jit(functools.partial(spsa, logits_fn, steps=40, samples=32, chunk=12))
+    return jax.jit(functools.partial(spsa, logits_fn, steps=40, samples=32, chunk=12))
 
 
 def some_images(n, shape=SHAPE, seed=1):
@@ -101,7 +100,7 @@ def test_estimate_is_unbiased_and_its_variance_is_as_derived(x64):
 
     runs = 400
     keys = jax.random.split(jax.random.key(3), runs)
-    estimates = np.asarray(quick.jit(jax.vmap(one))(keys)).reshape(runs, -1)
+    estimates = np.asarray(jax.jit(jax.vmap(one))(keys)).reshape(runs, -1)
     deviation = np.sqrt((np.sum(gradient**2) - gradient**2) / 64)
     error = (estimates.mean(axis=0) - gradient) / (deviation / np.sqrt(runs))
     assert np.abs(error).max() < 4
@@ -144,7 +143,7 @@ def test_first_step_is_adams():
     # From zero moments Adam moves each entry by learning_rate * g / (|g| + 1e-8).
     logits_fn, _ = linear_model()
     images, labels = some_images(4) / 2 + 0.25, np.array([0, 1, 0, 1])
-    attack = quick.jit(functools.partial(spsa, logits_fn, steps=1, samples=8))
+    attack = jax.jit(functools.partial(spsa, logits_fn, steps=1, samples=8))
     attacked = attack(
         images, labels, jax.random.key(0), learning_rate=0.02, epsilon=0.1
     )
@@ -196,7 +195,7 @@ def test_counts_its_queries_and_reaches_targets():
         spsa, logits_fn, steps=20, samples=15, chunk=4, eot_samples=2, evaluations=3
     )
     images, labels, targets = some_images(1), np.array([1]), np.array([0])
-    attacked = quick.jit(attack)(
+    attacked = jax.jit(attack)(
         images,
         labels,
         jax.random.key(0),
@@ -223,7 +222,7 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
     images = np.full((3, *SHAPE), 0.5, np.float32)
     images[1, 0, 0, 0] = 0.3  # far from the hole
     images[2, 0, 0, 1] = 1.0  # nothing but hole
-    attack = quick.jit(functools.partial(spsa, holed, steps=5, samples=16))
+    attack = jax.jit(functools.partial(spsa, holed, steps=5, samples=16))
     labels, key = np.array([0, 0, 0]), jax.random.key(0)
     attacked = attack(images, labels, key, delta=0.02, epsilon=0.05)
     assert np.isfinite(attacked.images).all() and np.isfinite(attacked.loss[:2]).all()

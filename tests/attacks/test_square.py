@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 from networks import linear, some_images
 
 from attacks import losses
@@ -30,7 +29,7 @@ def test_reaches_the_optimum_of_a_linear_model():
     bias = jnp.array([100.0, 0.0])
     two = lambda images, key: logits_fn(images, key)[:, :2] + bias
     images, labels = some_images(3, shape), np.array([0, 0, 0])
-    attack = quick.jit(functools.partial(square, two, queries=1500, epsilon=0.1))
+    attack = jax.jit(functools.partial(square, two, queries=1500, epsilon=0.1))
     attacked = attack(images, labels, jax.random.key(0))
     signs = np.sign(weights[:, 1] - weights[:, 0]).reshape(shape)
     expected = np.clip(images + 0.1 * signs, 0, 1)
@@ -53,7 +52,7 @@ def test_l2_approaches_the_optimum_of_a_linear_model():
 
     images, labels = np.full((4, *shape), 0.5, np.float32), np.zeros(4, int)
     attack = functools.partial(square, logits_fn, norm="l2", epsilon=1.0, queries=3000)
-    attacked = quick.jit(attack)(images, labels, jax.random.key(0))
+    attacked = jax.jit(attack)(images, labels, jax.random.key(0))
     moved = np.asarray(attacked.images) - 0.5
     lengths = np.linalg.norm(moved.reshape(4, -1), axis=1)
     np.testing.assert_allclose(lengths, 1, rtol=1e-4)
@@ -69,7 +68,7 @@ def test_result_lies_in_the_ball_and_the_box(norm, shape):
     images = some_images(8, shape)
     images[0], images[1] = 0, 1
     labels = named(logits_fn, images)
-    attack = quick.jit(
+    attack = jax.jit(
         functools.partial(square, logits_fn, norm=norm, queries=30, restarts=2)
     )
     some = 0
@@ -96,7 +95,7 @@ def test_is_left_alone_once_it_is_wrong():
     labels[:2] = (labels[:2] + 1) % CLASSES  # wrong as they are
     attack = functools.partial(square, logits_fn, epsilon=0.05, resc_schedule=False)
     few, many, again = (
-        quick.jit(functools.partial(attack, queries=queries, restarts=restarts))(
+        jax.jit(functools.partial(attack, queries=queries, restarts=restarts))(
             images, labels, jax.random.key(0)
         )
         for queries, restarts in ((15, 1), (40, 1), (15, 2))
@@ -119,7 +118,7 @@ def test_an_image_alone_is_as_in_the_batch():
     logits_fn, _ = linear(shape, CLASSES, in_order=True)
     images = some_images(5, shape)
     labels = named(logits_fn, images)
-    attack = quick.jit(
+    attack = jax.jit(
         functools.partial(
             square, logits_fn, key=jax.random.key(5), norm="l2", queries=40
         )
@@ -144,7 +143,7 @@ def test_same_key_same_result_other_key_other_result():
     logits_fn, _ = linear(shape, CLASSES, in_order=True)
     images = some_images(3, shape)
     labels = named(logits_fn, images)
-    attack = quick.jit(functools.partial(square, logits_fn, images, labels, queries=9))
+    attack = jax.jit(functools.partial(square, logits_fn, images, labels, queries=9))
     first, again = attack(jax.random.key(0)), attack(jax.random.key(0))
     np.testing.assert_array_equal(first.images, again.images)
     assert not np.array_equal(first.images, attack(jax.random.key(1)).images)
@@ -164,7 +163,7 @@ def test_counts_what_the_classifier_sees():
 
     images = some_images(1, shape)
     options = {"queries": 7, "restarts": 2, "epsilon": 1e-5}
-    attack = quick.jit(functools.partial(square, logits_fn, **options))
+    attack = jax.jit(functools.partial(square, logits_fn, **options))
     attacked = attack(images, named(model, images), jax.random.key(0))
     jax.block_until_ready(attacked)
     jax.effects_barrier()
@@ -181,9 +180,9 @@ def test_one_lucky_answer_is_no_success():
 
     images, labels = some_images(16, (4, 4, 1)), np.zeros(16, int)
     attack = functools.partial(square, logits_fn, images, labels, queries=60)
-    once = quick.jit(attack)(jax.random.key(0))
+    once = jax.jit(attack)(jax.random.key(0))
     assert (np.asarray(once.queries) < 40).mean() > 0.7  # stopped by a lucky answer
-    often = quick.jit(functools.partial(attack, evaluations=9))(jax.random.key(0))
+    often = jax.jit(functools.partial(attack, evaluations=9))(jax.random.key(0))
     np.testing.assert_array_equal(often.queries, np.full(16, 9 * (1 + 1 + 60) + 9))
     assert not often.success.any()
 
@@ -198,14 +197,14 @@ def test_nan_logits_are_not_kept():
 
     images = np.full((6, *shape), 0.5, np.float32)
     labels = named(model, images)
-    attack = quick.jit(functools.partial(square, logits_fn, queries=30, epsilon=0.03))
+    attack = jax.jit(functools.partial(square, logits_fn, queries=30, epsilon=0.03))
     attacked = attack(images, labels, jax.random.key(0))
     assert (np.asarray(attacked.images)[:, 0, 0, 0] <= 0.52).all()
     assert np.isfinite(attacked.loss).all()
     assert (np.asarray(attacked.not_finite) > 0).any()
     assert (attacked.not_finite < attacked.queries).all()
     silent = lambda images, key: jnp.full((len(images), 3), jnp.nan)
-    attack = quick.jit(functools.partial(square, silent, queries=3))
+    attack = jax.jit(functools.partial(square, silent, queries=3))
     attacked = attack(images, labels, jax.random.key(0))
     np.testing.assert_array_equal(attacked.images, images)
     np.testing.assert_array_equal(attacked.not_finite, np.full(6, 6))
@@ -219,7 +218,7 @@ def test_other_losses():
     options = {"queries": 50, "epsilon": 0.05}
     key = jax.random.key(0)
     for loss in (losses.margin, losses.cross_entropy):
-        attack = quick.jit(functools.partial(square, logits_fn, loss=loss, **options))
+        attack = jax.jit(functools.partial(square, logits_fn, loss=loss, **options))
         attacked = attack(images, labels, key)
         now = loss_of(loss, logits_fn, attacked.images, labels)
         np.testing.assert_allclose(attacked.loss, now, rtol=1e-3, atol=1e-5)
@@ -267,7 +266,7 @@ def test_two_peaks_are_nested_squares(side):
 def test_keeps_float64(x64):
     images = np.random.default_rng(0).random((2, 5, 4, 3))
     logits_fn, _ = linear((5, 4, 3), CLASSES, in_order=True)
-    attack = quick.jit(functools.partial(square, logits_fn, queries=5))
+    attack = jax.jit(functools.partial(square, logits_fn, queries=5))
     attacked = attack(images, named(logits_fn, images), jax.random.key(0))
     assert attacked.images.dtype == np.float64
     moved = np.asarray(attacked.images) - images

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
-import quick
 
 from attacks.square import square, two_peaks
 
 torch, torchattacks = networks.import_or_skip("torch", "torchattacks")
+pytestmark = pytest.mark.slow
 
 QUERIES, SEEDS = 200, 5
 
@@ -71,7 +71,7 @@ def test_robust_accuracy_over_seeds(norm, theirs, epsilon, p_init):
     images, labels = networks.data(128, seed=7)
     options = {"epsilon": epsilon, "norm": norm, "p_init": p_init}
     attack = functools.partial(square, network(), queries=QUERIES, **options)
-    attack = quick.jit(attack)
+    attack = jax.jit(attack)
     ours = np.array(
         [
             (~attack(cut(images), labels, jax.random.key(seed)).success).sum()

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quick
 import scipy.special
 from networks import linear, some_images
 
@@ -21,7 +20,7 @@ def test_made_on_one_and_judged_on_the_other():
     two = lambda images, key: source(images, key)[:, :2]
     images, labels = some_images(8, shape), np.arange(8) % 2
     key = jax.random.key(0)
-    through = quick.jit(functools.partial(transfer, two, target, fgsm))
+    through = jax.jit(functools.partial(transfer, two, target, fgsm))
     attacked = through(images, labels, key, epsilon=0.2)
     slopes = (weights[:, 1 - labels] - weights[:, labels]).T.reshape(images.shape)
     expected = np.clip(images + 0.2 * np.sign(slopes), 0, 1)
@@ -42,8 +41,8 @@ def test_to_itself_is_the_attack():
     images, labels = some_images(4, (5, 4, 3)), np.array([0, 1, 2, 0])
     attack = functools.partial(pgd, random_start=False, steps=5)
     key = jax.random.key(0)
-    through = quick.jit(functools.partial(transfer, logits_fn, logits_fn, attack))
-    alone = quick.jit(functools.partial(attack, logits_fn))
+    through = jax.jit(functools.partial(transfer, logits_fn, logits_fn, attack))
+    alone = jax.jit(functools.partial(attack, logits_fn))
     attacked, direct = (f(images, labels, key) for f in (through, alone))
     np.testing.assert_allclose(attacked.images, direct.images, atol=1e-6)
     np.testing.assert_array_equal(attacked.success, direct.success)
@@ -54,7 +53,7 @@ def test_an_image_alone_is_as_in_the_batch():
     logits_fn, _ = linear((3, 4, 3), CLASSES)
     other, _ = linear((3, 4, 3), CLASSES, seed=1)
     images, labels = some_images(3, (3, 4, 3)), np.array([0, 1, 2])
-    attack = quick.jit(
+    attack = jax.jit(
         functools.partial(
             transfer, logits_fn, other, pgd, key=jax.random.key(2), step_size=0.005
         )
@@ -74,7 +73,7 @@ def test_targets_and_votes_are_those_of_the_target():
         odd = jax.random.bernoulli(key, 0.1)
         return jnp.where(odd, jnp.eye(CLASSES)[labels] * 1e3, logits_fn(images, key))
 
-    through = quick.jit(
+    through = jax.jit(
         functools.partial(transfer, logits_fn, unsure, pgd, evaluations=25)
     )
     attacked = through(
@@ -96,7 +95,7 @@ def test_nan_is_the_targets():
     images, labels = some_images(2, (3, 4, 3)), np.array([0, 1])
     silent = lambda images, key: jnp.full((len(images), CLASSES), jnp.nan)
     key = jax.random.key(0)
-    through = lambda *models: quick.jit(functools.partial(transfer, *models, pgd))
+    through = lambda *models: jax.jit(functools.partial(transfer, *models, pgd))
     attacked = through(logits_fn, silent)(images, labels, key)
     np.testing.assert_array_equal(attacked.not_finite, [1, 1])
     attacked = through(silent, logits_fn)(images, labels, key)

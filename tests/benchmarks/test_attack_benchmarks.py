@@ -35,6 +35,7 @@ def test_usvt_has_a_derivative_and_keeps_images_apart():
     np.testing.assert_allclose(jax.grad(total)(batch[:1]), slope[:1], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small", "resnet18"])
 def test_the_twin_in_pytorch_is_one(name):
     pytest.importorskip("torch", reason="PyTorch is not installed")

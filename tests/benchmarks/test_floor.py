@@ -43,6 +43,7 @@ def test_counts_what_completions_take():
     assert (found.corrections <= 3 * found.steps).all()
 
 
+@pytest.mark.slow
 def test_of_an_image_is_a_mean_over_images():
     image = np.random.default_rng(0).uniform(size=(1, 16, 16, 2)).astype(np.float32)
     mask = image < 0.5

@@ -2,19 +2,16 @@
 
 import json
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
+import binaries
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from benchmarks import profile
 from splic_jax import tracked as fast
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIDE = 72  # over 64, so one matrix at a time: quick to compile
 
 
@@ -74,18 +71,13 @@ def test_operations_are_counted():
     assert profile.count_operations("") == 0
 
 
-def test_profile(tmp_path):
+@pytest.mark.slow
+def test_profile(tmp_path, monkeypatch):
     flags = f"--sides={SIDE} --image_side=8 --num_images=2 --num_test=2 --rounds=1 "
     flags += "--warm_rounds=1 --repeats=1 --repeats_purify=1 --out=s.json"
     # Nothing here depends on how good the code is, and compiling it takes a while.
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.profile", *flags.split()],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | quick,
-        capture_output=True,
-        text=True,
-    )
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    done = binaries.start("benchmarks.profile", *flags.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "step, 2 corrections" in done.stdout
     record = json.loads((tmp_path / "s.json").read_text())["profile"]

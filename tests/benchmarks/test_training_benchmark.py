@@ -1,29 +1,20 @@
 """The training benchmark at toy size, and the file that benchmarks share."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
+import binaries
 import pytest
 
 from benchmarks import _speed
 from train.errors import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-
+@pytest.mark.slow
 def test_training(tmp_path: pathlib.Path) -> None:
     (tmp_path / "s.json").write_text('{"purify": {"kept": 1}, "training": {"old": 1}}')
     flags = ("--models=small", "--batch_size=2", "--steps=1", "--repeats=2")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.training", *flags, "--out=s.json"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = binaries.start("benchmarks.training", *flags, "--out=s.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Training steps" in done.stdout
     record = json.loads((tmp_path / "s.json").read_text())

@@ -24,8 +24,6 @@ from splic_jax.certificate import (
 )
 from splic_jax.transforms.ablation import AblationConfig, ablate, channels
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 
 

@@ -9,8 +9,6 @@ from scipy import stats
 from splic_jax import SPLICConfig, purify, sample_mask
 from splic_jax.mask_designs import BLOCK, DESIGNS, blocks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 UGLY = [(1, 1), (1, 7)]
 
 

@@ -8,8 +8,6 @@ from jax.test_util import check_grads
 
 from splic_jax import objective, smoothed_rank_gradient, total_variation_gradient
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = [(6, 6), (3, 8), (8, 3), (1, 5)]
 KINDS = {
     "random": lambda shape: np.random.default_rng(0).random(shape),

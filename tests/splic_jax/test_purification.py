@@ -55,7 +55,7 @@ def test_concatenated_is_the_completion_of_one_wide_matrix():
 
 
 @pytest.mark.parametrize("config", [SHORT, SPLICConfig(tolerance=4e-3)])
-def test_does_not_depend_on_the_batch(config):
+def test_does_not_depend_on_the_batch(optimized, config):
     """An image alone, in a batch of 7, in one of 20, in other chunks: the same bits."""
     images = pictures(20)
     all_of_them = np.asarray(purify(images, KEY, config))
@@ -78,7 +78,9 @@ def test_does_not_depend_on_the_batch(config):
     # One after another, three images at a time; then two chunks of the fast solver.
     [((12, 10, 3), 7, 3), ((16, 16, 1), 35, 18)],
 )
-def test_does_not_depend_on_the_pieces(monkeypatch, tmp_path, shape, count, size):
+def test_does_not_depend_on_the_pieces(
+    optimized, monkeypatch, tmp_path, shape, count, size
+):
     """Images in several pieces, the last one uneven, from wherever they lie."""
     monkeypatch.setattr(batches, "_PIECE_VALUES", 3 * 360)
     images = np.round(pictures(count, *shape) * 255).astype(np.uint8)
@@ -98,6 +100,7 @@ def test_does_not_depend_on_the_pieces(monkeypatch, tmp_path, shape, count, size
     assert (np.asarray(got)[::-1] == expected).all()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images():
     """Beyond the images and the result, by the process's peak of memory."""
     code = """

@@ -17,8 +17,6 @@ from jax.test_util import check_grads
 
 from splic_jax import smoothed_rank, smoothed_rank_gradient
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = [(1, 1), (1, 7), (5, 3), (4, 9), (32, 32)]
 RATIOS = 10.0 ** np.arange(-3, 3.25, 0.5)  # delta / sigma_1
 DTYPES = ["float32", "float64"]

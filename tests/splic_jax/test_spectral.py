@@ -9,8 +9,6 @@ import pytest
 
 from splic_jax.spectral import cut_and_descend
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = [(6, 6), (4, 9), (9, 4), (1, 5), (32, 32)]
 
 

@@ -10,8 +10,6 @@ from jax.test_util import check_grads
 
 from splic_jax import total_variation, total_variation_gradient
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = [(1, 1), (1, 6), (6, 1), (4, 7)]
 
 

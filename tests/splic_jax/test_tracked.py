@@ -39,7 +39,13 @@ def complete(images, masks, config):
 
 
 @pytest.mark.parametrize(
-    ("rank", "keep"), [(8, 0.5), (8, 0.3), (8, 0.8), (4, 0.5), (16, 0.5), (None, 0.5)]
+    ("rank", "keep"),
+    [
+        (8, 0.5),
+        (8, 0.3),
+        (8, 0.8),
+        *(pytest.param(rank, 0.5, marks=pytest.mark.slow) for rank in (4, 16, None)),
+    ],
 )
 def test_completes_like_the_exact_solver(rank, keep):
     images, mask = pictures(8), masks(8, keep=keep)
@@ -52,7 +58,9 @@ def test_completes_like_the_exact_solver(rank, keep):
     np.testing.assert_array_equal(fast.matrix[mask], images[mask])
 
 
-@pytest.mark.parametrize("shape", [(48, 20), (20, 48)])
+@pytest.mark.parametrize(
+    "shape", [(48, 20), pytest.param((20, 48), marks=pytest.mark.slow)]
+)
 def test_other_shapes(shape):
     images = pictures(4, 48)[:, : shape[0], : shape[1]]
     mask = masks(4, 48)[:, : shape[0], : shape[1]]
@@ -90,7 +98,9 @@ def few_pixels(count: int) -> np.ndarray:
     return images
 
 
-@pytest.mark.parametrize("rank", [4, 8, 16])
+@pytest.mark.parametrize(
+    "rank", [8, *(pytest.param(rank, marks=pytest.mark.slow) for rank in (4, 16))]
+)
 def test_ties_and_rounding_errors_never_grow(rank):
     images, mask = few_pixels(64), masks(64)
     mask |= images > 0.5
@@ -115,7 +125,7 @@ def test_nan_at_an_anchor_stays_in_its_own_matrix():
     assert np.isnan(bad[1]).any()
 
 
-def test_matrices_do_not_depend_on_their_number():
+def test_matrices_do_not_depend_on_their_number(optimized):
     images, mask = pictures(GROUP + 3), masks(GROUP + 3)
     config = SPLICConfig(max_steps=28)
     many = complete(images, mask, config).matrix
@@ -126,10 +136,15 @@ def test_matrices_do_not_depend_on_their_number():
 @pytest.mark.parametrize(
     ("rounds", "settings"),
     [
-        (1, {}),
-        (6, {}),
-        (3, {"tv_weight": 0.0}),
-        (3, {"step_scaling": "printed", "pixel_scale": 255.0}),
+        (3, {}),
+        pytest.param(1, {}, marks=pytest.mark.slow),
+        pytest.param(6, {}, marks=pytest.mark.slow),
+        pytest.param(3, {"tv_weight": 0.0}, marks=pytest.mark.slow),
+        pytest.param(
+            3,
+            {"step_scaling": "printed", "pixel_scale": 255.0},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_gradient_is_that_of_the_exact_solver(rounds, settings):
@@ -149,6 +164,7 @@ def test_gradient_is_that_of_the_exact_solver(rounds, settings):
     assert (error < 0.02 * np.linalg.norm(exact, axis=(1, 2))).all()
 
 
+@pytest.mark.slow
 def test_gradient_through_purify_runs_in_groups():
     images = np.stack([pictures(3, seed=seed) for seed in range(2)], axis=0)
     images = images.transpose(0, 2, 3, 1)

@@ -8,11 +8,10 @@ import hashlib
 import io
 import json
 import pathlib
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 
+import binaries
 import jax
 import numpy as np
 import pytest
@@ -27,32 +26,14 @@ from train import data, purify, purify_pictures
 from train.errors import UserError
 from train.purifier import Purifier
 
-ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = SPLICConfig(max_steps=1)
 SHAPE = (12, 16, 3)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def defined_flags() -> Iterator[None]:
-    """Defines this binary's flags alone, whichever other tests have defined theirs."""
-    found = flags.FLAGS
-
-    def own() -> dict[str, flags.Flag]:
-        names = [name for name in found if not module_of(name).startswith("absl")]
-        return {name: found[name] for name in names}
-
-    def module_of(name: str) -> str:
-        return found.find_module_defining_flag(name) or ""
-
-    others = own()
-    found.remove_flag_values(others)
-    try:
-        purify.define_flags()
+    with binaries.only_flags_of(purify):
         yield
-    finally:
-        found.remove_flag_values(own())
-        for name, flag in others.items():
-            found[name] = flag
 
 
 def run(*arguments: object) -> int:
@@ -576,13 +557,8 @@ def test_names_that_are_no_text(tmp_path, capsys):
 
 
 def test_the_binary_prints_one_line_and_exits_with_1(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "train.purify", "--input=missing", "--output=out"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    flags = ("--input=missing", "--output=out")
+    result = binaries.start("train.purify", *flags, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == "error: --input=missing: no such file or folder\n"
     assert result.stdout == ""

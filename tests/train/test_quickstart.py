@@ -1,33 +1,14 @@
-"""The quickstart and `evaluate`, run as a user runs them, at toy size."""
+"""The quickstart and `evaluate`, with a user's flags, at toy size."""
 
 import json
 import os
-import pathlib
-import subprocess
-import sys
 
-import numpy as np
+import binaries
+import drawn
 import pytest
-from PIL import Image
 
 from splic_jax import METHODS
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def run(module, *flags, cwd):
-    return python("-m", module, *flags, cwd=cwd)
-
-
-def python(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-
+from train import quickstart
 
 # As large as `reproduce --scale=smoke`, which takes the same programs.
 TOY = ("--num_train=128", "--num_test=16", "--epochs=1")
@@ -36,7 +17,7 @@ TOY = ("--num_train=128", "--num_test=16", "--epochs=1")
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quick start")
-    done = run("train.quickstart", "--out=out", *TOY, cwd=folder)
+    done = binaries.run("train.quickstart", "--out=out", *TOY, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -71,8 +52,14 @@ def test_writes_the_table_the_json_and_the_figure(first_run, schema_errors):
             assert cell["accuracy"] == cell["correct_by_image"].count("1") / 16
             low, high = cell["accuracy_interval"]
             assert low <= cell["accuracy"] <= high
-    figure = np.asarray(Image.open(folder / "out" / "quickstart.png").convert("RGB"))
-    assert figure.std() > 10
+    answers = {
+        (cell["defense"], cell["threat"]): cell["correct_by_image"][: quickstart.SHOWN]
+        for cell in record["networks"]["bare"]
+    }
+    shown = [("none", "clean"), ("none", "white-box"), ("splic", "gray-box")]
+    right = sum(answers[name].count("1") for name in shown)
+    wrong = 3 * quickstart.SHOWN - right
+    assert drawn.frames_in(folder / "out" / "quickstart.png") == (right, wrong)
 
 
 def test_a_second_run_measures_nothing_again(first_run):
@@ -82,7 +69,7 @@ def test_a_second_run_measures_nothing_again(first_run):
     record = json.loads(path.read_text())
     record["networks"]["splic"].pop()  # as if interrupted before the last cell
     path.write_text(json.dumps(record))
-    again = run("train.quickstart", "--out=out", *TOY, cwd=folder)
+    again = binaries.run("train.quickstart", "--out=out", *TOY, cwd=folder)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("trained already") == 2
     assert again.stdout.count("white-box, defense splic") == 1
@@ -98,7 +85,7 @@ def test_evaluate_agrees_with_the_quickstart(first_run, schema_errors):
         "--defenses=none,splic,srf",
         "--threats=clean,black-box,gray-box",
     )
-    done = run("train.evaluate", *flags, cwd=folder)
+    done = binaries.run("train.evaluate", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "out" / "evaluation.json").read_text())
     assert schema_errors(record) == []
@@ -137,11 +124,11 @@ def test_votes_and_options_reach_the_defence(first_run):
         "--nosoundness",
         "--out=out/votes.json",
     )
-    planned = run("train.evaluate", *flags, "--dry_run", cwd=folder)
+    planned = binaries.run("train.evaluate", *flags, "--dry_run", cwd=folder)
     assert planned.returncode == 0, planned.stderr
     assert not (folder / "out" / "votes.json").exists()
     assert "about, minutes" in planned.stdout
-    done = run("train.evaluate", *flags, cwd=folder)
+    done = binaries.run("train.evaluate", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     record = json.loads((folder / "out" / "votes.json").read_text())
     assert record["defenses"]["usvt"]["keep_probability"] == 0.9
@@ -153,7 +140,7 @@ def test_votes_and_options_reach_the_defence(first_run):
 
 def test_the_registry_is_listed(first_run):
     folder, _ = first_run
-    done = run("train.evaluate", "--list", cwd=folder)
+    done = binaries.start("train.evaluate", "--list", cwd=folder)
     assert done.returncode == 0, done.stderr
     for name in METHODS:
         assert f"\n{name}\n" in f"\n{done.stdout}"
@@ -176,28 +163,12 @@ MISTAKES = {
     "--checkpoint=out/bare --threats=gray-box --defenses=none": "nothing to measure",
 }
 
-# One process for all: starting one takes longer than its mistake.
-EVALUATE = """
-import sys
-from absl.testing import flagsaver
-from train import errors, evaluate
-evaluate.define_flags()
-for case in sys.argv[1:]:
-    sys.argv = ["evaluate", *case.split(), "--out=out/none.json"]
-    with flagsaver.flagsaver():
-        try:
-            errors.run(evaluate.main)
-        except SystemExit as end:
-            print(f"exit code {end.code}", file=sys.stderr)
-"""
 
-
-def test_a_users_mistake_is_one_line(first_run):
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_users_mistake_is_one_line(first_run, case):
     folder, _ = first_run
-    done = python("-c", EVALUATE, *MISTAKES, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    lines = done.stderr.splitlines()
-    assert lines[1::2] == ["exit code 1"] * len(MISTAKES), done.stderr
-    for (case, message), line in zip(MISTAKES.items(), lines[::2], strict=True):
-        assert message in line, case
+    flags = (*case.split(), "--out=out/none.json")
+    done = binaries.run("train.evaluate", *flags, cwd=folder)
+    assert done.returncode == 1
+    assert MISTAKES[case] in done.stderr and done.stderr.count("\n") == 1
     assert not (folder / "out" / "none.json").exists()

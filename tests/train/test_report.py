@@ -4,9 +4,8 @@ import html.parser
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
+import binaries
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -384,13 +383,12 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_the_command_writes_the_page(folder, tmp_path):
-    command = [sys.executable, "-m", "train.report", f"--results={folder}"]
-    run = {"cwd": ROOT, "capture_output": True, "text": True}
-    done = subprocess.run([*command, f"--out={tmp_path / 'a' / 'b.html'}"], **run)
+    out = tmp_path / "a" / "b.html"
+    done = binaries.start("train.report", f"--results={folder}", f"--out={out}")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a" / "b.html").read_text().startswith("<!DOCTYPE html>")
+    assert out.read_text().startswith("<!DOCTYPE html>")
     assert "0.1 MB" in done.stdout or "0.2 MB" in done.stdout
-    done = subprocess.run([*command[:-1], f"--results={tmp_path / 'no'}"], **run)
+    done = binaries.start("train.report", f"--results={tmp_path / 'no'}")
     assert done.returncode == 1
     assert done.stderr.startswith("error: --results=") and done.stderr.count("\n") == 1
 

@@ -1,17 +1,12 @@
 """`reproduce` on SVHN's files, which are generated here: every step but the numbers."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
+import binaries
 import numpy as np
 import pytest
 import scipy.io
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-PRINTED = ROOT / "train" / "printed.json"
 SVHN_TABLE_4 = {  # as the paper prints it, in percent
     "SRF": {"Clean": 89.6, "FGSM": 57.0, "PGD": 54.6, "CW": 83.5},
     "SPLIC": {"Clean": 95.9, "FGSM": 59.8, "PGD": 63.6, "CW": 86.0},
@@ -29,13 +24,8 @@ def record_and_text(tmp_path_factory):
         path = folder / f"{split}_32x32.mat"
         scipy.io.savemat(path, {"X": pixels, "y": digits})
     flags = ("--scale=smoke", "--dataset=svhn_cropped", f"--data_dir={folder}")
-    done = subprocess.run(
-        [sys.executable, "-m", "train.reproduce", *flags, "--only=table4", "--out=out"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    flags += ("--only=table4", "--out=out")
+    done = binaries.run("train.reproduce", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
     out = folder / "out" / "table4"
     record = json.loads(out.with_suffix(".json").read_text())

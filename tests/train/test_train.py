@@ -5,13 +5,13 @@ import io
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
+import binaries
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from flax import nnx
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
@@ -21,7 +21,7 @@ from splic_jax import BitDepthConfig, SPLICConfig, transform
 from splic_jax.transforms.crop_rescale import CropRescaleConfig
 from splic_jax.transforms.quilting import QuiltingConfig
 from splic_jax.transforms.thermometer import ThermometerConfig
-from train import models, train
+from train import data, models, train
 from train.checkpoints import LoadedModel, load_checkpoint
 from train.data import Dataset
 from train.errors import UserError
@@ -31,8 +31,8 @@ from train.recipes.ensemble import Ensemble
 from train.recipes.fast import Fast
 from train.recipes.pgd import PGD
 from train.settings import TrainSettings
+from train.step import augment
 
-ROOT = pathlib.Path(train.__file__).parents[1]
 SETTINGS = TrainSettings(epochs=3, batch_size=8, learning_rate=0.05, seed=1)
 
 
@@ -541,8 +541,24 @@ def test_accuracy_counts_each_image_once(count: int) -> None:
 
 def test_small_sets_make_one_batch(tmp_path: pathlib.Path) -> None:
     settings = dataclasses.replace(SETTINGS, epochs=1)
-    train.train(settings, dataset_of(5, 0), dataset_of(3, 1), tmp_path)
-    assert [row["step"] for row in rows(tmp_path)] == [1]
+    five, three = dataset_of(5, 0), dataset_of(3, 1)
+    result = train.train(settings, five, three, tmp_path)
+    (row,) = rows(tmp_path)
+    assert row["step"] == 1
+    # The step was over all five, in the order of the batch.
+    (batch,) = data.batches(5, 5, settings.seed, 0, num_steps=1)
+    assert sorted(batch.tolist()) == list(range(5))
+    key = jax.random.fold_in(
+        jax.random.split(jax.random.key(settings.seed))[1], jnp.int32(0)
+    )
+    model = models.create("small", 2, settings.seed)
+    inputs = augment(jnp.asarray(five.images[batch]), key, True)
+    seen = model(inputs, train=True)
+    chances = jax.nn.log_softmax(seen)[np.arange(5), five.labels[batch]]
+    assert row["loss"] == pytest.approx(-float(chances.mean()), rel=1e-4)
+    logits = models.logits_function(result.graphdef, result.variables)
+    right = np.argmax(logits(three.images / 255), axis=1) == three.labels
+    assert row["test_accuracy"] == pytest.approx(right.mean())
 
 
 def test_diverged_run_stops(tmp_path: pathlib.Path) -> None:
@@ -718,47 +734,28 @@ FLAG_CASES = {
     "--defense=splic --splic_max_steps=0": "error: --splic_max_steps must be",
 }
 
-PRINT_SETTINGS = """
-import sys
-from absl import flags
-from absl.testing import flagsaver
-from train import train
-from train.errors import UserError
-train.define_flags()
-for case in sys.argv[1:]:
-    with flagsaver.flagsaver():
+
+@pytest.mark.parametrize("case", FLAG_CASES)
+def test_flags_make_the_settings(case: str) -> None:
+    with binaries.only_flags_of(train):
         flags.FLAGS(["train", *case.split()])
         try:
-            print(train.settings_from_flags())
+            found = str(train.settings_from_flags())
         except UserError as error:
-            print("error:", error)
-"""
-
-
-def python(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True
-    )
-
-
-def test_flags_make_the_settings() -> None:
-    result = python("-c", PRINT_SETTINGS, *FLAG_CASES)
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    for (case, words), line in zip(FLAG_CASES.items(), lines, strict=True):
-        assert words in line, case
+            found = f"error: {error}"
+    assert FLAG_CASES[case] in found
 
 
 def test_binary_trains_then_refuses(tmp_path: pathlib.Path) -> None:
-    command = ["-m", "train.train", "--num_train=40", "--num_test=20", "--epochs=1"]
+    command = ["train.train", "--num_train=40", "--num_test=20", "--epochs=1"]
     command += ["--batch_size=20", f"--out={tmp_path / 'run'}"]
-    result = python(*command)
+    result = binaries.start(*command)
     assert result.returncode == 0, result.stderr
     assert "epoch 1/1: loss " in result.stdout
     assert load_run_settings(tmp_path / "run")["batch_size"] == 20
     assert [row["step"] for row in rows(tmp_path / "run")] == [2]
 
-    result = python(*command, "--learning_rate=0.3")
+    result = binaries.run(*command, "--learning_rate=0.3")
     assert result.returncode == 1
     assert "--learning_rate=0.1, not 0.3" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

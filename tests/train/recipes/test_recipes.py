@@ -22,8 +22,6 @@ from train.recipes.scattering import Scattering
 from train.recipes.trades import Trades
 from train.recipes.vanilla import Vanilla
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(0)
 SHAPE, CLASSES = (4, 4, 3), 5
 KERNEL = RNG.normal(size=(48, CLASSES))

@@ -10,8 +10,6 @@ from scipy.spatial import distance
 from train.recipes import Frozen
 from train.recipes.scattering import Scattering, cosine_cost, transport_plan
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(2)
 
 

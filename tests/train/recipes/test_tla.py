@@ -10,8 +10,6 @@ import pytest
 from train.recipes import RECIPES, Outputs
 from train.recipes.tla import Triplet, nearest_negative, same_class, similarity
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(1)
 LABELS = np.array([0, 0, 1, 1, 2, 2, 3])  # the last is alone in its class
 CLEAN, MOVED = RNG.normal(size=(2, 7, 6)).astype(np.float32)
