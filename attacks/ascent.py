@@ -1,15 +1,18 @@
 """The loop that gradient attacks share: step, project, keep, and judge at the end."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
 from attacks.judge import judged_goal
 from attacks.oracle import Answer, Goal
 from attacks.types import Attacked, LogitsFunction
+
+Tree = TypeVar("Tree")
 
 
 class Rule(NamedTuple):
@@ -86,13 +89,14 @@ def merge(
     return better._replace(not_finite=kept.not_finite + other.not_finite)
 
 
-def choose(chosen: Bool[Array, " n"], new: Any, old: Any) -> Any:
+def choose(chosen: Bool[Array, " n"], new: Tree, old: Tree) -> Tree:
     """The new of two pytrees of arrays ``[n, ...]`` for the images chosen."""
 
     def one(new: Array, old: Array) -> Array:
         return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-    return jax.tree.map(one, new, old)
+    mixed: Tree = jax.tree.map(one, new, old)
+    return mixed
 
 
 def ascend(
@@ -119,7 +123,7 @@ def ascend(
         The kept images.
     """
 
-    def step(index: Array, carry: tuple) -> tuple:
+    def step(index: Array, carry: tuple[Array, Any, Kept]) -> tuple[Array, Any, Kept]:
         images, state, kept = carry
         answer = oracle(images, jax.random.fold_in(key, index))
         kept = keep(kept, images, answer, prefers)
@@ -166,7 +170,7 @@ def finish(
 
 
 def image_keys(
-    key: PRNGKeyArray, first_index: Integer[Array, ""] | int, images: Array
+    key: PRNGKeyArray, first_index: Integer[ArrayLike, ""], images: Array
 ) -> Key[Array, " n"]:
     """A key for each image, from its index in the whole set."""
     return jax.vmap(jax.random.fold_in, (None, 0))(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray
 
 from attacks import inputs, norms
 from attacks.ascent import (
+    Kept,
     Rule,
     ascend,
     finish,
@@ -212,8 +213,15 @@ def targeted_autopgd(
     images, labels, count = inputs.checked(logits_fn, images, labels, key)
     runs = min(target_classes, count - 1)
     away = goal(cross_entropy, labels)
-    options = {"samples": eot_samples, "chunk": eot_chunk, "gradient": False}
-    clean = ask(logits_fn, away, images, _clean_key(key), **options)
+    clean = ask(
+        logits_fn,
+        away,
+        images,
+        _clean_key(key),
+        samples=eot_samples,
+        chunk=eot_chunk,
+        gradient=False,
+    )
     targets = likeliest_others(clean.logits, labels, runs)
 
     def towards(run: Array) -> Goal:
@@ -319,6 +327,9 @@ def _clean_key(key: PRNGKeyArray) -> PRNGKeyArray:
     return jax.random.fold_in(key, 0)
 
 
+_Carry = tuple[Kept, Array]  # what is kept, and queries
+
+
 def _best_of(
     logits_fn: LogitsFunction,
     images: Array,
@@ -340,13 +351,13 @@ def _best_of(
         queries += samples
         kept = keep(kept, images, clean, prefers)
 
-    def run(carry: tuple, index: Array) -> tuple[tuple, None]:
+    def run(carry: _Carry, index: Array) -> tuple[_Carry, None]:
         kept, queries = carry
         left = jnp.ones_like(kept.wrong, bool)
         if not settings.randomized:
             left = kept.wrong < 1
 
-        def search() -> tuple:
+        def search() -> _Carry:
             start_key, query_key = jax.random.split(jax.random.fold_in(key, 1 + index))
             keys = image_keys(start_key, settings.first_index, images)
             start = _start(keys, images, epsilon, norm)
@@ -411,6 +422,7 @@ def _rule(
     def step(
         state: _State, images: Array, answer: Answer, index: Array
     ) -> tuple[Array, _State]:
+        assert answer.gradient is not None
         better = answer.finite & (answer.loss > state.best_loss)
         best = jnp.where(per_image(better), images, state.best)
         best_gradient = jnp.where(

@@ -8,6 +8,7 @@ In short, for a classifier `logits_fn(images, key) -> logits`:
     1 - found.projected.success.mean()          # accuracy inside the ball
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -290,8 +291,12 @@ def boundary(
     )
 
 
+# The index, images or shares, which are found or open, what was asked, what was lost.
+_Draws = tuple[Array, Array, Array, Array, Array]
+
+
 def _start(
-    wrong,
+    wrong: Callable[[Array, ArrayLike], tuple[Array, Array]],
     clean: Images,
     keys: Key[Array, " n"],
     *,
@@ -303,12 +308,12 @@ def _start(
     shape, dtype = clean.shape[1:], clean.dtype
     given = starts is not None
 
-    def draw(carry: tuple) -> tuple:
+    def draw(carry: _Draws) -> _Draws:
         index, start, found, asked, lost = carry
         drawn = jax.vmap(
             lambda key: jax.random.uniform(jax.random.fold_in(key, index), shape, dtype)
         )(keys)
-        if given:
+        if starts is not None:
             drawn = jnp.where(index == 1, starts, drawn)
         is_wrong, unanswered = wrong(drawn, index)
         taken = is_wrong & ~found
@@ -328,7 +333,7 @@ def _start(
         share = per_image(share)
         return jnp.clip((1 - share) * clean + share * start, 0, 1)
 
-    def blend(carry: tuple) -> tuple:
+    def blend(carry: _Draws) -> _Draws:
         index, share, open_, asked, lost = carry
         tried = jnp.full(len(clean), index / blends, dtype)
         is_wrong, unanswered = wrong(blended(tried), draws + 1 + index)

@@ -7,6 +7,7 @@ The white-box attack on a defended classifier:
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -65,10 +66,13 @@ def bpda(
     def replaced(
         images: Float[Array | np.ndarray, "n h w c"], key: PRNGKeyArray
     ) -> Array:
-        return transform(images, key)
+        return transform(images, key)  # type: ignore[arg-type]  # NumPy's do as well
 
     @replaced.defjvp
-    def derivative(primals, tangents):
+    def derivative(
+        primals: tuple[Array | np.ndarray, PRNGKeyArray],
+        tangents: tuple[Array | np.ndarray, Any],
+    ) -> tuple[Array, Any]:
         images, key = primals
         tangent, _ = tangents
         # Through `replaced` again: a second derivative must not see the transform.

@@ -9,7 +9,7 @@ In short, for a classifier `logits_fn(images, key) -> logits`:
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -156,8 +156,10 @@ def carlini_wagner(
     check_every = -(-steps // 10)
     n, dtype = len(images), images.dtype
 
-    def minimize(const: Array, kept: Kept, queries: Array, key: PRNGKeyArray):
-        def step(carry):
+    def minimize(
+        const: Array, kept: Kept, queries: Array, key: PRNGKeyArray
+    ) -> tuple[Kept, Array, Array]:
+        def step(carry: _Descent) -> _Descent:
             index, w, state, kept, active, checked, found, queries = carry
             current = _from_tanh(w)
             answer = oracle(current, jax.random.fold_in(key, index))
@@ -171,12 +173,13 @@ def carlini_wagner(
             new = _candidate(answer, wanted, images, current, confidence, active)
             found |= new.wrong > 0
             kept = merge(kept, new, wrong_first)
+            assert answer.gradient is not None
             slope = 2 * shift - norms.per_image(const) * answer.gradient
             slope *= 2 * current * (1 - current)  # of x(w)
             update, state = optimizer.update(slope, state)
             return index + 1, w + update, state, kept, active, checked, found, queries
 
-        def goes_on(carry):
+        def goes_on(carry: _Descent) -> Array:
             index, _, _, _, active, *_ = carry
             return (index < steps) & active.any()
 
@@ -193,7 +196,7 @@ def carlini_wagner(
         *_, kept, _, _, found, queries = jax.lax.while_loop(goes_on, step, start)
         return kept, found, queries
 
-    def search(index, carry):
+    def search(index: Array, carry: _Search) -> _Search:
         const, lower, upper, kept, queries = carry
         if binary_search_steps >= 10:
             smallest = jnp.minimum(upper, 1e10)
@@ -207,8 +210,8 @@ def carlini_wagner(
         return const, lower, upper, kept, queries
 
     const = jnp.full(n, initial_const, dtype)
-    start = (const, 0 * const, jnp.full(n, jnp.inf, dtype))
-    start = (*start, nothing_kept(images), jnp.zeros(n, jnp.int32))
+    bounds = 0 * const, jnp.full(n, jnp.inf, dtype)
+    start = (const, *bounds, nothing_kept(images), jnp.zeros(n, jnp.int32))
     *_, kept, queries = jax.lax.fori_loop(0, binary_search_steps, search, start)
 
     judged_key, projected_key = jax.random.split(
@@ -225,6 +228,13 @@ def carlini_wagner(
         norms.size(difference, "l2"),
         norms.size(difference, "linf"),
     )
+
+
+# The index, w, the optimizer's state, what is kept, which go on, their objective when
+# it was last looked at, which were found, and queries.
+_Descent = tuple[Array, Array, Any, Kept, Array, Array, Array, Array]
+# The constant and its bounds, what is kept, and queries.
+_Search = tuple[Array, Array, Array, Kept, Array]
 
 
 def _from_tanh(w: Array) -> Array:

@@ -115,7 +115,9 @@ def deepfool(
     wanted = goal(margin, labels)
     mean = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
 
-    def look(kept: Kept, current: Array, logits: Array, active: Array):
+    def look(
+        kept: Kept, current: Array, logits: Array, active: Array
+    ) -> tuple[Kept, Array]:
         """Keeps what is wrong, else what has the larger margin; says what goes on."""
         finite = jnp.isfinite(logits).all(axis=1)
         wrong = wanted.reached(logits) & finite
@@ -133,7 +135,7 @@ def deepfool(
         own = of_class(logits, labels)[:, None]
         return jnp.take_along_axis(logits, others, axis=1) - own, logits
 
-    def step(carry: tuple) -> tuple:
+    def step(carry: _Carry) -> _Carry:
         index, current, total, kept, active, queries = carry
         lead, pull, logits = jax.vjp(
             partial(leads, key=jax.random.fold_in(query_key, index)),
@@ -151,7 +153,7 @@ def deepfool(
         current = jnp.where(norms.per_image(active), moved, current)
         return index + 1, current, total, kept, active, queries
 
-    def goes_on(carry: tuple) -> Array:
+    def goes_on(carry: _Carry) -> Array:
         index, _, _, _, active, _ = carry
         return (index < steps) & active.any()
 
@@ -178,6 +180,10 @@ def deepfool(
         evaluations=evaluations,
         queries=queries,
     )
+
+
+# The index, the images, their way from the start, what is kept, which go on, queries.
+_Carry = tuple[Array, Array, Array, Kept, Array, Array]
 
 
 def _shortest(lead: Array, slopes: Array, norm: str) -> Array:

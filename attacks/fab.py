@@ -522,7 +522,9 @@ def _closest(
     def distance(gap: PerImage, slope: Images) -> PerImage:
         return jnp.abs(gap) / (1e-12 + norms.size(slope, DUAL[norm]))
 
-    def try_class(best: tuple, offset: Array) -> tuple[tuple, None]:
+    def try_class(
+        best: tuple[PerImage, Images], offset: Array
+    ) -> tuple[tuple[PerImage, Images], None]:
         gap, slope = towards((labels + offset) % classes)
         closer = distance(gap, slope) < distance(*best)
         best_gap = jnp.where(closer, gap, best[0])
@@ -547,7 +549,8 @@ def _step(
     alpha_max, eta = (jnp.asarray(x, clean.dtype) for x in (alpha_max, eta))
     between = jnp.sum(slope * (current - clean), axis=(1, 2, 3))
     both = (current, clean), (slope, slope), (-gap, between - gap)
-    moves = shortest_move(*(jnp.concatenate(two) for two in both), norm)
+    points, normals, amounts = (jnp.concatenate(two) for two in both)
+    moves = shortest_move(points, normals, amounts, norm)
     near, far = jnp.split(moves, 2)
     lengths = jnp.split(jnp.maximum(norms.size(moves, norm), 1e-8), 2)
     alpha = per_image(jnp.minimum(lengths[0] / (lengths[0] + lengths[1]), alpha_max))

@@ -1,6 +1,7 @@
 """What attacks ask of their arguments, and what they say where it is not so."""
 
 import math
+from typing import Any
 
 import chex
 import jax
@@ -59,14 +60,14 @@ def is_traced(value: object) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def require_finite(**settings: object) -> None:
+def require_finite(**settings: Any) -> None:
     """Refuses settings that are negative or not finite."""
     for name, value in settings.items():
         if not is_traced(value) and not 0 <= value < math.inf:
             raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
-def require_positive(**settings: object) -> None:
+def require_positive(**settings: Any) -> None:
     """Refuses settings that are 0, negative or not finite."""
     for name, value in settings.items():
         if not is_traced(value) and not 0 < value < math.inf:

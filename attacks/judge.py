@@ -79,6 +79,10 @@ def judge(
     return judged_goal(logits_fn, goal(loss, labels), images, key, evaluations)
 
 
+# Votes for the classes, losses, and where all was finite.
+_Answers = tuple[Array, Array, Array]
+
+
 def judged_goal(
     logits_fn: LogitsFunction,
     wanted: Goal,
@@ -89,7 +93,7 @@ def judged_goal(
     """`judge` for any goal: of one with targets these are in the labels' place."""
     classes = wanted.classes
 
-    def one(key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+    def one(key: PRNGKeyArray) -> _Answers:
         logits = canonical(logits_fn)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
         named = jnp.where(finite, logits.argmax(axis=-1), -1)
@@ -99,7 +103,7 @@ def judged_goal(
         votes, loss, finite = one(key)
     else:
 
-        def add(total, key):
+        def add(total: _Answers, key: PRNGKeyArray) -> tuple[_Answers, None]:
             votes, loss, finite = one(key)
             return (total[0] + votes, total[1] + loss, total[2] & finite), None
 

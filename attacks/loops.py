@@ -7,15 +7,17 @@ tens of times slower. `canonical` writes the layout out.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 from jax.extend import core
 from jaxtyping import Array
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-def canonical(function: Callable) -> Callable:
+
+def canonical(function: Function) -> Function:
     """The same function of arrays, with its convolutions in XLA's layout for CPUs.
 
     On other devices it is the function itself. Convolutions in a loop or a branch
@@ -39,7 +41,7 @@ def canonical(function: Callable) -> Callable:
         results = _evaluate(program.jaxpr, program.consts, leaves)
         return jax.tree.unflatten(jax.tree.structure(shape), results)
 
-    return rewritten
+    return cast(Function, rewritten)
 
 
 def _convolves(program: Any) -> bool:
@@ -60,7 +62,7 @@ def _called(equation: Any) -> Any:
     return None
 
 
-def _evaluate(program: Any, constants: list, arguments: list) -> list:
+def _evaluate(program: Any, constants: list[Any], arguments: list[Any]) -> list[Any]:
     """As `jax.core.eval_jaxpr`, but for the convolutions."""
     variables = [*program.constvars, *program.invars]
     values = dict(zip(variables, [*constants, *arguments], strict=True))
@@ -98,9 +100,10 @@ def _convolve(
     outputs, inputs, *window = dimension_numbers.rhs_spec
     count = len(space)
     middle = tuple(range(1, count + 1))
+    # JAX's annotations leave NumPy's arrays out, which it takes all the same.
     result = jax.lax.conv_general_dilated(
-        images.transpose(batch, *space, channel),
-        kernel.transpose(*window, inputs, outputs),
+        images.transpose(batch, *space, channel),  # type: ignore[arg-type]
+        kernel.transpose(*window, inputs, outputs),  # type: ignore[arg-type]
         dimension_numbers=jax.lax.ConvDimensionNumbers(
             (0, count + 1, *middle),
             (count + 1, count, *range(count)),

@@ -26,7 +26,8 @@ LossPair = tuple[Loss, Loss]
 
 def cross_entropy(logits: Logits, labels: Classes) -> Losses:
     r""":math:`-\log \mathrm{softmax}(z)_y`, in nats (Goodfellow et al. 2015)."""
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    nats: Array = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return nats
 
 
 def margin(logits: Logits, labels: Classes) -> Losses:
@@ -113,9 +114,10 @@ def kl_from(reference: Logits) -> Loss:
 
     def kl(logits: Logits, labels: Classes) -> Losses:
         del labels
-        return optax.losses.kl_divergence(
+        nats: Array = optax.losses.kl_divergence(
             jax.nn.log_softmax(logits), jax.nn.softmax(reference)
         )
+        return nats
 
     return kl
 

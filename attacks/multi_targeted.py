@@ -11,7 +11,7 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 from attacks import inputs
 from attacks.ascent import Kept, finish, keep, nothing_kept, preference
 from attacks.losses import Loss, likeliest_others, margin, targeted_difference
-from attacks.oracle import ask, goal
+from attacks.oracle import Answer, ask, goal
 from attacks.pgd import StepSize, pgd
 from attacks.types import Attacked, LogitsFunction
 
@@ -98,7 +98,7 @@ def multi_targeted(
     wanted = goal(margin, labels)
     best = preference(randomized=eot_samples > 1 or evaluations > 1)
 
-    def value(images: Array, key: PRNGKeyArray):
+    def value(images: Array, key: PRNGKeyArray) -> Answer:
         return ask(
             logits_fn,
             wanted,

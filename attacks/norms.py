@@ -113,8 +113,7 @@ def random_in_ball(
         if norm == "linf":
             return jax.random.uniform(key, shape, dtype, -epsilon, epsilon)
         order = 1 if norm == "l1" else 2
-        return epsilon * jax.random.ball(key, clean[0].size, order, (), dtype).reshape(
-            shape
-        )
+        drawn: Array = jax.random.ball(key, clean[0].size, order, (), dtype)
+        return epsilon * drawn.reshape(shape)
 
     return project(clean + jax.vmap(draw)(keys), clean, epsilon, norm)

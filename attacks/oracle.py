@@ -110,7 +110,7 @@ def ask(
         Athalye et al. 2018, "Synthesizing robust adversarial examples", eq. (2).
     """
 
-    def loss_sum(images: Array, key: PRNGKeyArray) -> tuple[Array, tuple]:
+    def loss_sum(images: Array, key: PRNGKeyArray) -> tuple[Array, tuple[Array, Array]]:
         logits = logits_fn(images, key)
         loss = wanted.loss(logits)
         # The images do not interact: the gradient of the sum holds that of each.
@@ -133,7 +133,7 @@ def ask(
         if len(keys) == 1:
             return one(keys[0])
         answers = jax.vmap(one)(keys)
-        sums = jax.tree.map(lambda x: x.sum(axis=0), answers._replace(finite=None))
+        sums = _mapped(lambda x: x.sum(axis=0), answers)
         return sums._replace(finite=answers.finite.all(axis=0))
 
     if samples == 1:
@@ -145,7 +145,7 @@ def ask(
         several(keys[:first]),
         keys[first:].reshape(-1, chunk),
     )
-    mean = jax.tree.map(lambda x: x / samples, total._replace(finite=None))
+    mean = _mapped(lambda x: x / samples, total)
     return mean._replace(finite=total.finite)
 
 
@@ -166,9 +166,18 @@ def mean_logits(
         return logits_fn(images, key)
     one = jax.checkpoint(lambda key: logits_fn(images, key))
     keys = jax.random.split(key, samples)
-    return jax.lax.map(one, keys, batch_size=min(chunk, samples)).mean(axis=0)
+    logits: Array = jax.lax.map(one, keys, batch_size=min(chunk, samples))
+    return logits.mean(axis=0)
+
+
+def _mapped(function: Callable[..., Array], *answers: Answer) -> Answer:
+    """A function of the answers' entries, without `finite`, which is no number."""
+    # What is None is no leaf; callers put the right one in its place.
+    rest = [x._replace(finite=None) for x in answers]  # type: ignore[arg-type]
+    mapped: Answer = jax.tree.map(function, *rest)
+    return mapped
 
 
 def _added(total: Answer, more: Answer) -> Answer:
-    sums = jax.tree.map(jnp.add, *(x._replace(finite=None) for x in (total, more)))
+    sums = _mapped(jnp.add, total, more)
     return sums._replace(finite=total.finite & more.finite)

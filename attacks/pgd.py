@@ -32,7 +32,7 @@ from attacks.ascent import (
     preference,
 )
 from attacks.losses import Loss
-from attacks.oracle import ask, goal
+from attacks.oracle import Answer, ask, goal
 from attacks.types import Attacked, LogitsFunction
 
 # A step's size: one for all, or `index of the step -> size`, as optax's schedules are.
@@ -307,7 +307,10 @@ def _rule(
             summed = gradient = jnp.asarray(momentum, clean.dtype) * summed + unit
         return norms.direction(gradient, norm), summed
 
-    def step(summed, images, answer, index):
+    def step(
+        summed: Array | None, images: Array, answer: Answer, index: Array
+    ) -> tuple[Array, Array | None]:
+        assert answer.gradient is not None
         size = step_size(index) if callable(step_size) else step_size
         move, summed = direction(summed, answer.gradient)
         moved = images + jnp.asarray(size, clean.dtype) * move

@@ -198,7 +198,7 @@ def check_attack(
     inputs.require_positive(epsilon=epsilon)
     if steps is not None and (len(steps) < 2 or list(steps) != sorted(set(steps))):
         raise ValueError(f"steps must be two numbers or more that grow, got {steps}")
-    epsilon = float(epsilon)
+    epsilon = float(epsilon)  # type: ignore[arg-type]  # a real number
     attack = partial(_scaled_pgd, norm=norm) if attack is None else attack
     if black_box is None:
         noise = partial(pgd, norm=norm, steps=0, restarts=50, evaluations=evaluations)
@@ -206,7 +206,9 @@ def check_attack(
     attack_key, judge_key = jax.random.split(key)
 
     @partial(jax.jit, static_argnames=("attack", "steps"))
-    def run(attack, epsilon, steps=None) -> tuple[Array, Judged]:
+    def run(
+        attack: Callable[..., Attacked], epsilon: Array, steps: int | None = None
+    ) -> tuple[Array, Judged]:
         options = {} if steps is None else {"steps": steps}
         attacked = attack(
             logits_fn, images, labels, attack_key, epsilon=epsilon, **options
@@ -349,12 +351,15 @@ def check_gradients(
     inputs.require_at_least(0, starts=starts)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key)
 
-    def slope(loss: losses.Loss, points: Array, key: PRNGKeyArray) -> tuple:
-        def total(points):
+    def slope(
+        loss: losses.Loss, points: Array, key: PRNGKeyArray
+    ) -> tuple[Array, Array]:
+        def total(points: Array) -> tuple[Array, Array]:
             value = loss(logits_fn(points, key), labels)
             return value.sum(), value
 
-        return jax.grad(total, has_aux=True)(points)
+        gradient, value = jax.grad(total, has_aux=True)(points)
+        return gradient, value
 
     @jax.jit
     def look(points: Array, key: PRNGKeyArray) -> dict[str, Array]:
@@ -493,7 +498,9 @@ def check_steps(
             the ball that fools a robust classifier, and the attack may work all the
             same.
     """
-    rise, noise = (0.0, 0.0) if margins is None else _fall(*reversed(margins), None)
+    rise, noise = 0.0, 0.0
+    if margins is not None:
+        rise, noise = _fall(margins[1], margins[0], None)
     return _check_series(
         "steps",
         lambda steps: f"{steps} step" + "s" * (steps != 1),
@@ -551,9 +558,11 @@ def _check_series(
     means = {x: _mean(accuracies[x]) for x in ordered}
     values = {named(x): mean for x, mean in means.items()}
 
-    def finding(tripped: bool, verb: str, first: Any, last: Any, advice: str):
-        seen = [f"{_percent(means[x])} at {named(x)}" for x in (first, last)]
-        seen = f"Accuracy {verb} from {seen[0]} to {seen[1]}"
+    def finding(
+        tripped: bool, verb: str, first: Any, last: Any, advice: str
+    ) -> Finding:
+        ends = [f"{_percent(means[x])} at {named(x)}" for x in (first, last)]
+        seen = f"Accuracy {verb} from {ends[0]} to {ends[1]}"
         return _finding(check, tripped, values, seen, advice)
 
     for index, later in enumerate(ordered[1:], start=1):
@@ -635,8 +644,16 @@ def _scaled_pgd(
 ) -> Attacked:
     """PGD whose steps together can cross the ball, whatever their number."""
     size = jnp.where(epsilon > 0, 2.5 * epsilon / max(steps, 1), 1)
-    options = {"epsilon": epsilon, "step_size": size, "steps": steps, "norm": norm}
-    return pgd(logits_fn, images, labels, key, **options)
+    return pgd(
+        logits_fn,
+        images,
+        labels,
+        key,
+        epsilon=epsilon,
+        step_size=size,
+        steps=steps,
+        norm=norm,
+    )
 
 
 def _finding(
@@ -672,8 +689,9 @@ def _chance(accuracy: Accuracy, classes: int, count: int | None) -> float:
 
 def _count(*accuracies: Accuracy, count: int | None) -> int:
     for accuracy in accuracies:
-        if np.ndim(accuracy):
-            return len(accuracy)
+        shape: tuple[int, ...] = np.shape(accuracy)
+        if shape:
+            return shape[0]
     if count is None:
         raise ValueError("accuracies that are not given for each image need a count")
     return count

@@ -130,7 +130,9 @@ def sparse_rs(
         order = jax.random.permutation(order_key, height * width)
         return order, _corners(colour_key, (pixels, channels), clean.dtype)
 
-    def propose(key, order, colours, count):
+    def propose(
+        key: PRNGKeyArray, order: Array, colours: Array, count: Array
+    ) -> tuple[Array, Array]:
         inside_key, outside_key, colour_key = jax.random.split(key, 3)
         inside = jax.random.permutation(inside_key, pixels)[:most]
         outside = jax.random.permutation(outside_key, height * width - pixels)[:most]
@@ -150,7 +152,9 @@ def sparse_rs(
     def is_done(kept: Kept) -> Array:
         return (kept.wrong >= 1) & (not randomized)
 
-    def run(carry: tuple, key: PRNGKeyArray) -> tuple:
+    def run(
+        carry: tuple[Kept, Array], key: PRNGKeyArray
+    ) -> tuple[tuple[Kept, Array], None]:
         before, asked = carry
         start_key, step_key, query_key = jax.random.split(key, 3)
         step_keys = image_keys(step_key, first_index, clean)
@@ -158,7 +162,7 @@ def sparse_rs(
         def active(kept: Kept) -> Array:
             return ~is_done(kept) & ~is_done(before)
 
-        def step(carry: tuple) -> tuple:
+        def step(carry: _Carry) -> _Carry:
             index, state, kept, asked = carry
             proposed = jax.vmap(propose, (0, 0, 0, None))(
                 folded(step_keys, index), *state, jnp.asarray(exchanged)[index]
@@ -202,6 +206,10 @@ def sparse_rs(
         evaluations=evaluations,
         queries=asked * eot_samples,
     )
+
+
+# The index, what `start` returns, what is kept, and what was asked.
+_Carry = tuple[Array, tuple[Array, Array], Kept, Array]
 
 
 def _exchanged(pixels: int, queries: int, alpha_init: float, total: int) -> np.ndarray:

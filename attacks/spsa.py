@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -137,8 +138,11 @@ def spsa(
 
     optimizer = optax.adam(learning_rate)
 
-    def step(state, images, answer, index):
+    def step(
+        state: Any, images: Array, answer: Answer, index: Array
+    ) -> tuple[Array, Any]:
         del index
+        assert answer.gradient is not None
         updates, state = optimizer.update(-answer.gradient, state)
         return norms.project(images + updates, clean, epsilon, "linf"), state
 
@@ -159,6 +163,9 @@ def spsa(
         evaluations=evaluations,
         queries=(steps * (2 * samples + 1) + 1) * eot_samples,
     )
+
+
+_Sums = tuple[Array, Array]  # of what `estimate` returns
 
 
 def estimate(
@@ -199,7 +206,7 @@ def estimate(
         lost = (~above.finite).astype(jnp.int32) + ~below.finite
         return norms.per_image(slope) * move, lost
 
-    def add(total: tuple, indices: Array) -> tuple[tuple, None]:
+    def add(total: _Sums, indices: Array) -> tuple[_Sums, None]:
         several = jax.vmap(along)(indices)
         total = jax.tree.map(lambda t, x: t + x.sum(0, x.dtype), total, several)
         return total, None

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Integer, Num, PRNGKeyArray, Real
 from attacks import inputs, norms
 from attacks.ascent import (
     Kept,
+    Preference,
     choose,
     finish,
     folded,
@@ -143,10 +144,10 @@ def square(
     epsilon = jnp.asarray(epsilon, clean.dtype)
     start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)
     sizes = proposal_sides(clean.shape[1:], queries, p_init, resc_schedule, norm)
-    sides, stages = np.unique(sizes, return_inverse=True)
-    windows = [two_peaks(int(side)) for side in sides]
+    distinct, places = np.unique(sizes, return_inverse=True)
+    windows = [two_peaks(int(side)) for side in distinct]
     peaks = jnp.asarray(_padded(windows), clean.dtype)
-    sides, stages = jnp.asarray(sides), jnp.asarray(stages)
+    sides, stages = jnp.asarray(distinct), jnp.asarray(places)
     start_key, query_key, judge_key = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
 
@@ -158,13 +159,19 @@ def square(
         wanted_now = unfinished(best)
         run_keys, asking = folded(keys, index), jax.random.fold_in(query_key, index)
 
-        def offer(kept, moved, index, prefers, searched):
+        def offer(
+            kept: Kept,
+            moved: Array,
+            index: Array | int,
+            prefers: Preference,
+            searched: Array,
+        ) -> Kept:
             moved = norms.project(moved, clean, epsilon, norm)
             answer = oracle(moved, jax.random.fold_in(asking, index))
             new = keep(kept, moved, answer, prefers)
             return choose(searched, new, kept)
 
-        def searched(state: tuple) -> Bool[Array, " n"]:
+        def searched(state: tuple[Array, Kept, Array]) -> Bool[Array, " n"]:
             return wanted_now & unfinished(state[1])
 
         def step(state: tuple[Array, Kept, Array]) -> tuple[Array, Kept, Array]:
@@ -214,12 +221,14 @@ def proposal_sides(
         index = (index / queries * 10_000).astype(int)
     halvings = (index[:, None] > np.array(HALVINGS)).sum(axis=1)
     pixels = shape[0] * shape[1]
-    sides = np.rint(np.sqrt(p_init / 2.0**halvings * pixels)).astype(int)
+    sides: np.ndarray = np.rint(np.sqrt(p_init / 2.0**halvings * pixels)).astype(int)
     shortest = min(shape[:2])
     if norm == "linf":
-        return np.clip(sides, 1, shortest)
-    odd = np.maximum(sides, 3) // 2 * 2 + 1
-    return np.minimum(odd, shortest - (shortest + 1) % 2)
+        sides = np.clip(sides, 1, shortest)
+    else:
+        odd = np.maximum(sides, 3) // 2 * 2 + 1
+        sides = np.minimum(odd, shortest - (shortest + 1) % 2)
+    return sides
 
 
 def _stripes(key: PRNGKeyArray, clean: Image, epsilon: Array) -> Image:
@@ -301,7 +310,9 @@ def _signs(drawn: Float[Array, " n"]) -> Float[Array, " n"]:
     return jnp.where(drawn < 0.5, -1, 1).astype(drawn.dtype)
 
 
-def _of_length(change: Image, length: Array | int, axis=(0, 1, 2)) -> Image:
+def _of_length(
+    change: Image, length: Array | int, axis: tuple[int, ...] = (0, 1, 2)
+) -> Image:
     current = jnp.sqrt(jnp.sum(change**2, axis=axis, keepdims=True))
     return change / (current + 1e-12) * length
 
@@ -310,7 +321,8 @@ def two_peaks(side: int) -> np.ndarray:
     """The window of the L2 attack, of length 1: a hill above a valley (eq. (2))."""
     upper, lower = _peak(side // 2, side), _peak(side - side // 2, side)
     both = np.concatenate([upper, -lower])
-    return both / np.sqrt((both**2).sum())
+    window: np.ndarray = both / np.sqrt((both**2).sum())
+    return window
 
 
 def _peak(height: int, width: int) -> np.ndarray:
@@ -319,7 +331,8 @@ def _peak(height: int, width: int) -> np.ndarray:
     rank = np.maximum(np.abs(rows)[:, None], np.abs(columns))
     rings = 1.0 / np.arange(1, max(height, width) // 2 + 2) ** 2
     hill = np.cumsum(rings[::-1])[::-1][rank]
-    return hill / max(np.sqrt((hill**2).sum()), 1e-12)
+    peak: np.ndarray = hill / max(np.sqrt((hill**2).sum()), 1e-12)
+    return peak
 
 
 def _padded(windows: list[np.ndarray]) -> np.ndarray:

@@ -88,7 +88,7 @@ def can_be_split(*arrays: Any) -> bool:
 
 
 def map_pieces(
-    run: Callable[[Array, Array, Any], Array],
+    run: Callable[[Array | np.ndarray, Array | np.ndarray, Any], Array],
     images: Shaped[Array | np.ndarray, "n h w c"],
     indices: Int[Array | np.ndarray, " n"],
     shared: Any,
@@ -122,7 +122,8 @@ def map_pieces(
     size = min(most, count)
     if platform == "cpu":
         size = -(-count // (ways * -(-count // (ways * most))))
-    started, result = collections.deque(), None
+    started: collections.deque[tuple[int, Array]] = collections.deque()
+    result: Array | None = None
 
     def collect(result: Array | None) -> Array:
         start, done = started.popleft()
@@ -130,7 +131,11 @@ def map_pieces(
             done = jax.device_put(done, devices[0])
         if len(done) == count:
             return done
-        return _with_room(done, count) if result is None else _put(result, done, start)
+        if result is None:
+            filled: Array = _with_room(done, count)
+        else:
+            filled = _put(result, done, start)
+        return filled
 
     for number, start in enumerate(range(0, count, size)):
         start = min(start, count - size)
@@ -143,6 +148,7 @@ def map_pieces(
             result = collect(result)
     while started:
         result = collect(result)
+    assert result is not None  # as there is at least one image
     return result
 
 

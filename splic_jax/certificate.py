@@ -19,7 +19,7 @@ References:
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ from splic_jax.config import SPLICConfig
 from splic_jax.mask_designs import anchors_of
 from splic_jax.purification import purify
 from splic_jax.transforms.ablation import AblationConfig, ablate
+from splic_jax.transforms.registry import TransformConfig
 
 NO_LABEL = -1
 
@@ -155,11 +156,9 @@ def certify(
         label = int(votes[0].argmax()) if votes[0].any() else NO_LABEL
         p_lower, p_upper = share_bounds(votes[1], label, samples_estimate, alpha, bound)
         found.append((label, p_lower, p_upper, radius_of(p_lower, p_upper, deltas)))
-    label, p_lower, p_upper, radius = np.array(found, np.float64).reshape(-1, 4).T
-    radius = radius.astype(np.int64)
-    return Certificate(
-        label.astype(np.int64), radius < 0, radius, p_lower.copy(), p_upper.copy()
-    )
+    columns = np.array(found, np.float64).reshape(-1, 4).T
+    labels, radii = columns[0].astype(np.int64), columns[3].astype(np.int64)
+    return Certificate(labels, radii < 0, radii, columns[1].copy(), columns[2].copy())
 
 
 def radius_of(
@@ -239,7 +238,7 @@ def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
 
 
 def ablation_of(
-    config: Any, shape: tuple[int, int]
+    config: TransformConfig, shape: tuple[int, int]
 ) -> tuple[Callable[..., Array], Float64[np.ndarray, " radii"]]:
     r"""What to vote over, and how far changed pixels can move its shares.
 

@@ -8,7 +8,7 @@ functions of one matrix: `jax.vmap` and `jax.jit` are the caller's.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from splic_jax.total_variation import total_variation_gradient
 # Small matrices completed together on the CPU, whose operations take no longer to start
 # than to run.
 GROUP = 4
+
+Done = TypeVar("Done")
 
 
 class Completion(NamedTuple):
@@ -50,6 +52,10 @@ class _State(NamedTuple):
     delta: Array
     round: Array
     changes: Array  # relative change of each step of the last round, or the last one's
+
+
+# The iterate before a step, the one after it, and what the fast solver tracks.
+_Carry = tuple[Array, Array, Array | None]
 
 
 class _Problem(NamedTuple):
@@ -102,20 +108,21 @@ def complete(
         # One completion after another, or one group after another, stops each as soon
         # as it has converged, and sums in the same order as alone.
         if in_groups(config, matrix.shape, matrix.dtype):
-            run = _grouped(run)
-        else:
-            run = jax.custom_batching.sequential_vmap(run)
+            return _grouped(run)(matrix, mask)
+        run = jax.custom_batching.sequential_vmap(run)
     return run(matrix, mask)
 
 
 def in_groups(
-    config: SPLICConfig, shape: tuple[int, int], dtype: Any = jnp.float32
+    config: SPLICConfig, shape: tuple[int, ...], dtype: Any = jnp.float32
 ) -> bool:
     """Whether matrices of this shape are completed `GROUP` at a time on the CPU."""
     return _is_fast(config, shape, dtype) and max(shape) <= small.LARGEST
 
 
-def _grouped(run: Callable[[Array, Array], Completion]) -> Callable:
+def _grouped(
+    run: Callable[[Array, Array], Completion],
+) -> Callable[[Array, Array], Completion]:
     """`run`, a function of one matrix, such that `GROUP` are always done together.
 
     However many there are: so each one's result is the same whatever the batch.
@@ -127,22 +134,25 @@ def _grouped(run: Callable[[Array, Array], Completion]) -> Callable:
 
     @run_batch.def_vmap
     def _(size: int, batched: list[bool], *arrays: Array) -> tuple[Completion, Any]:
-        arrays = [
+        every = [
             a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
             for a, is_batched in zip(arrays, batched, strict=True)
         ]
-        done = run_batch(*(a.reshape(-1, *a.shape[2:]) for a in arrays))
+        done = run_batch(*(a.reshape(-1, *a.shape[2:]) for a in every))
         done = jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), done)
         return done, jax.tree.map(lambda _: True, done)
 
     def run_one(matrix: Array, mask: Array) -> Completion:
         done = run_batch(matrix[None], mask[None])
-        return jax.tree.map(lambda a: a[0], done)
+        first: Completion = jax.tree.map(lambda a: a[0], done)
+        return first
 
     return run_one
 
 
-def _map_groups(run: Callable, matrices: Array, masks: Array) -> Any:
+def _map_groups(
+    run: Callable[[Array, Array], Done], matrices: Array, masks: Array
+) -> Done:
     """Maps `run` over ``[b, m, n]``, `GROUP` at a time."""
     count = len(matrices)
     filling = ((0, -count % GROUP), (0, 0), (0, 0))
@@ -150,7 +160,8 @@ def _map_groups(run: Callable, matrices: Array, masks: Array) -> Any:
     matrices = jnp.pad(matrices, filling).reshape(groups)
     masks = jnp.pad(masks, filling, constant_values=True).reshape(groups)
     done = jax.lax.map(lambda group: jax.vmap(run)(*group), (matrices, masks))
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], done)
+    done = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], done)
+    return cast(Done, done)
 
 
 def _run_to_convergence(
@@ -160,11 +171,11 @@ def _run_to_convergence(
     size = config.max_rounds * config.inner_steps
     history = jnp.full(size if trace else 0, jnp.nan, matrix.dtype)
 
-    def unfinished(state):
+    def unfinished(state: _State) -> Array:
         change = state.changes[-1]
         return (state.round < config.max_rounds) & (change > config.tolerance)
 
-    def advance(carry):
+    def advance(carry: tuple[_State, Array]) -> tuple[_State, Array]:
         state, history = carry
         new = _round(state, problem, config, blocks, trace)
         if trace:
@@ -221,7 +232,7 @@ def _run_rounds(
 ) -> Array:
     problem, state = _start(matrix, mask, config)
 
-    def advance(state, _):
+    def advance(state: _State, _: None) -> tuple[_State, None]:
         return _round(state, problem, config, blocks), None
 
     if max(matrix.shape) > small.LARGEST:
@@ -257,7 +268,7 @@ def complete_alternating(
         ValueError: as `complete`.
     """
 
-    def one_pass(matrix, mask):
+    def one_pass(matrix: Array, mask: Array) -> Array:
         if rounds is None:
             return complete(matrix, mask, config, blocks=blocks).matrix
         return complete_rounds(matrix, mask, config, rounds=rounds, blocks=blocks)
@@ -284,7 +295,7 @@ def complete_batch(
     if jax.default_backend() != "cpu" or not in_groups(config, shape, dtype):
         return jax.vmap(run)(matrices, masks)
 
-    def one_pass(matrix, mask):
+    def one_pass(matrix: Array, mask: Array) -> Array:
         if rounds is None:
             return _run_to_convergence(matrix, mask, config, False, blocks).matrix
         return _run_rounds(matrix, mask, config, rounds, blocks)
@@ -307,7 +318,7 @@ def _alternate(
     # from: all pixels are anchors once more, and it too gives the matrix back.
     nothing_to_swap = jnp.all(mask, axis=(-2, -1), keepdims=True)
 
-    def swap(carry, _):
+    def swap(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
         matrix, mask = carry
         return (one_pass(matrix, mask), ~mask | nothing_to_swap), None
 
@@ -386,8 +397,8 @@ def _round(
         prevent_cse=False,  # which a loop does by itself
         policy=jax.checkpoint_policies.save_only_these_names(tracked.VECTORS),
     )
-    def step(carry, _):
-        _, x, vectors = carry
+    def step(carry: _Carry, _: None) -> tuple[_Carry, Array | None]:
+        x, vectors = carry[1:]
         new, vectors = _step(x, vectors, state.delta, problem, config, blocks)
         # Only the last one is looked at, unless somebody asks.
         change = jax.lax.stop_gradient(_relative_change(x, new)) if trace else None
@@ -459,4 +470,5 @@ def _finish(x: Array, matrix: Array, problem: _Problem, config: SPLICConfig) -> 
 
 def _smallest_delta(dtype: jnp.dtype) -> float:
     # A black image has no largest singular value; 1 / delta^4 must not overflow.
-    return float(jnp.finfo(dtype).tiny) ** 0.2
+    smallest: float = float(jnp.finfo(dtype).tiny) ** 0.2
+    return smallest

@@ -109,7 +109,7 @@ class SPLICConfig:
                 f"{self.keep_probability!r}"
             )
 
-    def rank_of(self, shape: tuple[int, int]) -> int:
+    def rank_of(self, shape: tuple[int, ...]) -> int:
         """The rank to cut a matrix of this shape to.
 
         Raises:

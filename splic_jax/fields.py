@@ -3,13 +3,27 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, TypeVar, dataclass_transform
+from typing import (
+    Any,
+    ClassVar,
+    Protocol,
+    TypeVar,
+    dataclass_transform,
+    runtime_checkable,
+)
 
 import jax
 
-Config = TypeVar("Config", bound=type)
+Config = TypeVar("Config")
 
 _ARRAY = "array"
+
+
+@runtime_checkable
+class Settings(Protocol):
+    """Settings of anything: an instance of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def array_field() -> Any:
@@ -17,26 +31,27 @@ def array_field() -> Any:
     return dataclasses.field(default=None, metadata={_ARRAY: True})
 
 
-def array_fields(config: Any) -> tuple[str, ...]:
+def array_fields(config: Settings | type[Any]) -> tuple[str, ...]:
     """Names of the fields of a settings class, or an instance, that hold arrays."""
     fields = dataclasses.fields(config)
     return tuple(field.name for field in fields if _ARRAY in field.metadata)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-def config(cls: Config) -> Config:
+def config(cls: type[Config]) -> type[Config]:
     """Makes a frozen dataclass whose instances may be arguments of `jax.jit`.
 
     A pytree whose leaves are the fields made by `array_field`; all others are static,
     so that other values compile anew. Without such a field it is hashable too.
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
+    assert dataclasses.is_dataclass(cls)  # which type checkers do not see
     arrays = list(array_fields(cls))
     static = [f.name for f in dataclasses.fields(cls) if f.name not in arrays]
     return jax.tree_util.register_dataclass(cls, arrays, static)
 
 
-def require_integer(config: Any, *names: str, least: int = 1) -> None:
+def require_integer(config: Settings, *names: str, least: int = 1) -> None:
     """Raises a `ValueError` unless the fields are integers of at least `least`."""
     for name in names:
         value = getattr(config, name)
@@ -46,7 +61,7 @@ def require_integer(config: Any, *names: str, least: int = 1) -> None:
             )
 
 
-def require_number(config: Any, name: str, interval: str) -> None:
+def require_number(config: Settings, name: str, interval: str) -> None:
     """Raises a `ValueError` unless a field is a number in an interval.
 
     Args:
@@ -64,7 +79,7 @@ def require_number(config: Any, name: str, interval: str) -> None:
         raise ValueError(f"{name} must be in {interval}, got {value!r}")
 
 
-def require_choice(config: Any, name: str, choices: Sequence[Any]) -> None:
+def require_choice(config: Settings, name: str, choices: Sequence[object]) -> None:
     """Raises a `ValueError` unless a field has one of some values."""
     if getattr(config, name) not in choices:
         listed = " or ".join(repr(choice) for choice in choices)

@@ -135,7 +135,9 @@ def _run(
     problem, start = jax.vmap(
         lambda matrix, mask: completion._start(matrix, mask, config)
     )(matrices, masks)
-    sides = _padded(m), _padded(n), _padded(start.vectors.shape[-1])
+    vectors = start.vectors
+    assert vectors is not None  # as the fast solver tracks some
+    sides = _padded(m), _padded(n), _padded(vectors.shape[-1])
 
     def pad(arrays: Array, rows: int, columns: int) -> Array:
         _, m, n = arrays.shape
@@ -150,7 +152,7 @@ def _run(
             config=config,
             shape=(m, n),
             rank=config.rank_of((m, n)),
-            whole=start.vectors.shape[-1] == n,
+            whole=vectors.shape[-1] == n,
         ),
         grid=(count,),
         in_specs=[block(*s) for s in (sides[:2], sides[:2], sides[1:], (), ())],
@@ -166,7 +168,7 @@ def _run(
     )(
         pad(problem.anchors, *sides[:2]),
         pad(1 - problem.mask, *sides[:2]),
-        pad(start.vectors, *sides[1:]),
+        pad(vectors, *sides[1:]),
         start.delta,
         problem.unit,
     )
@@ -191,15 +193,21 @@ def _padded(side: int) -> int:
     return max(16, 1 << (side - 1).bit_length())
 
 
+# Rounds done, the iterate, its basis, delta, and the relative change of the last step.
+_State = tuple[Array | int, Array, Array, Array, Array]
+# The iterate before a step, the one after it, and its basis.
+_Step = tuple[Array, Array, Array]
+
+
 def _kernel(
-    anchors,
-    free,
-    vectors,
-    delta,
-    unit,
-    result,
-    steps,
-    change,
+    anchors: jax.Ref,
+    free: jax.Ref,
+    vectors: jax.Ref,
+    delta: jax.Ref,
+    unit: jax.Ref,
+    result: jax.Ref,
+    steps: jax.Ref,
+    change: jax.Ref,
     *,
     config: SPLICConfig,
     shape: tuple[int, int],
@@ -207,25 +215,25 @@ def _kernel(
     whole: bool,
 ) -> None:
     """Algorithm 1 for one matrix, from the first five references into the others."""
-    free, anchors, unit = free[...], anchors[...], unit[...]
+    places, known, scale = free[...], anchors[...], unit[...]
     differences = [
         _differences(padded, side, config.tv_form)
-        for padded, side in zip(anchors.shape, shape, strict=True)
+        for padded, side in zip(known.shape, shape, strict=True)
     ]
-    smallest = completion._smallest_delta(anchors.dtype)
+    smallest = completion._smallest_delta(known.dtype)
 
-    def unfinished(state):
+    def unfinished(state: _State) -> Array:
         done, *_, changed = state
         return (done < config.max_rounds) & (changed > config.tolerance)
 
-    def advance(state):
+    def advance(state: _State) -> _State:
         done, x, vectors, delta, _ = state
 
-        def step(_, carry):
-            _, x, vectors = carry
+        def step(_: Array, carry: _Step) -> _Step:
+            x, vectors = carry[1:]
             now = _follow(x, vectors, delta, rank, whole)
-            descended = _descend(now, delta, unit, differences, rank, config)
-            return x, anchors + free * descended, now.vectors
+            descended = _descend(now, delta, scale, differences, rank, config)
+            return x, known + places * descended, now.vectors
 
         old, x, vectors = jax.lax.fori_loop(
             0, config.inner_steps, step, (x, x, vectors)
@@ -233,7 +241,7 @@ def _kernel(
         delta = jnp.maximum(delta * config.delta_decay, smallest)
         return done + 1, x, vectors, delta, _relative_change(old, x)
 
-    start = (0, anchors, vectors[...], delta[...], jnp.float32(jnp.inf))
+    start: _State = (0, known, vectors[...], delta[...], jnp.float32(jnp.inf))
     done, x, _, _, changed = jax.lax.while_loop(unfinished, advance, start)
     result[...] = x
     steps[...] = done * config.inner_steps
@@ -250,7 +258,8 @@ _dot_nt = functools.partial(_dot, contract=(1, 1))
 
 
 def _indices(size: int) -> tuple[Array, Array]:
-    return tuple(jax.lax.broadcasted_iota(jnp.int32, (size, size), k) for k in (0, 1))
+    i, j = (jax.lax.broadcasted_iota(jnp.int32, (size, size), k) for k in (0, 1))
+    return i, j
 
 
 def _differences(padded: int, side: int, form: str) -> Array:
@@ -286,8 +295,11 @@ def _follow(
     now = tracked.Leading(vectors, _dot(x, vectors))
     gram = _dot_tn(now.images, now.images)
 
-    def correct(_, carry):
-        now, gram = _turn_fully(*carry, rank)
+    def correct(
+        _: Array, carry: tuple[tracked.Leading, Array]
+    ) -> tuple[tracked.Leading, Array]:
+        now, gram = carry
+        now, gram = _turn_fully(now, gram, rank)
         if not whole:
             now = _leave_span(x, now, gram)
         return now, _dot_tn(now.images, now.images)
@@ -347,17 +359,17 @@ def _leave_span(x: Array, now: tracked.Leading, gram: Array) -> tracked.Leading:
 
 
 def _mended(now: tracked.Leading) -> tuple[tracked.Leading, Array]:
-    def far(carry):
+    def far(carry: tracked._Mending) -> Array:
         done, _, defect = carry
         square = _total(defect**2) / len(defect)
         few = done < tracked._MOST_MENDING
         return few & (square > tracked._LARGEST_DEFECT**2)
 
-    def mend(carry):
-        done, *of = carry
-        return done + 1, *_mend(*of)
+    def mend(carry: tracked._Mending) -> tracked._Mending:
+        done, now, defect = carry
+        return done + 1, *_mend(now, defect)
 
-    start = (jnp.int32(0), now, _defect(now))
+    start: tracked._Mending = (jnp.int32(0), now, _defect(now))
     _, now, defect = jax.lax.while_loop(far, mend, start)
     return now, defect
 

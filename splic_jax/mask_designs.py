@@ -77,7 +77,7 @@ def blue_noise(
 
     def level(i: Int[Array, ""], number: Int[Array, "h w"]) -> Int[Array, "h w"]:
         excess = jnp.where(number >= _UNIT - share, _UNIT - share, -share)
-        around = jax.lax.fori_loop(0, passes, lambda _, x: _blur(x), excess)
+        around: Array = jax.lax.fori_loop(0, passes, lambda _, x: _blur(x), excess)
         return number - around // (i + 1)
 
     number = jax.lax.fori_loop(0, _BLUE_ROUNDS, level, start).reshape(-1)

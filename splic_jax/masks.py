@@ -11,7 +11,7 @@ from splic_jax.mask_designs import DESIGNS, Design
 
 def sample_mask(
     key: Key[Array, ""],
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     keep_probability: float = 0.5,
     kind: Literal["shared", "independent"] = "shared",
     design: Design = "iid",

@@ -1,8 +1,7 @@
 """The SPLIC objective, paper eq. (5)."""
 
-from typing import Any
-
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from splic_jax.smoothed_rank import smoothed_rank
@@ -11,8 +10,8 @@ from splic_jax.total_variation import total_variation
 
 def objective(
     x: Float[Array | np.ndarray, "m n"],
-    delta: Any,
-    tv_weight: Any = 0.02,
+    delta: ArrayLike,
+    tv_weight: ArrayLike = 0.02,
     tv_scales: int = 1,
 ) -> Float[Array, ""]:
     r"""Smoothed rank plus weighted total variation, paper eq. (5).

@@ -114,8 +114,12 @@ def purify(
     split = can_be_split(batch, indices, key)
     purify_batch = _compiled_for_groups if grouped and split else _compiled
 
-    def run(images, indices, key):
-        return purify_batch(images, indices, key, config, chunk_of(len(images)), rounds)
+    def run(
+        images: Array | np.ndarray, indices: Array | np.ndarray, key: Array
+    ) -> Array:
+        size = chunk_of(len(images))
+        done: Array = purify_batch(images, indices, key, config, size, rounds)
+        return done
 
     if split:
         purified = map_pieces(
@@ -138,7 +142,7 @@ def purify(
 
 
 def default_chunk_size(
-    shape: tuple[int, int, int], platform: str, config: SPLICConfig = SPLICConfig()
+    shape: tuple[int, ...], platform: str, config: SPLICConfig = SPLICConfig()
 ) -> int:
     """Images of this shape that `purify` processes at a time on this platform.
 
@@ -158,7 +162,7 @@ def _purify_batch(
     chunk: int,
     rounds: int | None,
 ) -> Shaped[Array, "n h w c"]:
-    def purify_chunk(images, indices):
+    def purify_chunk(images: Array, indices: Array) -> Array:
         return _purify_chunk(images, indices, key, config, rounds)
 
     return map_chunks(purify_chunk, images, indices, chunk)
@@ -180,7 +184,7 @@ def _purify_chunk(
 ) -> Float[Array, "n h w c"]:
     count, height, width, channels = images.shape
 
-    def draw(index):
+    def draw(index: Array) -> Array:
         image_key = jax.random.fold_in(key, index)
         shape = (height, width, channels)
         return sample_mask(
@@ -189,7 +193,7 @@ def _purify_chunk(
 
     blocks = 1 if config.channels == "separate" else channels
 
-    def matrices_of(x):
+    def matrices_of(x: Array) -> Array:
         matrices = jax.vmap(partial(to_matrices, channels=config.channels))(x)
         return matrices.reshape(-1, height, blocks * width)
 

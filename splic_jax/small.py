@@ -13,7 +13,7 @@ for large matrices, it is the ordinary product.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,33 +25,33 @@ from jaxtyping import Array
 # With sides up to this it pays to write a product out.
 LARGEST = 64
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-def kernel(function: Callable | None = None, **jit_options: Any) -> Callable:
+
+def kernel(function: Function, **jit_options: Any) -> Function:
     """Compiles a function apart from what is around it.
 
     XLA on the CPU would else fuse a product into each of its users, and compute it
     again for every term there. It also makes the roundings those of the function alone.
     """
-    if function is None:
-        return functools.partial(kernel, **jit_options)
     compiled = jax.jit(function, **jit_options)
 
     @functools.wraps(function)
-    def apart(*arguments):
+    def apart(*arguments: Any) -> Any:
         with set_xla_metadata(inlineable="false"):
             return compiled(*arguments)
 
-    return apart
+    return cast(Function, apart)
 
 
 def dot(a: Array, b: Array) -> Array:
     """``A B``, to be fused with what is around it in a `kernel`."""
-    return _product.bind(a, b, form="nn")
+    return _bind(a, b, form="nn")
 
 
 def dot_tn(a: Array, b: Array) -> Array:
     """``A^T B``, to be fused with what is around it in a `kernel`."""
-    return _product.bind(a, b, form="tn")
+    return _bind(a, b, form="tn")
 
 
 @kernel
@@ -82,6 +82,11 @@ def transpose(a: Array) -> Array:
 _product = Primitive("splic_small_product")
 
 
+def _bind(a: Array, b: Array, *, form: str) -> Array:
+    result: Array = _product.bind(a, b, form=form)
+    return result
+
+
 def _ordinary(a: Array, b: Array, *, form: str) -> Array:
     """Either form by XLA's product; further axes come first."""
     if form == "tn":
@@ -106,12 +111,12 @@ def _shape(a: Any, b: Any, *, form: str) -> Any:
 
 def _transposed_left(cotangent: Array, a: Any, b: Array, *, form: str) -> Array:
     if form == "nn":
-        return _product.bind(cotangent, transpose(b), form="nn")
-    return _product.bind(b, transpose(cotangent), form="nn")
+        return _bind(cotangent, transpose(b), form="nn")
+    return _bind(b, transpose(cotangent), form="nn")
 
 
 def _transposed_right(cotangent: Array, a: Array, b: Any, *, form: str) -> Array:
-    return _product.bind(a, cotangent, form="tn" if form == "nn" else "nn")
+    return _bind(a, cotangent, form="tn" if form == "nn" else "nn")
 
 
 def _batched(arrays: Any, axes: Any, *, form: str) -> tuple[Array, int]:
@@ -122,7 +127,7 @@ def _batched(arrays: Any, axes: Any, *, form: str) -> tuple[Array, int]:
         batching.bdim_at_front(a, axis, size)
         for a, axis in zip(arrays, axes, strict=True)
     )
-    return _product.bind(*arrays, form=form), 0
+    return _bind(*arrays, form=form), 0
 
 
 _product.def_abstract_eval(_shape)
@@ -150,11 +155,16 @@ def largest(a: Array) -> Array:
     return _reduced(a, jnp.max, jnp.maximum)
 
 
-def _reduced(a: Array, whole: Callable, pairwise: Callable) -> Array:
+def _reduced(
+    a: Array,
+    whole: Callable[..., Array],
+    pairwise: Callable[[Array, Array], Array],
+) -> Array:
     # Along the rows, so that a vector register holds a part of the result.
     if len(a) > LARGEST:
         return whole(a, axis=0)
-    return functools.reduce(pairwise, list(a))
+    rows: list[Array] = list(a)
+    return functools.reduce(pairwise, rows)
 
 
 def largest_ones(values: Array, rank: int) -> Array:

@@ -10,11 +10,11 @@ times: no singular vectors, hence no division by the gaps between singular value
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 # I - exp(-B) is summed as a power series where ||B|| <= 2^-4, to this degree: the
@@ -28,7 +28,9 @@ def _matmul(a: Array, b: Array) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def smoothed_rank(x: Float[Array | np.ndarray, "m n"], delta: Any) -> Float[Array, ""]:
+def smoothed_rank(
+    x: Float[Array | np.ndarray, "m n"], delta: ArrayLike
+) -> Float[Array, ""]:
     r"""Smoothed rank of a matrix, paper eq. (3).
 
     .. math::
@@ -100,7 +102,7 @@ def smoothed_rank(x: Float[Array | np.ndarray, "m n"], delta: Any) -> Float[Arra
         series = identity - _matmul(b, series) / k
     complement = _matmul(b, series)
 
-    def double(m, k):
+    def double(m: Array, k: Array) -> tuple[Array, None]:
         doubled = jax.lax.cond(
             k < doublings, lambda m: 2 * m - _matmul(m, m), lambda m: m, m
         )
@@ -111,7 +113,7 @@ def smoothed_rank(x: Float[Array | np.ndarray, "m n"], delta: Any) -> Float[Arra
 
 
 def smoothed_rank_gradient(
-    x: Float[Array | np.ndarray, "m n"], delta: Any
+    x: Float[Array | np.ndarray, "m n"], delta: ArrayLike
 ) -> Float[Array, "m n"]:
     r"""Gradient of the smoothed rank, paper eq. (9), from an SVD.
 

@@ -8,15 +8,22 @@ and Krein 1965; Higham, Functions of Matrices, theorem 3.11).
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+
+_Pair = tuple[Array, Array]
 
 
 def cut_and_descend(
-    x: Float[Array, "m n"], delta: Any, *, rank: int, step_size: float, relative: bool
+    x: Float[Array, "m n"],
+    delta: ArrayLike,
+    *,
+    rank: int,
+    step_size: float,
+    relative: bool,
 ) -> tuple[Float[Array, "m n"], Float[Array, "m n"]]:
     r"""Lines 4 to 8 of Algorithm 1 and the smoothed rank's part of line 11.
 
@@ -75,14 +82,18 @@ def _weights(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _cut_and_descend(x, delta, rank, step_size, relative):
+def _cut_and_descend(
+    x: Array, delta: Array, rank: int, step_size: float, relative: bool
+) -> _Pair:
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
     kept, shrunk = _weights(s, delta, rank, step_size, relative)
     return _matmul(u * (s * kept), vt), _matmul(u * (s * shrunk), vt)
 
 
 @_cut_and_descend.defjvp
-def _cut_and_descend_jvp(rank, step_size, relative, primals, tangents):
+def _cut_and_descend_jvp(
+    rank: int, step_size: float, relative: bool, primals: _Pair, tangents: _Pair
+) -> tuple[_Pair, _Pair]:
     x, delta = primals
     dx, ddelta = tangents
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
@@ -105,7 +116,7 @@ def _cut_and_descend_jvp(rank, step_size, relative, primals, tangents):
         s, kept, shrunk, width, gain(width * unit, step_size, relative)
     )
 
-    def tangent(weights, dweights, differences):
+    def tangent(weights: Array, dweights: Array, differences: Array) -> Array:
         rotated = _matmul(us, differences * dgram)
         return _matmul(dx_v * weights + rotated + us * unit * dweights, vt)
 
@@ -146,7 +157,7 @@ def divided_differences(
     within = kept[:, None] * kept[None, :] * slope
     within *= gain * jnp.exp(-((smaller / width) ** 2) / 2) / (2 * width**2)
 
-    def both_ways(weights):
+    def both_ways(weights: Array) -> Array:
         jumps = inverse_gap * weights[:, None]
         return jumps + jnp.swapaxes(jumps, 0, 1)
 

@@ -110,7 +110,8 @@ def _eigenvectors(gram: Array) -> Array:
     """Of the largest eigenvalues first."""
 
     def one(gram: Array) -> Array:
-        return jnp.linalg.eigh(gram)[1][:, ::-1]
+        vectors: Array = jnp.linalg.eigh(gram)[1]
+        return vectors[:, ::-1]
 
     if jax.default_backend() == "cpu":
         # One after another: LAPACK's batches share their threads with the programs on
@@ -139,14 +140,15 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
     angles = _angles(gram, rank)
     wanted = _corrections(angles, delta)
 
-    def correct(carry):
+    def correct(carry: _Correction) -> _Correction:
         done, now, gram, angles = carry
         now = _leave_span(x, *_turn_fully(now, gram, angles.t))
         gram = product_tn(now.images, now.images)
         return done + 1, now, gram, _angles(gram, rank)
 
+    start: _Correction = (0, now, gram, angles)
     _, now, gram, angles = jax.lax.while_loop(
-        lambda carry: carry[0] < wanted, correct, (0, now, gram, angles)
+        lambda carry: carry[0] < wanted, correct, start
     )
     return _settle(x, now, gram, angles.t, rank)
 
@@ -155,6 +157,10 @@ class _Angles(NamedTuple):
     t: Array  # of each pair of columns, as a rotation takes them; antisymmetric
     turn: Array  # the square of the most that one of the first r columns turns
     last: Array  # sigma_r^2, or what the diagonal has for it
+
+
+# How many corrections were made, and what the next one starts from.
+_Correction = tuple[Array | int, Leading, Array, _Angles]
 
 
 def _angles(gram: Array, rank: int) -> _Angles:
@@ -242,19 +248,24 @@ def _leave_span(x: Array, now: Leading, gram: Array) -> Leading:
     return _orthonormal(now, defect)
 
 
+# How many times columns were mended, they, and their defect.
+_Mending = tuple[Array | int, Leading, Array]
+
+
 def _mended(now: Leading) -> tuple[Leading, Array]:
     """Makes columns nearly orthonormal that are far from it; returns the defect too."""
 
-    def far(carry):
+    def far(carry: _Mending) -> Array:
         done, _, defect = carry
         square = small.total(small.total(defect**2)) / len(defect)
         return (square > _LARGEST_DEFECT**2) & (done < _MOST_MENDING)
 
-    def mend(carry):
-        done, *of = carry
-        return done + 1, *_mend(*of)
+    def mend(carry: _Mending) -> _Mending:
+        done, now, defect = carry
+        return done + 1, *_mend(now, defect)
 
-    _, now, defect = jax.lax.while_loop(far, mend, (0, now, _defect(now.vectors)))
+    start: _Mending = (0, now, _defect(now.vectors))
+    _, now, defect = jax.lax.while_loop(far, mend, start)
     return now, defect
 
 
@@ -357,8 +368,8 @@ def _floor(delta: Array, squares: Array) -> Array:
 
 
 def _gain(delta: Array, unit: Array | None, step_size: float) -> Array:
-    relative = unit is None
-    return spectral.gain(delta if relative else delta * unit, step_size, relative)
+    width = delta if unit is None else delta * unit
+    return spectral.gain(width, step_size, unit is None)
 
 
 def _weights(
@@ -413,8 +424,19 @@ def cut_and_descend(
     return _cut_and_descend(x, vectors, delta, unit, rank, step_size)
 
 
+# `x`, `vectors`, `delta` and `unit`, or their cotangents.
+_Inputs = tuple[Array, Array, Array, Array | None]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _cut_and_descend(x, vectors, delta, unit, rank, step_size):
+def _cut_and_descend(
+    x: Array,
+    vectors: Array,
+    delta: Array,
+    unit: Array | None,
+    rank: int,
+    step_size: float,
+) -> tuple[Array, Array, Array]:
     now = track(x, vectors, delta, rank)
     _, kept, weights = _weights(now, delta, unit, rank, step_size)
     cut, descended = _times(now.images, kept, weights)
@@ -428,13 +450,25 @@ def _cut_and_descend(x, vectors, delta, unit, rank, step_size):
     return cut, descended, now.vectors
 
 
-def _with_residuals(x, vectors, delta, unit, rank, step_size):
+def _with_residuals(
+    x: Array,
+    vectors: Array,
+    delta: Array,
+    unit: Array | None,
+    rank: int,
+    step_size: float,
+) -> tuple[tuple[Array, Array, Array], _Inputs]:
     cut, descended, vectors = _cut_and_descend(x, vectors, delta, unit, rank, step_size)
     vectors = checkpoint_name(vectors, VECTORS)
     return (cut, descended, vectors), (x, vectors, delta, unit)
 
 
-def _pull_back(rank, step_size, residuals, cotangents):
+def _pull_back(
+    rank: int,
+    step_size: float,
+    residuals: _Inputs,
+    cotangents: tuple[Array, Array, Array],
+) -> _Inputs:
     """The derivative in x and delta; the vectors only say where to start from.
 
     That of `splic_jax.spectral`, transposed, with the derivative of the space as a
@@ -470,7 +504,7 @@ def _pull_back(rank, step_size, residuals, cotangents):
     leaving += product_tn(x, images)
     inverse = kept * _safe_inverse(squares)
 
-    def outside(v):
+    def outside(v: Array) -> Array:
         return _rest(v, vectors, product_tn(vectors, v))
 
     pulled = outside(leaving * inverse)

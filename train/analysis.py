@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sklearn.manifold import TSNE
 
 from splic_jax import SPLICConfig, complete, sample_mask, transform
-from splic_jax.transforms import replace
+from splic_jax.transforms import TransformConfig, replace
 from train.quality import Quality, quality
 
 
@@ -71,7 +71,7 @@ def sweep(
     images: Float[Array, "n h w c"],
     reference: Float[Array, "n h w c"],
     key: PRNGKeyArray,
-    config: Any,
+    config: TransformConfig,
     field: str,
     values: Sequence[Any],
 ) -> Iterator[Swept]:

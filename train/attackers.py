@@ -7,7 +7,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
@@ -23,6 +23,7 @@ from attacks import (
     square,
 )
 from splic_jax import SPLICConfig, method_of, purify, transform
+from splic_jax.transforms import TransformConfig
 
 # images -> logits
 Network = Callable[[jax.Array], jax.Array]
@@ -151,7 +152,10 @@ ALGORITHMS: Mapping[str, tuple[str, Callable[..., Attacked]]] = {
 
 
 def defended(
-    network: Network, config: Any, first_index: int, derivative: str = "none"
+    network: Network,
+    config: TransformConfig | None,
+    first_index: int,
+    derivative: str = "none",
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """``(images, key) -> logits`` of a network behind a transform.
 
@@ -181,7 +185,7 @@ def attack_batch(
     labels: jax.Array,
     key: jax.Array,
     first_index: int,
-    config: Any,
+    config: TransformConfig | None,
     attack: AttackSettings,
 ) -> Attacked:
     """Attacks the bare network (`config` None), or through its defence."""
@@ -202,7 +206,9 @@ def knows_defense(threat: str) -> bool:
     return threat in ("white-box", "query", "adaptive")
 
 
-def applies(threat: str, name: str, attack: AttackSettings, config: Any) -> bool:
+def applies(
+    threat: str, name: str, attack: AttackSettings, config: TransformConfig | None
+) -> bool:
     """Whether an attack of this name makes sense under a threat, to this defence.
 
     An average over draws needs a random defence, AutoAttack's standard version one that

@@ -25,7 +25,7 @@ from absl import flags
 
 from attacks import check_classifier
 from splic_jax import METHODS, SPLICConfig, method_of
-from splic_jax.transforms import as_dict, fitted, returns_images
+from splic_jax.transforms import TransformConfig, as_dict, fitted, returns_images
 from train import (
     attackers,
     checkpoints,
@@ -118,8 +118,8 @@ def define_flags() -> None:
 
 
 def defenses_from_flags(
-    names: Sequence[str] | None, trained_with: Any
-) -> dict[str, Any]:
+    names: Sequence[str] | None, trained_with: TransformConfig | None
+) -> dict[str, TransformConfig | None]:
     """Name to settings, in the order asked for; None for "none".
 
     Settings that no flag gives are those the network was trained with, where it was
@@ -194,7 +194,7 @@ def record_of(path: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def settings_of(config: Any) -> dict[str, Any] | None:
+def settings_of(config: TransformConfig | None) -> dict[str, Any] | None:
     """A defence as plain values as JSON has them, with checksums of what was fitted."""
     if config is None:
         return None
@@ -225,7 +225,10 @@ def cells_kept(
 
 
 def soundness_of(
-    network: attackers.Network, dataset: data.Dataset, config: Any, seed: int
+    network: attackers.Network,
+    dataset: data.Dataset,
+    config: TransformConfig | None,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """What `attacks.check_classifier` finds in a defended network, as plain values.
 

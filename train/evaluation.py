@@ -35,7 +35,7 @@ from scipy import stats
 from attacks import Attacked
 from splic_jax import transform
 from splic_jax.purification import COMPILER_OPTIONS
-from splic_jax.transforms import returns_images
+from splic_jax.transforms import TransformConfig, returns_images
 from train import attackers
 from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 from train.data import Dataset
@@ -131,7 +131,7 @@ def classify_batch(
     images: jax.Array,
     key: jax.Array,
     first_index: int,
-    config: Any,
+    config: TransformConfig | None,
     votes: int = 1,
     vote: str = "logits",
 ) -> tuple[jax.Array, jax.Array]:
@@ -170,7 +170,7 @@ def measure(
     dataset: Dataset,
     threat: str,
     defense: str,
-    config: Any,
+    config: TransformConfig | None,
     *,
     attack: AttackSettings,
     seed: int,
@@ -256,7 +256,7 @@ def measure(
 def evaluate(
     logits_fn: Callable[[jax.Array], jax.Array],
     dataset: Dataset,
-    defenses: Mapping[str, Any],
+    defenses: Mapping[str, TransformConfig | None],
     *,
     threats: tuple[str, ...] = THREATS,
     attacks: Mapping[str, AttackSettings] = PAPER_PGD,
@@ -318,11 +318,11 @@ def evaluate(
 
 
 def planned(
-    defenses: Mapping[str, Any],
+    defenses: Mapping[str, TransformConfig | None],
     threats: Sequence[str],
     attacks: Mapping[str, AttackSettings],
     surrogate: bool,
-) -> Iterator[tuple[str, Any, str, AttackSettings]]:
+) -> Iterator[tuple[str, TransformConfig | None, str, AttackSettings]]:
     """The cells of `evaluate`, in order: defence, its settings, threat and attack.
 
     Left out: black-box without a surrogate, and gray-box where there is no bare network
@@ -347,7 +347,9 @@ def cell_name(cell: Mapping[str, Any]) -> tuple[str, str, str]:
     return cell["defense"], cell["threat"], cell["attack"]
 
 
-def attack_words(threat: str, config: Any, attack: AttackSettings) -> str:
+def attack_words(
+    threat: str, config: TransformConfig | None, attack: AttackSettings
+) -> str:
     """What an attacker runs under a threat, in words; "none" when clean."""
     if threat == "clean":
         return "none"

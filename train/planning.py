@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import rich.table
 
 from splic_jax import transform
+from splic_jax.transforms import TransformConfig
 from train import evaluation
 from train.attackers import AttackSettings, Network, knows_defense
 from train.data import Dataset
@@ -42,7 +43,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 def plan(
     network: Network,
     dataset: Dataset,
-    defenses: Mapping[str, Any],
+    defenses: Mapping[str, TransformConfig | None],
     threats: Sequence[str],
     attacks: Mapping[str, AttackSettings],
     surrogate: bool,

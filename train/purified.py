@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 
 import splic_jax
 from splic_jax.purification import default_chunk_size
-from splic_jax.transforms import as_dict
+from splic_jax.transforms import TransformConfig, as_dict
 from train.data import Dataset
 from train.devices import spread
 from train.errors import UserError
@@ -35,7 +35,7 @@ PIECE_IMAGES = 256
 
 def purified_dataset(
     dataset: Dataset,
-    config: Any,
+    config: TransformConfig,
     *,
     masks_per_image: int = 1,
     seed: int = 0,
@@ -80,7 +80,7 @@ def purified_dataset(
 
 
 def _inputs(
-    images: np.ndarray, config: Any, masks_per_image: int, seed: int
+    images: np.ndarray, config: TransformConfig, masks_per_image: int, seed: int
 ) -> dict[str, Any]:
     """Everything the result depends on, down to the rounding."""
     return {
@@ -108,7 +108,7 @@ def _source_digest() -> str:
 
 def _compute(
     images: np.ndarray,
-    config: Any,
+    config: TransformConfig,
     shape: tuple[int, ...],
     seed: int,
     partial: pathlib.Path,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from splic_jax import method_of
-from splic_jax.transforms import as_dict, from_dict
+from splic_jax.transforms import TransformConfig, as_dict, from_dict
 from train import models, recipes
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -43,7 +43,7 @@ class TrainSettings:
     """
 
     model: str = "small"
-    defense: Any = None
+    defense: TransformConfig | None = None
     masks_per_image: int = 1
     epochs: int = 15
     batch_size: int = 128

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Int32, Key, UInt8
 
 from splic_jax import transform
 from splic_jax.purification import COMPILER_OPTIONS
+from splic_jax.transforms import TransformConfig
 from train import models
 from train.attackers import defended
 from train.recipes import RECIPES, Frozen, Outputs, Recipe
@@ -79,7 +80,7 @@ def make_train_step(
     compute_dtype: str = "float32",
     *,
     recipe: Recipe = RECIPES["none"],
-    config: Any = None,
+    config: TransformConfig | None = None,
     static: Sequence[LogitsOfImages] = (),
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
     """Returns the compiled ``(state, images, labels, key) -> (state, metrics)``.
@@ -153,7 +154,10 @@ def make_train_step(
 
 
 def _frozen_network(
-    graphdef: nnx.GraphDef, state: TrainState, compute_dtype: str, config: Any
+    graphdef: nnx.GraphDef,
+    state: TrainState,
+    compute_dtype: str,
+    config: TransformConfig | None,
 ) -> Callable[..., Array]:
     """``(images, key) -> logits`` of the network before the step."""
     model = nnx.merge(graphdef, state.parameters, state.statistics, copy=True)

@@ -20,7 +20,6 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +31,7 @@ from jaxtyping import Array, Int, Key, UInt8
 
 from splic_jax import METHODS, transform
 from splic_jax.purification import COMPILER_OPTIONS
-from splic_jax.transforms import fitted, returns_images
+from splic_jax.transforms import TransformConfig, fitted, returns_images
 from train import checkpoints, compilation, data, errors, models
 from train import flags as shared_flags
 from train.checkpoints import LoadedModel
@@ -80,7 +79,7 @@ def accuracy_of(
     variables: nnx.State,
     images: np.ndarray,
     labels: np.ndarray,
-    config: Any = None,
+    config: TransformConfig | None = None,
     key: Key[Array, ""] | None = None,
     show: Callable[[jax.Array], None] = lambda seen: None,
 ) -> float:
@@ -260,12 +259,16 @@ def train(
     return checkpoints.load_checkpoint(folder)
 
 
-def _show_seen(writer: MetricWriter, step: int, config: Any, seen: jax.Array) -> None:
+def _show_seen(
+    writer: MetricWriter, step: int, config: TransformConfig, seen: jax.Array
+) -> None:
     if returns_images(config):
         writer.show(step, "test/transformed", seen)
 
 
-def _fitted_defense(settings: TrainSettings, dataset: Dataset) -> Any:
+def _fitted_defense(
+    settings: TrainSettings, dataset: Dataset
+) -> TransformConfig | None:
     """The settings of the transform, with what it needs of the training images."""
     if settings.defense is None:
         return None
@@ -298,7 +301,7 @@ def _static_networks(recipe: Recipe, dataset: Dataset) -> list[LoadedModel]:
 
 def _model_inputs(
     settings: TrainSettings,
-    config: Any,
+    config: TransformConfig | None,
     cache_dir: str | os.PathLike[str],
     progress: Progress,
     dataset: Dataset,
@@ -454,7 +457,7 @@ def settings_from_flags() -> TrainSettings:
         raise UserError(f"--{error}") from None
 
 
-def _defense_and_recipe_from_flags() -> tuple[Any, Recipe]:
+def _defense_and_recipe_from_flags() -> tuple[TransformConfig | None, Recipe]:
     known = {name: method.config for name, method in METHODS.items()} | RECIPES
     if FLAGS.defense in ("splic", "srf"):
         splic = shared_flags.splic_config_from_flags()

@@ -20,6 +20,7 @@ from splic_jax.transforms.quilting import QuiltingConfig
 from splic_jax.transforms.registry import (
     METHODS,
     Method,
+    TransformConfig,
     as_dict,
     fitted,
     from_dict,
@@ -54,6 +55,7 @@ __all__ = [
     "SparseCodingConfig",
     "TVMinimisationConfig",
     "ThermometerConfig",
+    "TransformConfig",
     "USVTConfig",
     "as_dict",
     "fitted",

@@ -20,17 +20,19 @@ from splic_jax.transforms.jpeg import (
     scaled_table,
 )
 
+Image = Float[Array, "h w c"]
+
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
-def reduce_colours(image, key, levels):
+def reduce_colours(image: Image, key: PRNGKeyArray, levels: Array) -> Image:
     """Rounds to so many steps between black and white."""
     del key
     levels = jnp.round(levels)
     return jnp.round(image * levels) / levels
 
 
-def compress_as_jpeg(image, key, quality):
+def compress_as_jpeg(image: Image, key: PRNGKeyArray, quality: Array) -> Image:
     """As JPEG of a quality."""
     del key
     quality = jnp.round(quality).astype(int)
@@ -38,7 +40,14 @@ def compress_as_jpeg(image, key, quality):
     return compress_with(image, *tables, "4:2:0", "exact")
 
 
-def swirl(image, key, strength, radius, centre_y, centre_x):
+def swirl(
+    image: Image,
+    key: PRNGKeyArray,
+    strength: Array,
+    radius: Array,
+    centre_y: Array,
+    centre_x: Array,
+) -> Image:
     """Turns what lies around a centre, by `strength` radians there.
 
     The angle falls to 1/e at ``radius * log(2) / 5`` of the longer side, as in
@@ -59,15 +68,16 @@ def swirl(image, key, strength, radius, centre_y, centre_x):
         order=1,
         mode="nearest",
     )
-    return jax.vmap(sample, -1, -1)(image)
+    swirled: Array = jax.vmap(sample, -1, -1)(image)
+    return swirled
 
 
-def add_noise(image, key, std):
+def add_noise(image: Image, key: PRNGKeyArray, std: Array) -> Image:
     """Adds Gaussian noise."""
     return image + std * jax.random.normal(key, image.shape, image.dtype)
 
 
-def disturb_spectrum(image, key, dropped):
+def disturb_spectrum(image: Image, key: PRNGKeyArray, dropped: Array) -> Image:
     """Drops a share of the DCT coefficients, and scales the others by 0.98 to 1.02.
 
     All but the mean.
@@ -82,13 +92,15 @@ def disturb_spectrum(image, key, dropped):
     return product("uh,uvc,vw->hwc", rows, spectrum * factor, columns)
 
 
-def zoom(image, key, share):
+def zoom(image: Image, key: PRNGKeyArray, share: Array) -> Image:
     """Enlarges a random crop of that share of the height and width."""
     corner = jax.random.uniform(key, (2,), image.dtype)
     return crop_and_stretch(image, share, corner)
 
 
-def shift_colours(image, key, brightness, first, second):
+def shift_colours(
+    image: Image, key: PRNGKeyArray, brightness: Array, first: Array, second: Array
+) -> Image:
     """Adds to the brightness and, of a colour image, to two chroma directions."""
     del key
     if image.shape[-1] == 1:
@@ -98,14 +110,14 @@ def shift_colours(image, key, brightness, first, second):
     return image + (brightness + first * directions[0] + second * directions[1])
 
 
-def stretch_contrast(image, key, factor):
+def stretch_contrast(image: Image, key: PRNGKeyArray, factor: Array) -> Image:
     """Moves the values away from their mean, by a factor."""
     del key
     mean = jnp.mean(image)
     return mean + factor * (image - mean)
 
 
-def mix_gray(image, key, share):
+def mix_gray(image: Image, key: PRNGKeyArray, share: Array) -> Image:
     """Mixes in gray of random weights of the channels."""
     weights = jax.random.uniform(key, image.shape[-1:], image.dtype, 0.1, 1)
     weights /= jnp.sum(weights)
@@ -113,11 +125,11 @@ def mix_gray(image, key, share):
     return (1 - share) * image + share * gray
 
 
-def blur(image, key, std):
+def blur(image: Image, key: PRNGKeyArray, std: Array) -> Image:
     """Gaussian blur, of those pixels that are within the image."""
     del key
 
-    def weights(length):
+    def weights(length: int) -> Array:
         position = jnp.arange(length, dtype=image.dtype)
         exponent = (position[:, None] - position) ** 2 / (2 * std**2)
         return jax.nn.softmax(-exponent, -1)
@@ -129,7 +141,7 @@ def blur(image, key, std):
 class Part(NamedTuple):
     """``apply(image, key, *parameters) -> image``, and the ranges of the parameters."""
 
-    apply: Callable[..., Float[Array, "h w c"]]
+    apply: Callable[..., Image]
     ranges: tuple[tuple[float, float], ...]
 
 
@@ -195,10 +207,10 @@ def bombard_one(
         defense".
     """
 
-    def branch(part):
+    def branch(part: Part) -> Callable[[Array, Array, Array], Array]:
         low, high = np.asarray(part.ranges, image.dtype).T
 
-        def apply(image, key, drawn):
+        def apply(image: Array, key: PRNGKeyArray, drawn: Array) -> Array:
             parameters = low + (high - low) * drawn[: len(low)]
             done = part.apply(image, key, *parameters)
             return jnp.clip(done, 0, 1).astype(image.dtype)
@@ -211,7 +223,7 @@ def bombard_one(
     most = max(len(PARTS[name].ranges) for name in config.parts)
     drawn = jax.random.uniform(of_parameters, (config.count, most), image.dtype)
 
-    def step(image, one):
+    def step(image: Array, one: tuple[Array, Array, Array]) -> tuple[Array, None]:
         number, key, drawn = one
         return jax.lax.switch(number, branches, image, key, drawn), None
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from splic_jax.batches import (
     CHUNK_VALUES,
@@ -17,6 +19,7 @@ from splic_jax.batches import (
     map_pieces,
     numbered,
 )
+from splic_jax.fields import Settings
 
 # ``(image [h, w, c], key, config) -> image``, floats in [0, 1].
 OfOneImage = Callable[[Float[Array, "h w c"], PRNGKeyArray, Any], Array]
@@ -46,15 +49,24 @@ def per_image(one: OfOneImage) -> Transform:
     """
 
     @partial(jax.jit, static_argnames=("chunk", "least"))
-    def run(images, indices, shared, chunk, least):
+    def run(
+        images: Array, indices: Array, shared: tuple[Array, Any], chunk: int, least: int
+    ) -> Array:
         key, config = shared
 
-        def run_one(image, index):
+        def run_one(image: Array, index: Array) -> Array:
             return one(image, jax.random.fold_in(key, index), config)
 
         return map_chunks(jax.vmap(run_one), images, indices, chunk, least)
 
-    def transform(images, key, config, *, first_index=0, indices=None):
+    def transform(
+        images: Array | np.ndarray,
+        key: PRNGKeyArray,
+        config: Settings,
+        *,
+        first_index: Int[ArrayLike, ""] = 0,
+        indices: Int[Array | np.ndarray, " count"] | None = None,
+    ) -> Array:
         check(images)
         batch = images if images.ndim == 4 else images[None]
         count = len(batch)

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from splic_jax.fields import config, require_choice, require_integer, require_number
 from splic_jax.transforms.base import per_image
 
+_Pair = tuple[Array, Array]
+
 
 @config
 class BilateralConfig:
@@ -65,7 +67,7 @@ def filter_one(
     closeness = jnp.asarray(np.exp(-squared / (2 * config.space_std**2)), image.dtype)
     around = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)), "reflect")
 
-    def add(sums, one):
+    def add(sums: _Pair, one: _Pair) -> tuple[_Pair, None]:
         (dy, dx), close = one
         shifted = jax.lax.dynamic_slice(
             around, (dy + radius, dx + radius, 0), image.shape

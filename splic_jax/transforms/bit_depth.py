@@ -39,7 +39,7 @@ def reduce_one(
         adversarial images using input transformations", section 3.
     """
     del key
-    levels = 2**config.bits - 1
+    levels: int = 2**config.bits - 1
     return jnp.round(image * levels) / levels
 
 

@@ -37,7 +37,10 @@ class CropRescaleConfig:
 
 
 def stretching(
-    start: Shaped[ArrayLike, ""], size: Shaped[ArrayLike, ""], length: int, dtype
+    start: Shaped[ArrayLike, ""],
+    size: Shaped[ArrayLike, ""],
+    length: int,
+    dtype: jnp.dtype,
 ) -> Float[Array, "n n"]:
     """The matrix that stretches `size` pixels from `start` on to `length` of them.
 

@@ -40,7 +40,7 @@ class DiversificationConfig:
         require_choice(self, "operation", ("sign", "permute"))
 
 
-def in_subband(shape: tuple[int, int], subband: str) -> Bool[Array, "h w"]:
+def in_subband(shape: tuple[int, ...], subband: str) -> Bool[Array, "h w"]:
     """Which cosine coefficients of an image are in a sub-band."""
     # The middle of an odd side is low, so that the mean is kept whatever the size.
     high_row = (jnp.arange(shape[0]) >= (shape[0] + 1) // 2)[:, None]

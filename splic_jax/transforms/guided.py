@@ -101,7 +101,7 @@ def filter_one(
         variance = jnp.maximum(box_mean(x**2, config.radius) - mean**2, 0)
         slope = variance / (variance + config.epsilon)
         shift = mean - slope * mean
-        fitted = box_mean(slope, config.radius) * x
+        fitted: Array | int = box_mean(slope, config.radius) * x
     else:
         channels = range(image.shape[-1])
         products = box_mean(
@@ -119,11 +119,11 @@ def filter_one(
             [covariance[i][j] + config.epsilon * (i == j) for j in channels]
             for i in channels
         ]
-        slope = [jnp.stack(row, -1) for row in solve(regular, covariance)]
+        slopes = [jnp.stack(row, -1) for row in solve(regular, covariance)]
         # Row by row, as Sigma and its inverse are symmetric.
-        shift = mean - sum(slope[j] * mean[..., j, None] for j in channels)
+        shift = mean - sum(slopes[j] * mean[..., j, None] for j in channels)
         fitted = sum(
-            box_mean(slope[j], config.radius) * x[..., j, None] for j in channels
+            box_mean(slopes[j], config.radius) * x[..., j, None] for j in channels
         )
     return fitted + box_mean(shift, config.radius) + centre
 

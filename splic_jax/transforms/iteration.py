@@ -33,32 +33,42 @@ def iterate(
         The last state.
     """
 
-    def going_on(carry):
+    def going_on(carry: tuple[Array | int, Any]) -> Array:
         count, state = carry
         return (count < most) & unfinished(state)
 
-    def advance(carry):
+    def advance(carry: tuple[Array | int, Any]) -> tuple[Array | int, Any]:
         count, state = carry
         return count + 1, step(state, problem)
 
-    return jax.lax.while_loop(going_on, advance, (0, state))[1]
+    start: tuple[Array | int, Any] = (0, state)
+    return jax.lax.while_loop(going_on, advance, start)[1]
 
 
-def _forward(step, unfinished, state, problem, most):
+def _forward(
+    step: Step, unfinished: Unfinished, state: Any, problem: Any, most: int
+) -> tuple[Any, tuple[Any, Any]]:
     return iterate(step, unfinished, state, problem, most), (state, problem)
 
 
-def _backward(step, unfinished, most, saved, cotangent):
-    def run(state, problem):
+def _backward(
+    step: Step,
+    unfinished: Unfinished,
+    most: int,
+    saved: tuple[Any, Any],
+    cotangent: Any,
+) -> tuple[Any, Any]:
+    def run(state: Any, problem: Any) -> Any:
         @jax.checkpoint
-        def advance(state, _):
+        def advance(state: Any, _: None) -> tuple[Any, None]:
             going_on, new = unfinished(state), step(state, problem)
             keep = partial(jnp.where, going_on)
             return jax.tree.map(keep, new, state), None
 
         return jax.lax.scan(advance, state, length=most)[0]
 
-    return jax.vjp(run, *saved)[1](cotangent)
+    pulled: tuple[Any, Any] = jax.vjp(run, *saved)[1](cotangent)
+    return pulled
 
 
 iterate.defvjp(_forward, _backward)

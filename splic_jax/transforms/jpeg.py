@@ -3,14 +3,20 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from splic_jax.fields import config, require_choice, require_integer, require_number
+from splic_jax.fields import (
+    Settings,
+    config,
+    require_choice,
+    require_integer,
+    require_number,
+)
 from splic_jax.transforms.base import Transform, per_image
 
 # The example tables of the standard, annex K.1, which libjpeg scales by the quality.
@@ -81,7 +87,7 @@ def scaled_table(
 def dct_matrix(size: int) -> Float[np.ndarray, "n n"]:
     """The orthonormal DCT-II of a vector, as a matrix; its transpose undoes it."""
     frequency, position = np.mgrid[:size, :size]
-    matrix = np.cos(np.pi * frequency * (2 * position + 1) / (2 * size))
+    matrix: np.ndarray = np.cos(np.pi * frequency * (2 * position + 1) / (2 * size))
     return matrix * np.sqrt(np.where(frequency == 0, 1, 2) / size)
 
 
@@ -103,7 +109,7 @@ def quantise(
         The levels afterwards, not rounded.
     """
 
-    def cut(values, unit):
+    def cut(values: Array, unit: float) -> Array:
         return jnp.floor(values / unit + 0.5) * unit if fixed_point else values
 
     height, width = plane.shape
@@ -157,7 +163,10 @@ def mixed(
     # Plane by plane: jaxlib 0.10.2 miscompiles the sum over a last axis on the CPU
     # (https://github.com/jax-ml/jax/issues/39103).
     return [
-        sum(plane * (weight / UNIT) for weight, plane in zip(row, planes, strict=True))
+        cast(
+            Array,
+            sum(p * (weight / UNIT) for weight, p in zip(row, planes, strict=True)),
+        )
         for row in weights
     ]
 
@@ -172,16 +181,16 @@ def compress_with(
     """Compresses an image of values in [0, 1] with given steps of quantisation."""
     height, width, channels = image.shape
 
-    def whole(plane, half=0.5):
+    def whole(plane: Array, half: float = 0.5) -> Array:
         return jnp.floor(plane + half) if rounding == "exact" else plane
 
-    def coded(plane, steps):
+    def coded(plane: Array, steps: Array) -> Array:
         if rounding == "differentiable":
             return quantise(plane - 128, steps, rounding) + 128
         plane = quantise(plane - 128, steps, rounding, fixed_point=True) + 128
         return jnp.clip(whole(plane), 0, 255)
 
-    def coded_chroma(plane):
+    def coded_chroma(plane: Array) -> Array:
         plane = whole(plane + 128, 0.5 - 1 / UNIT)
         if subsampling == "4:4:4":
             return coded(plane, chroma_steps) - 128
@@ -232,14 +241,14 @@ compress = per_image(compress_one)
 
 def with_differentiable_rounding(
     transform: Transform,
-) -> Callable[[Float[Array, "*n h w c"], Any], Float[Array, "*n h w c"]]:
+) -> Callable[[Float[Array, "*n h w c"], Settings], Float[Array, "*n h w c"]]:
     """``(images, config) -> images``, to stand in for a transform's derivative (BPDA).
 
     Args:
         transform: one that is not random, whose settings have a `rounding`.
     """
 
-    def backward(images: Array, config: Any) -> Array:
+    def backward(images: Array, config: Settings) -> Array:
         differentiable = dataclasses.replace(config, rounding="differentiable")
         return transform(images, jax.random.key(0), differentiable)
 

@@ -1,20 +1,34 @@
 """An image as matrices with missing entries, as ME-Net estimates them."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splic_jax.channels import Channels, from_matrices, to_matrices
-from splic_jax.fields import require_choice, require_number
+from splic_jax.fields import Settings, require_choice, require_number
 from splic_jax.masks import sample_mask
 
 Mask = Literal["shared", "independent"]
 
 
-def require_masking(config: Any) -> None:
+@runtime_checkable
+class Masking(Settings, Protocol):
+    """Settings of a transform that masks an image and estimates its matrices."""
+
+    @property
+    def keep_probability(self) -> float: ...
+
+    @property
+    def channels(self) -> Channels: ...
+
+    @property
+    def mask(self) -> Mask: ...
+
+
+def require_masking(config: Masking) -> None:
     """Raises a `ValueError` unless `keep_probability`, `channels` and `mask` fit."""
     require_number(config, "keep_probability", "(0, 1]")
     require_choice(config, "channels", ("separate", "concatenated"))
@@ -35,7 +49,7 @@ def of_matrices(
 def estimate(
     image: Float[Array, "h w c"],
     key: PRNGKeyArray,
-    config: Any,
+    config: Masking,
     complete: Callable[[Float[Array, "m n"], Bool[Array, "m n"]], Float[Array, "m n"]],
 ) -> Float[Array, "h w c"]:
     """Draws a mask and estimates the image from its kept entries, in [-1, 1].
@@ -45,7 +59,7 @@ def estimate(
     Args:
         image: values in [0, 1].
         key: of the mask.
-        config: with the fields `keep_probability`, `channels` and `mask`.
+        config: the settings.
         complete: ``(matrix, mask) -> matrix``; the matrix is 0 where the mask is False.
 
     Returns:

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from splic_jax.channels import Channels
 from splic_jax.fields import config, require_integer, require_number
 from splic_jax.transforms.base import per_image
 from splic_jax.transforms.iteration import iterate
-from splic_jax.transforms.matrices import Channels, Mask, estimate, require_masking
+from splic_jax.transforms.matrices import Mask, estimate, require_masking
 from splic_jax.transforms.singular_values import largest, soft_threshold
 
 # Steps between two tests of the accuracy, which cost about as much as a step each.
@@ -72,6 +73,9 @@ class _State(NamedTuple):
     gap: Array
 
 
+_Iterates = tuple[Array, Array, Array]  # the first three of `_State`
+
+
 def nuclear_norm_matrix(
     matrix: Float[Array | np.ndarray, "m n"],
     mask: Bool[Array | np.ndarray, "m n"],
@@ -106,10 +110,10 @@ def nuclear_norm_matrix(
     infinite = jnp.full((), jnp.inf, matrix.dtype)
     one = jnp.ones((), matrix.dtype)
 
-    def unfinished(state):
+    def unfinished(state: _State) -> Array:
         return state.gap > config.tolerance * state.objective
 
-    def one_step(carry, problem):
+    def one_step(carry: _Iterates, problem: tuple[Array, Array]) -> _Iterates:
         x, ahead, momentum = carry
         observed, mask = problem
         # The squared error's gradient has the Lipschitz constant 2: a step of 1/2.
@@ -120,14 +124,15 @@ def nuclear_norm_matrix(
         grown = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         return new, new + (momentum - 1) / grown * (new - x), grown
 
-    def one_round(state, problem):
+    def one_round(state: _State, problem: tuple[Array, Array]) -> _State:
         carry = (state.x, state.ahead, state.momentum)
         carry, _ = jax.lax.scan(
             lambda carry, _: (one_step(carry, problem), None),
             carry,
             length=_STEPS_A_ROUND,
         )
-        report = _objective_and_gap(jax.lax.stop_gradient(carry[0]), *problem, config)
+        x, (observed, mask) = jax.lax.stop_gradient(carry[0]), problem
+        report = _objective_and_gap(x, observed, mask, config)
         return _State(*carry, *report)
 
     start = _State(observed, observed, one, jnp.zeros_like(infinite), infinite)
@@ -162,7 +167,7 @@ def nuclear_norm_one(
         robustness with matrix estimation", and its published code.
     """
 
-    def complete(matrix, mask):
+    def complete(matrix: Array, mask: Array) -> Array:
         return nuclear_norm_matrix(matrix, mask, config).matrix
 
     return estimate(image, key, config, complete)

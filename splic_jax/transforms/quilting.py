@@ -90,7 +90,7 @@ def minimum_cut(error: Float[Array, "n m"]) -> Int[Array, " n"]:
         The column of the path in each row.
     """
 
-    def down(above, row):
+    def down(above: Array, row: Array) -> tuple[Array, Array]:
         around = jnp.pad(above, 1, constant_values=jnp.inf)
         least = jnp.minimum(jnp.minimum(around[:-2], around[2:]), above)
         return row + least, row + least
@@ -98,7 +98,7 @@ def minimum_cut(error: Float[Array, "n m"]) -> Int[Array, " n"]:
     _, totals = jax.lax.scan(down, jnp.zeros_like(error[0]), error, unroll=True)
     columns = jnp.arange(error.shape[1])
 
-    def up(below, row):
+    def up(below: Array, row: Array) -> tuple[Array, Array]:
         near = jnp.abs(columns - below) <= 1
         column = jnp.argmin(jnp.where(near, row, jnp.inf)).astype(columns.dtype)
         return column, column
@@ -182,7 +182,8 @@ def quilt_one(
         image, ((0, full[0] - height), (0, full[1] - width), (0, 0)), "edge"
     )
 
-    def choose(row):  # Row by row, as a distance to every patch takes memory.
+    # Row by row, as a distance to every patch takes memory.
+    def choose(row: Array) -> Array:
         strip = jax.lax.dynamic_slice(
             padded, (row * step, 0, 0), (size, full[1], channels)
         )
@@ -193,7 +194,7 @@ def quilt_one(
 
     chosen = jax.lax.map(choose, jnp.arange(rows))
 
-    def lay(canvas, place):
+    def lay(canvas: Array, place: tuple[Array, Array, Array]) -> tuple[Array, None]:
         row, column, number = place
         corner = (row * step, column * step, 0)
         old = jax.lax.dynamic_slice(canvas, corner, bank.shape[1:])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -47,6 +47,29 @@ from splic_jax.transforms.thermometer import channels as code_channels
 from splic_jax.transforms.tv_minimisation import TVMinimisationConfig, tv_minimisation
 from splic_jax.transforms.usvt import USVTConfig, usvt
 
+# The settings of any transform.
+TransformConfig = (
+    SPLICConfig
+    | AblationConfig
+    | BarrageConfig
+    | BilateralConfig
+    | BitDepthConfig
+    | CropRescaleConfig
+    | DiversificationConfig
+    | FeatureDistillationConfig
+    | GuidedConfig
+    | JPEGConfig
+    | NuclearNormConfig
+    | QuiltingConfig
+    | SRFConfig
+    | SoftImputeConfig
+    | SparseCodingConfig
+    | TVMinimisationConfig
+    | ThermometerConfig
+    | USVTConfig
+)
+Config = TypeVar("Config", bound=TransformConfig)
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -73,7 +96,7 @@ class Method:
     title: str
     idea: str
     source: str
-    config: Any
+    config: TransformConfig
     apply: Transform
     random: bool
     differentiable: bool
@@ -293,12 +316,12 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def returns_images(config: Any) -> bool:
+def returns_images(config: TransformConfig) -> bool:
     """Whether a method's results have the channels of images, and not codes of them."""
     return method_of(config).channels(config, 3) == 3
 
 
-def method_of(config: Any) -> Method:
+def method_of(config: object) -> Method:
     """The method that settings belong to, by their type.
 
     Raises:
@@ -310,7 +333,7 @@ def method_of(config: Any) -> Method:
 def transform(
     images: Shaped[Array | np.ndarray, "..."],
     key: PRNGKeyArray,
-    config: Any,
+    config: TransformConfig,
     *,
     first_index: Int[ArrayLike, ""] = 0,
     indices: Int[Array | np.ndarray, " count"] | None = None,
@@ -344,7 +367,7 @@ def transform(
     return apply(images, key, config, first_index=first_index, indices=indices)
 
 
-def fitted(config: Any, training_images: ArrayLike, key: PRNGKeyArray) -> Any:
+def fitted(config: Config, training_images: ArrayLike, key: PRNGKeyArray) -> Config:
     """Settings whose arrays, if they have any, come from the training images.
 
     Args:
@@ -356,7 +379,7 @@ def fitted(config: Any, training_images: ArrayLike, key: PRNGKeyArray) -> Any:
     return config if fit is None else fit(training_images, key, config)
 
 
-def as_dict(config: Any) -> dict[str, Any]:
+def as_dict(config: TransformConfig) -> dict[str, Any]:
     """Settings as plain values, with the method's name and without arrays."""
     arrays = array_fields(config)
     fields = (f.name for f in dataclasses.fields(config) if f.name not in arrays)
@@ -365,7 +388,7 @@ def as_dict(config: Any) -> dict[str, Any]:
     }
 
 
-def from_dict(values: Mapping[str, Any]) -> Any:
+def from_dict(values: Mapping[str, Any]) -> TransformConfig:
     """The inverse of `as_dict`; without a "method" these are SPLIC's settings.
 
     Raises:
@@ -378,7 +401,7 @@ def from_dict(values: Mapping[str, Any]) -> Any:
     return replace(METHODS[name].config, values)
 
 
-def replace(config: Any, values: Mapping[str, Any]) -> Any:
+def replace(config: Config, values: Mapping[str, Any]) -> Config:
     """Settings with other values of some fields.
 
     Raises:
@@ -392,8 +415,9 @@ def replace(config: Any, values: Mapping[str, Any]) -> Any:
     return dataclasses.replace(config, **values)
 
 
-def _name_of(config: Any) -> str:
+def _name_of(config: object) -> str:
     for name, method in METHODS.items():
         if type(method.config) is type(config):
-            return "srf" if name == "splic" and config.tv_weight == 0 else name
+            bare = isinstance(config, SPLICConfig) and config.tv_weight == 0
+            return "srf" if bare else name
     raise ValueError(f"config must be the settings of a transform, got {config!r}")

@@ -134,7 +134,11 @@ def _reweighed_wide(
 
 
 @_reweighed_wide.defjvp
-def _reweighed_wide_jvp(rule, primals, tangents):
+def _reweighed_wide_jvp(
+    rule: _SoftThreshold | _Descent,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array, Array],
+) -> tuple[Array, Array]:
     x, parameter = primals
     dx, dparameter = tangents
     u, s = _decompose(x)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from splic_jax.channels import Channels
 from splic_jax.fields import config, require_integer, require_number
 from splic_jax.transforms.base import per_image
 from splic_jax.transforms.iteration import iterate
-from splic_jax.transforms.matrices import Channels, Mask, estimate, require_masking
+from splic_jax.transforms.matrices import Mask, estimate, require_masking
 from splic_jax.transforms.singular_values import largest, soft_threshold
 
 
@@ -88,18 +89,18 @@ def soft_impute_matrix(
     observed = jnp.where(mask, matrix, 0)
     unit = largest(observed)
 
-    def unfinished(state):
+    def unfinished(state: _State) -> Array:
         # The first step fills what was empty, so its change has nothing to compare to.
         started = (state.size == 0) & (state.moved > 0)
         return started | (state.moved > config.tolerance * state.size)
 
-    def step(state, problem):
+    def step(state: _State, problem: tuple[Array, Array, Array]) -> _State:
         shrinkage, observed, mask = problem
         filled = jnp.where(mask, observed, soft_threshold(state.x, shrinkage))
         moved, size = filled - state.x, jnp.where(mask, 0, state.x)
         return _State(filled, *jax.lax.stop_gradient((_norm(moved), _norm(size))))
 
-    def at_one(x, share):
+    def at_one(x: Array, share: Array) -> tuple[Array, None]:
         start = _State(x, jnp.full_like(unit, jnp.inf), jnp.zeros_like(unit))
         problem = (share * unit, observed, mask)
         done = iterate(step, unfinished, start, problem, config.max_steps)

@@ -13,6 +13,8 @@ from splic_jax.transforms.base import per_image
 
 _PATCHES = 256  # of each learning step
 
+_Triple = tuple[Array, Array, Array]
+
 
 @config
 class SparseCodingConfig:
@@ -98,7 +100,8 @@ def sparse_code_one(
     # The transpose of cutting patches out is adding them up where they were.
     (summed,) = jax.linear_transpose(patches_of, padded)(rebuilt)
     (count,) = jax.linear_transpose(patches_of, padded)(jnp.ones_like(rebuilt))
-    return (summed / count)[: image.shape[0], : image.shape[1]]
+    mixed: Array = summed / count
+    return mixed[: image.shape[0], : image.shape[1]]
 
 
 sparse_code = per_image(sparse_code_one)
@@ -132,7 +135,7 @@ def sparse_codes(
     target = patches @ dictionary.T
     step = 1 / _largest_eigenvalue(gram)
 
-    def iterate(carry: tuple[Array, Array, Array], _: None) -> tuple:
+    def iterate(carry: _Triple, _: None) -> tuple[_Triple, None]:
         codes, ahead, momentum = carry
         moved = ahead - step * (ahead @ gram - target)
         new = jnp.sign(moved) * jax.nn.relu(jnp.abs(moved) - step * sparsity)
@@ -197,7 +200,7 @@ def _fit(images: Array, key: PRNGKeyArray, config: SparseCodingConfig) -> Array:
         where = jnp.minimum((share * below).astype(jnp.int32), below - 1)
         return jax.vmap(one_patch)(where)
 
-    def learn(carry: tuple[Array, Array, Array], step: tuple[Array, Array]) -> tuple:
+    def learn(carry: _Triple, step: tuple[Array, Array]) -> tuple[_Triple, None]:
         dictionary, weights, targets = carry
         number, step_key = step
         patches = draw(step_key, _PATCHES)

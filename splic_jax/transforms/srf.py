@@ -12,16 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from splic_jax.channels import Channels
 from splic_jax.fields import config, require_integer, require_number
 from splic_jax.masks import sample_mask
 from splic_jax.transforms.base import per_image
 from splic_jax.transforms.iteration import iterate
-from splic_jax.transforms.matrices import (
-    Channels,
-    Mask,
-    of_matrices,
-    require_masking,
-)
+from splic_jax.transforms.matrices import Mask, of_matrices, require_masking
 from splic_jax.transforms.singular_values import descend_smoothed_rank, largest
 
 
@@ -108,13 +104,13 @@ def srf_matrix(
     """
     known = jnp.where(mask, matrix, 0)
 
-    def unfinished(state):
+    def unfinished(state: _State) -> Array:
         return state.change > config.tolerance
 
-    def one_round(state, problem):
+    def one_round(state: _State, problem: tuple[Array, Array]) -> _State:
         known, mask = problem
 
-        def step(x, _):
+        def step(x: Array, _: None) -> tuple[Array, None]:
             descended = descend_smoothed_rank(x, state.delta, config.step_size)
             return jnp.where(mask, known, descended), None
 

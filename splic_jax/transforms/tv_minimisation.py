@@ -51,6 +51,10 @@ class TVMinimisationConfig:
         require_integer(self, "steps")
 
 
+# The iterate, where it is ahead, and the dual variable.
+_Carry = tuple[Array, Array, Array]
+
+
 def minimise_tv(
     image: Float[Array | np.ndarray, "h w c"],
     mask: Bool[Array | np.ndarray, "h w c"],
@@ -79,7 +83,7 @@ def minimise_tv(
     mean = jnp.sum(kept, (1, 2), keepdims=True) / jnp.sum(mask, (1, 2), keepdims=True)
 
     @jax.checkpoint
-    def step(carry, _):
+    def step(carry: _Carry, _: None) -> tuple[_Carry, None]:
         z, ahead, dual = carry
         dual = _project(dual + _DUAL_STEP * _differences(ahead), config)
         new = z - _PRIMAL_STEP * _differences_transposed(dual)

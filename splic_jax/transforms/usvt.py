@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from splic_jax.channels import Channels
 from splic_jax.fields import config, require_number
 from splic_jax.spectral import cut_and_descend
 from splic_jax.transforms.base import per_image
-from splic_jax.transforms.matrices import Channels, Mask, estimate, require_masking
+from splic_jax.transforms.matrices import Mask, estimate, require_masking
 
 
 @config

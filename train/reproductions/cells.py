@@ -1,6 +1,8 @@
 """A cell to be measured, before it is."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from splic_jax.transforms import TransformConfig
 
 
 class Wanted(NamedTuple):
@@ -19,6 +21,6 @@ class Wanted(NamedTuple):
     column: str
     network: str
     defense: str
-    config: Any
+    config: TransformConfig | None
     threat: str
     attack: str | None = None

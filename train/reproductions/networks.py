@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from splic_jax import METHODS
+from splic_jax.transforms import TransformConfig
 from train.recipes import RECIPES, Recipe
 from train.reproductions.scales import Scale
 from train.settings import TrainSettings
@@ -55,7 +56,7 @@ _TV_WEIGHT = "splic_tv_weight_"
 _KEEP_RANGE = (0.4, 0.6)
 
 
-def config_of(defense: str | None) -> Any:
+def config_of(defense: str | None) -> TransformConfig | None:
     """A transform's default settings; None for no transform."""
     return None if defense is None else METHODS[defense].config
 

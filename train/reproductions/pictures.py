@@ -15,6 +15,7 @@ from sklearn.datasets import load_sample_image
 from sklearn.metrics import silhouette_score
 
 from splic_jax import SPLICConfig, transform
+from splic_jax.transforms import TransformConfig
 from train import analysis, evaluation, models
 from train.figure import Row, picture_grid
 from train.plots import COLOURS
@@ -155,7 +156,9 @@ def features(workshop: Workshop, cells: Cells, path: pathlib.Path) -> dict[str, 
     return {"count": count, "silhouette_of_features": silhouettes}
 
 
-def features_of(workshop: Workshop, name: str, config: Any) -> np.ndarray:
+def features_of(
+    workshop: Workshop, name: str, config: TransformConfig | None
+) -> np.ndarray:
     """What the network's last layer sees of the test images, ``[n, width]``."""
     loaded = workshop.network(name)
     apply = jax.jit(models.features_function(loaded.graphdef, loaded.variables))

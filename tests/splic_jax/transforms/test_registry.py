@@ -97,7 +97,7 @@ def test_what_does_not_exist_is_named():
     with pytest.raises(ValueError, match="rank must be one of quality"):
         replace(JPEGConfig(), {"rank": 3})
     with pytest.raises(ValueError, match="settings of a transform, got 3"):
-        transform(IMAGES, KEY, 3)
+        method_of(3)
     with pytest.raises(ValueError, match="bank"):
         transform(IMAGES, KEY, QuiltingConfig())
 
