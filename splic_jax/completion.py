@@ -99,8 +99,15 @@ def complete(
         ValueError: for shapes that differ, a rank above min(m, n), no anchors, or
             anchors that are not finite.
     """
-    matrix, mask = _checked(matrix, mask)
+    done: Completion = _complete(*_checked(matrix, mask), config, trace, blocks)
+    return done
 
+
+# Called outside of any `jax.jit` it would be compiled anew each time.
+@functools.partial(jax.jit, static_argnames=("config", "trace", "blocks"))
+def _complete(
+    matrix: Array, mask: Array, config: SPLICConfig, trace: bool, blocks: int
+) -> Completion:
     def run(matrix: Array, mask: Array) -> Completion:
         return _run_to_convergence(matrix, mask, config, trace, blocks)
 
@@ -224,7 +231,8 @@ def complete_rounds(
         ValueError: as `complete`.
     """
     matrix, mask = _checked(matrix, mask)
-    return _run_rounds(matrix, mask, config, rounds, blocks)
+    done: Array = _complete_rounds(matrix, mask, config, rounds, blocks)
+    return done
 
 
 def _run_rounds(
@@ -239,6 +247,9 @@ def _run_rounds(
         advance = jax.checkpoint(advance, prevent_cse=False)
     state, _ = jax.lax.scan(advance, state, length=rounds)
     return _finish(state.x, matrix, problem, config)
+
+
+_complete_rounds = jax.jit(_run_rounds, static_argnames=("config", "rounds", "blocks"))
 
 
 def complete_alternating(
@@ -267,13 +278,21 @@ def complete_alternating(
     Raises:
         ValueError: as `complete`.
     """
+    checked = _checked(matrix, mask)
+    done: Array = _complete_alternating(*checked, config, rounds, blocks)
+    return done
 
+
+@functools.partial(jax.jit, static_argnames=("config", "rounds", "blocks"))
+def _complete_alternating(
+    matrix: Array, mask: Array, config: SPLICConfig, rounds: int | None, blocks: int
+) -> Array:
     def one_pass(matrix: Array, mask: Array) -> Array:
         if rounds is None:
             return complete(matrix, mask, config, blocks=blocks).matrix
         return complete_rounds(matrix, mask, config, rounds=rounds, blocks=blocks)
 
-    return _alternate(one_pass, *_checked(matrix, mask), config)
+    return _alternate(one_pass, matrix, mask, config)
 
 
 def complete_batch(

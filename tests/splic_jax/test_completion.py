@@ -286,3 +286,20 @@ def test_gradient_is_finite_after_any_number_of_rounds(scaling):
     for value in (0.0, 0.5):
         assert np.isfinite(gradient(jnp.full((6, 6), value))).all()
     assert np.isfinite(gradient(jnp.asarray(smooth_image((6, 6)), jnp.float32))).all()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [complete, complete_alternating, functools.partial(complete_rounds, rounds=1)],
+)
+def test_another_matrix_compiles_nothing(run):
+    programs = []
+    listen = lambda event, _, **__: programs.append(event)
+    mask = random_mask((6, 5))
+    run(smooth_image((6, 5)), mask, SHORT)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(smooth_image((6, 5)) / 2, ~mask, SHORT)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not [event for event in programs if "compile" in event]
