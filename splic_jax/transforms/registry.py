@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 from splic_jax.config import SPLICConfig
-from splic_jax.fields import array_fields
+from splic_jax.fields import Settings, array_fields
 from splic_jax.purification import purify
 from splic_jax.transforms import ablation
 from splic_jax.transforms.ablation import AblationConfig, ablate, encode
@@ -69,6 +69,7 @@ TransformConfig = (
     | USVTConfig
 )
 Config = TypeVar("Config", bound=TransformConfig)
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,8 +402,8 @@ def from_dict(values: Mapping[str, Any]) -> TransformConfig:
     return replace(METHODS[name].config, values)
 
 
-def replace(config: Config, values: Mapping[str, Any]) -> Config:
-    """Settings with other values of some fields.
+def replace(config: AnySettings, values: Mapping[str, Any]) -> AnySettings:
+    """Settings, of a transform or of anything else, with other values of some fields.
 
     Raises:
         ValueError: for a field they do not have, or a value that makes no sense.

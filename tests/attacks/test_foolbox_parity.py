@@ -156,6 +156,7 @@ def test_carlini_wagner_finds_their_norms(confidence, targeted):
     assert abs(ratio - 1) < 0.02
 
 
+@pytest.mark.slow
 def test_carlini_wagner_ends_early_as_theirs_does_with_one_image():
     network, model, images, labels = problem()
     options = {"binary_search_steps": 3, "steps": 30, "confidence": 0.0}

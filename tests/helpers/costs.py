@@ -36,7 +36,8 @@ class Costs:
         self.path = pathlib.Path(config.getoption("--costs"))
         self.worker = getattr(config, "workeroutput", None)
         self.last = 0.0
-        self.files, self.outcomes, self.total = Counter(), Counter(), 0.0
+        self.files, self.outcomes = Counter(), Counter()
+        self.total = 0.0  # of pytest-xdist's workers, beside which the rest is nothing
 
     def pytest_collection_finish(self):
         self.last = cpu_seconds()
@@ -66,7 +67,7 @@ class Costs:
         for name, seconds in self.files.items():
             folders[os.path.dirname(name)] += seconds
         found = {
-            "total": self.total + cpu_seconds(),
+            "total": self.total or cpu_seconds(),
             "outcomes": self.outcomes,
             "folders": _rounded(folders),
             "files": _rounded(self.files),

@@ -154,8 +154,18 @@ def test_purify_by_the_kernel(monkeypatch):
     ("config", "rounds", "width"),
     [
         (SPLICConfig(max_steps=7, solver="fused"), None, 16),  # but no GPU
-        (SPLICConfig(max_steps=7, solver="interpreted"), 1, 16),
-        (SPLICConfig(max_steps=7, solver="interpreted", tv_scales=2), None, 16),
+        pytest.param(
+            SPLICConfig(max_steps=7, solver="interpreted"),
+            1,
+            16,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            SPLICConfig(max_steps=7, solver="interpreted", tv_scales=2),
+            None,
+            16,
+            marks=pytest.mark.slow,
+        ),
         # Side by side no wider than the kernel takes, but with borders in between.
         (
             SPLICConfig(max_steps=7, solver="interpreted", channels="concatenated"),

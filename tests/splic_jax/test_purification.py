@@ -54,7 +54,10 @@ def test_concatenated_is_the_completion_of_one_wide_matrix():
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("config", [SHORT, SPLICConfig(tolerance=4e-3)])
+@pytest.mark.parametrize(
+    "config",
+    [SPLICConfig(tolerance=4e-3), pytest.param(SHORT, marks=pytest.mark.slow)],
+)
 def test_does_not_depend_on_the_batch(optimized, config):
     """An image alone, in a batch of 7, in one of 20, in other chunks: the same bits."""
     images = pictures(20)
@@ -76,7 +79,10 @@ def test_does_not_depend_on_the_batch(optimized, config):
 @pytest.mark.parametrize(
     ("shape", "count", "size"),
     # One after another, three images at a time; then two chunks of the fast solver.
-    [((12, 10, 3), 7, 3), ((16, 16, 1), 35, 18)],
+    [
+        ((12, 10, 3), 7, 3),
+        pytest.param((16, 16, 1), 35, 18, marks=pytest.mark.slow),
+    ],
 )
 def test_does_not_depend_on_the_pieces(
     optimized, monkeypatch, tmp_path, shape, count, size

@@ -26,13 +26,14 @@ def run(*flags, cwd):
 
 
 @pytest.fixture(scope="module")
-def first_run(tmp_path_factory):
+def first_run(tmp_path_factory, optimized_module):
     folder = tmp_path_factory.mktemp("reproduce")
     done = run("--scale=smoke", "--out=out", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done
 
 
+@pytest.mark.slow
 def test_writes_every_table_and_figure(first_run):
     folder, _ = first_run
     scale = SCALES["smoke"]
@@ -49,6 +50,7 @@ def test_writes_every_table_and_figure(first_run):
                 assert text.startswith(f"# Table {name[5:]}, shapes\n")
 
 
+@pytest.mark.slow
 def test_figures_show_what_was_measured(first_run):
     folder, _ = first_run
     words = {
@@ -88,6 +90,7 @@ def test_figures_show_what_was_measured(first_run):
         )
 
 
+@pytest.mark.slow
 def test_writes_a_table(first_run):
     folder, _ = first_run
     record = json.loads((folder / "out" / "table3.json").read_text())
@@ -108,6 +111,7 @@ def test_writes_a_table(first_run):
         assert row["verdict"] == "not printed"
 
 
+@pytest.mark.slow
 def test_a_cell_that_two_items_want_is_measured_once(first_run):
     folder, done = first_run
     assert "table3: SPLIC, PGD:" in done.stdout
@@ -121,6 +125,7 @@ def test_a_cell_that_two_items_want_is_measured_once(first_run):
     assert found["figure6", "gray-box PGD", "8"] == same
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_what_is_missing_and_no_more(first_run):
     folder, _ = first_run
     path = folder / "out" / "table3.json"
@@ -146,6 +151,7 @@ def test_a_second_run_measures_what_is_missing_and_no_more(first_run):
     assert after["finished"]
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_go_into_the_same_folder(first_run):
     folder, _ = first_run
     path = folder / "out" / "table3.json"

@@ -14,7 +14,7 @@ SVHN_TABLE_4 = {  # as the paper prints it, in percent
 
 
 @pytest.fixture(scope="module")
-def record_and_text(tmp_path_factory):
+def record_and_text(tmp_path_factory, optimized_module):
     """Table 4 at the scale of tests, as a user runs it."""
     folder = tmp_path_factory.mktemp("svhn")
     rng = np.random.default_rng(0)
