@@ -26,6 +26,7 @@ def test_usvt_is_the_leading_part_of_what_was_observed():
             np.testing.assert_allclose(found[i, ..., channel], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_usvt_has_a_derivative_and_keeps_images_apart():
     batch = images()
     weights = np.random.default_rng(1).normal(size=batch.shape).astype(np.float32)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from benchmarks import defenses
 from splic_jax import METHODS, SPLICConfig
@@ -30,6 +31,7 @@ def test_methods_that_return_no_images_are_left_out():
     assert configs["quilting"].bank is not None
 
 
+@pytest.mark.slow
 def test_costs_are_ratios_to_splic():
     images = np.full((2, 8, 8, 3), 100, np.uint8)
     configs = {name: METHODS[name].config for name in ("splic", "bit_depth")}

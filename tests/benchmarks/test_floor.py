@@ -29,6 +29,7 @@ def test_work_of_the_kernel():
         _floor.work((33, 32), SPLICConfig())
 
 
+@pytest.mark.slow
 def test_counts_what_completions_take():
     rng = np.random.default_rng(0)
     images = rng.uniform(size=(5, 16, 17)).astype(np.float32)

@@ -41,6 +41,7 @@ def toy_parts():
     return profile.parts_of(*state, profile.CONFIG)
 
 
+@pytest.mark.slow
 def test_work_of_the_parts():
     parts = toy_parts()
     for part in parts:

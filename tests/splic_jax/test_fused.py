@@ -167,10 +167,11 @@ def test_purify_by_the_kernel(monkeypatch):
             marks=pytest.mark.slow,
         ),
         # Side by side no wider than the kernel takes, but with borders in between.
-        (
+        pytest.param(
             SPLICConfig(max_steps=7, solver="interpreted", channels="concatenated"),
             None,
             10,
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -12,6 +12,10 @@ from splic_jax.spectral import cut_and_descend
 SHAPES = [(6, 6), (4, 9), (9, 4), (1, 5), (32, 32)]
 
 
+# One program a shape and rank instead of one for each operation.
+step = jax.jit(cut_and_descend, static_argnames=("rank", "step_size", "relative"))
+
+
 def matrix(shape, seed=0):
     return np.random.default_rng(seed).uniform(size=shape)
 
@@ -31,9 +35,7 @@ def test_equals_numpy(x64, shape, relative):
     x = matrix(shape)
     for rank in {1, max(1, min(shape) // 2), min(shape)}:
         for delta in (0.3, 2.0, 50.0):
-            got = cut_and_descend(
-                jnp.asarray(x), delta, rank=rank, step_size=0.5, relative=relative
-            )
+            got = step(x, delta, rank=rank, step_size=0.5, relative=relative)
             expected = reference(x, delta, rank, 0.5, relative)
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
@@ -75,8 +77,8 @@ def test_derivative_equals_autodiff_through_the_svd(x64):
         return (u * (s * (1 - 0.5 * jnp.exp(-((s / delta) ** 2) / 2)))) @ vt
 
     ours = lambda x, d: cut_and_descend(x, d, rank=2, step_size=0.5, relative=True)[1]
-    expected = jax.jacrev(through_svd, (0, 1))(x, 0.9)
-    got = jax.jacrev(ours, (0, 1))(x, 0.9)
+    expected = jax.jit(jax.jacrev(through_svd, (0, 1)))(x, 0.9)
+    got = jax.jit(jax.jacrev(ours, (0, 1)))(x, 0.9)
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11)
 
@@ -116,16 +118,17 @@ def test_derivative_is_finite_at_any_scale_in_float32(relative):
 def test_a_vanishing_delta_only_acts_on_rounding_errors():
     x = jnp.asarray(matrix((6, 4)), jnp.float32)
     for delta in (1e-12, 1e-8):
-        results = cut_and_descend(x, delta, rank=4, step_size=0.5, relative=True)
+        results = step(x, delta, rank=4, step_size=0.5, relative=True)
         for result in results:
             np.testing.assert_allclose(result, x, rtol=0, atol=1e-6)
 
 
 def test_uncut_derivative_is_right_at_ties(x64):
     """Without a cut the step is smooth, at the identity and at zero too."""
-    run = lambda x: cut_and_descend(x, 0.8, rank=4, step_size=0.5, relative=True)[1]
+    run = lambda x: step(x, 0.8, rank=4, step_size=0.5, relative=True)[1]
+    pushed = jax.jit(lambda x, v: jax.jvp(run, (x,), (v,))[1])
     rng = np.random.default_rng(0)
     for x in (jnp.eye(4), jnp.zeros((4, 4)), jnp.full((4, 4), 0.5)):
         direction = rng.normal(size=(4, 4))
-        _, got = jax.jvp(run, (x,), (jnp.asarray(direction),))
+        got = pushed(x, direction)
         np.testing.assert_allclose(got, directional(run, x, direction), atol=1e-8)

@@ -60,7 +60,9 @@ def test_the_second_start_compiles_nothing(tmp_path: pathlib.Path) -> None:
     assert made and {path.parent for path in made} == {tmp_path / "out" / "compiled"}
 
 
-@pytest.mark.parametrize("damage", [b"", b"no program"])
+@pytest.mark.parametrize(
+    "damage", [b"", pytest.param(b"no program", marks=pytest.mark.slow)]
+)
 def test_a_damaged_entry_is_compiled_again(
     tmp_path: pathlib.Path, damage: bytes
 ) -> None:
@@ -94,6 +96,7 @@ def test_jaxs_own_setting_stands(tmp_path: pathlib.Path) -> None:
     assert {path.parent.name for path in entries(tmp_path)} == {"own"}
 
 
+@pytest.mark.slow
 def test_two_at_once(tmp_path: pathlib.Path) -> None:
     processes = [start(tmp_path) for _ in range(2)]
     for process in processes:

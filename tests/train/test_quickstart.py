@@ -186,7 +186,9 @@ MISTAKES = {
     "--checkpoint=out/bare --rank=40": "--rank=40 exceeds",
     "--checkpoint=out/bare --epsilon=nan": "--epsilon must be",
     "--checkpoint=out/bare --threats=black-box": "needs --surrogate",
-    "--checkpoint=out/bare --threats=gray-box --defenses=none": "nothing to measure",
+    "--checkpoint=out/bare --nosoundness --threats=gray-box --defenses=none": (
+        "nothing to measure"
+    ),
 }
 
 

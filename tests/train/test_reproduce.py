@@ -33,6 +33,23 @@ def first_run(tmp_path_factory, optimized_module):
     return folder, done
 
 
+def test_draws_a_figure_that_needs_no_network_and_does_so_once(tmp_path):
+    flags = ("--scale=smoke", "--only=figure4", "--out=out")
+    done = run(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "out" / "figure4"
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["finished"] and not record["cells"] and not record["networks"]
+    for changes in record["relative_change"]:
+        assert len(changes) % 7 == 0
+        # Steps go on until the change falls to the tolerance, or for as long as may be.
+        assert changes[-1] < changes[0]
+    words = drawn.words_of(path.with_suffix(".svg"))
+    assert {f"image {i}" for i in range(len(record["relative_change"]))} <= set(words)
+    again = run(*flags, cwd=tmp_path)
+    assert again.returncode == 0 and "figure4 is done already" in again.stdout
+
+
 @pytest.mark.slow
 def test_writes_every_table_and_figure(first_run):
     folder, _ = first_run

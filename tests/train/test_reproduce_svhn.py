@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+pytestmark = pytest.mark.slow
 SVHN_TABLE_4 = {  # as the paper prints it, in percent
     "SRF": {"Clean": 89.6, "FGSM": 57.0, "PGD": 54.6, "CW": 83.5},
     "SPLIC": {"Clean": 95.9, "FGSM": 59.8, "PGD": 63.6, "CW": 86.0},

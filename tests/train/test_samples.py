@@ -73,6 +73,7 @@ def networks():
     return loaded
 
 
+@pytest.mark.slow
 def test_writes_what_the_page_needs_and_goes_on_where_it_stopped(tmp_path):
     dataset = data.load("shapes", "test", num_examples=2)
     loaded = networks()

@@ -282,6 +282,7 @@ def test_older_records_are_of_splic() -> None:
     assert TrainSettings.from_dict(record) == settings
 
 
+@pytest.mark.slow
 def test_ensemble_behind_a_defense_resumes_bit_for_bit(trained, tmp_path) -> None:
     """Attacks and transforms in the step follow from the seed and the step alone."""
     network = str(trained[1])
@@ -431,6 +432,7 @@ def two_cues(count: int, seed: int) -> Dataset:
     return Dataset("shapes", images, labels, ("dark", "bright"))
 
 
+@pytest.mark.slow
 def test_fast_training_withstands_pgd(tmp_path: pathlib.Path) -> None:
     training, test = two_cues(256, 0), two_cues(200, 1)
     attack = jax.jit(
