@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from unittest import mock
 
+import jax
 from absl import flags
 from absl import logging as absl_logging
 
@@ -72,8 +73,11 @@ def start(module: str, *arguments: object, cwd: pathlib.Path = ROOT) -> Done:
 
 @contextlib.contextmanager
 def only_flags_of(binary) -> Iterator[None]:
-    """Defines a binary's flags alone; what others have defined is back afterwards."""
-    found = flags.FLAGS
+    """Defines a binary's flags alone; what others have defined is back afterwards.
+
+    So is the folder of compiled programs, which a flag may change.
+    """
+    found, compiled = flags.FLAGS, jax.config.jax_compilation_cache_dir
 
     def own() -> dict[str, flags.Flag]:
         # Others are defined once, when a package is imported.
@@ -91,6 +95,7 @@ def only_flags_of(binary) -> Iterator[None]:
         for name, flag in others.items():
             found[name] = flag
         found.unparse_flags()
+        jax.config.update("jax_compilation_cache_dir", compiled)
 
 
 @contextlib.contextmanager

@@ -38,8 +38,7 @@ def defined_flags() -> Iterator[None]:
 
 def run(*arguments: object) -> int:
     with flagsaver.flagsaver():
-        fixed = ("--splic_max_steps=1", "--compilation_cache=none")
-        flags.FLAGS(["purify", *fixed, *map(str, arguments)])
+        flags.FLAGS(["purify", "--splic_max_steps=1", *map(str, arguments)])
         return purify.main(["purify"])
 
 
