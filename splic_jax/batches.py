@@ -13,14 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Shaped
+
+from splic_jax.checks import reporter
 
 # Values in one chunk on an accelerator: enough to fill it, and its working set small.
 CHUNK_VALUES = 2**22
 # Values in one piece of a batch, at least: starting a program is little beside it.
 _PIECE_VALUES = 2**17
+
+_report_range = reporter("images must be in [0, 1] and not NaN")
 
 
 def check(images: Array | np.ndarray) -> None:
@@ -196,9 +199,7 @@ def map_chunks(
         values = images.astype(jnp.float32) / 255
     else:
         values = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-    checkify.debug_check(
-        jnp.all((values >= 0) & (values <= 1)), "images must be in [0, 1] and not NaN"
-    )
+    _report_range(jnp.all((values >= 0) & (values <= 1)))
     colours = values.shape[-1] - (values.shape[-1] in (2, 4))
     values = values[..., :colours]
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import checkify
 from jaxtyping import Array, Bool, Float, Int
 
 from splic_jax import small, spectral, tracked
+from splic_jax.checks import reporter
 from splic_jax.config import SPLICConfig
 from splic_jax.total_variation import total_variation_gradient
 
@@ -25,6 +25,9 @@ from splic_jax.total_variation import total_variation_gradient
 GROUP = 4
 
 Done = TypeVar("Done")
+
+_report_anchors = reporter("mask has no anchors")
+_report_finite = reporter("matrix is not finite at an anchor")
 
 
 class Completion(NamedTuple):
@@ -360,8 +363,8 @@ def _checked(
         raise ValueError("mask has no anchors: there is nothing to complete from")
     if not isinstance(finite, jax.core.Tracer) and not finite:
         raise ValueError("matrix is not finite at an anchor (NaN or infinity)")
-    checkify.debug_check(some, "mask has no anchors")
-    checkify.debug_check(finite, "matrix is not finite at an anchor")
+    _report_anchors(some)
+    _report_finite(finite)
     return matrix, mask
 
 
