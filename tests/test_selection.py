@@ -48,11 +48,10 @@ def run(tmp_path):
     return run
 
 
-# Without processes of pytest-xdist, and with them.
-PROCESSES = [2, pytest.param(0, marks=pytest.mark.slow)]
+SLOW_WITH = [0, pytest.param(2, marks=pytest.mark.slow)]  # processes of pytest-xdist
 
 
-@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize("processes", SLOW_WITH)
 def test_slow_tests_are_left_out_and_counted(run, processes):
     text = run(f"-n{processes}")
     assert "6 slow tests left out; --all runs them too" in text
@@ -64,7 +63,7 @@ def test_all_of_them_run(run):
     assert " 7 passed" in text and "left out" not in text
 
 
-@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize("processes", SLOW_WITH)
 def test_the_rest_is_the_slow_ones(run, processes):
     assert " 6 passed" in run("--rest=1", f"-n{processes}", "--dist=loadfile")
 
@@ -76,7 +75,7 @@ def test_what_does_not_begin_in_time_is_named(run):
         assert f"left for another time: 3 of test_{name}.py" in text
 
 
-@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize("processes", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_costs_are_those_of_the_files(run, tmp_path, processes):
     run(f"-n{processes}", "--all", "--costs=costs.json")
     found = json.loads((tmp_path / "costs.json").read_text())

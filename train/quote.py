@@ -338,11 +338,36 @@ def attack_speed(results: pathlib.Path) -> str:
     )
 
 
+def tests(results: pathlib.Path) -> str:
+    """What the tests cost."""
+    record = json.loads((results / "tests.json").read_text())
+    titles = {
+        "cold": "fresh clone, with the installation",
+        "warm": "once more",
+        "all": "once more, with `--all`",
+    }
+    rows = [["run", "CPU-minutes", "of which pytest", "minutes", "passed", "skipped"]]
+    for name, run in record["runs"].items():
+        numbers = ("cpu_minutes", "cpu_minutes_of_pytest", "wall_minutes")
+        rows.append(
+            [
+                titles[name],
+                *(f"{run[number]:.1f}" for number in numbers),
+                *(str(run["cases"].get(kind, 0)) for kind in ("passed", "skipped")),
+            ]
+        )
+    return (
+        f"{markdown_table(rows, 1)}\n\n"
+        f"{provenance_line(record)}. By folder: [results/tests.json](results/tests.json)"
+    )
+
+
 BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "quickstart": quickstart,
     "cue_conflict": cue_conflict,
     "cifar10": cifar10,
     "gradients": gradients,
+    "tests": tests,
     "stopping": stopping,
     "purification_speed": purification_speed,
     "agreement": agreement,

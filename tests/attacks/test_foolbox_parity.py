@@ -94,7 +94,7 @@ def test_fgsm_is_theirs_in_float32_but_for_slopes_near_zero():
     [
         ("linf", False, False),
         ("linf", True, True),
-        ("l2", True, False),
+        pytest.param("l2", True, False, marks=pytest.mark.slow),
     ],
 )
 def test_pgd_is_theirs_from_the_same_start(norm, random_start, targeted):
@@ -124,7 +124,10 @@ def test_pgd_is_theirs_from_the_same_start(norm, random_start, targeted):
         assert targeted or success.any()
 
 
-@pytest.mark.parametrize(("confidence", "targeted"), [(0.0, False), (2.0, True)])
+@pytest.mark.parametrize(
+    ("confidence", "targeted"),
+    [pytest.param(0.0, False, marks=pytest.mark.slow), (2.0, True)],
+)
 def test_carlini_wagner_finds_their_norms(confidence, targeted):
     network, model, images, labels = problem(16)
     targets = (labels + 2) % networks.CLASSES if targeted else None

@@ -52,7 +52,9 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.parametrize(
+    "shape", [*SHAPES[:2], pytest.param(SHAPES[2], marks=pytest.mark.slow)]
+)
 def test_equals_the_numpy_reference_in_float64(x64, shape, name):
     config = CONFIGS[name]
     if config.rank and config.rank > min(shape):

@@ -47,10 +47,10 @@ def run_fused(images, masks, config):
 SHORT = SPLICConfig(max_steps=35, tolerance=0.0)
 CASES = [
     ((32, 32), dataclasses.replace(SHORT, rank=4)),
-    ((32, 32), dataclasses.replace(SHORT, rank=16)),
-    ((20, 28), dataclasses.replace(SHORT, rank=9)),
+    pytest.param((32, 32), dataclasses.replace(SHORT, rank=16), marks=pytest.mark.slow),
+    pytest.param((20, 28), dataclasses.replace(SHORT, rank=9), marks=pytest.mark.slow),
     ((27, 17), dataclasses.replace(SHORT, tv_weight=0.0)),
-    ((16, 23), SHORT),
+    pytest.param((16, 23), SHORT, marks=pytest.mark.slow),
     ((24, 31), dataclasses.replace(SPLICConfig.printed(), max_steps=35, rank=6)),
 ]
 
@@ -87,7 +87,7 @@ def special_images():
     return images, masks
 
 
-@pytest.mark.parametrize("rank", [4, 16])
+@pytest.mark.parametrize("rank", [4, pytest.param(16, marks=pytest.mark.slow)])
 def test_ties_flat_black_and_whole_images(rank):
     images, masks = special_images()
     config = SPLICConfig(max_steps=42, rank=rank)

@@ -120,6 +120,7 @@ def test_equals_the_svd_formula(shape, dtype):
     assert (e["gradient"] <= e["gradient bound"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(256, 256), (2, 4096)], ids=str)
 def test_large_matrices(shape):
     kinds = matrices(shape)

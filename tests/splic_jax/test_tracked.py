@@ -58,9 +58,8 @@ def test_completes_like_the_exact_solver(rank, keep):
     np.testing.assert_array_equal(fast.matrix[mask], images[mask])
 
 
-@pytest.mark.parametrize(
-    "shape", [(48, 20), pytest.param((20, 48), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(48, 20), (20, 48)])
 def test_other_shapes(shape):
     images = pictures(4, 48)[:, : shape[0], : shape[1]]
     mask = masks(4, 48)[:, : shape[0], : shape[1]]
