@@ -358,7 +358,8 @@ def tests(results: pathlib.Path) -> str:
         )
     return (
         f"{markdown_table(rows, 1)}\n\n"
-        f"{provenance_line(record)}. By folder: [results/tests.json](results/tests.json)"
+        f"{provenance_line(record)}. By folder: "
+        "[results/tests.json](results/tests.json)"
     )
 
 
