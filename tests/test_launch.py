@@ -368,6 +368,24 @@ def test_test_checks_in_the_checkout(checkout):
     ]
 
 
+@pytest.mark.parametrize("browser", ["there", "installed", "not to be had"])
+def test_ci_runs_the_tests_and_then_some_of_the_slow_ones(checkout, browser):
+    checkout.run("train")
+    (checkout.root / ".ci").mkdir()
+    script = shutil.copy(ROOT / ".ci" / "run", checkout.root / ".ci")
+    if browser == "there":
+        checkout.add("chromium", "#!/bin/false\n")
+    else:
+        status = {"installed": 0, "not to be had": 1}[browser]
+        checkout.add("apt-get", f"#!{BASH}\nexit {status}\n")
+    code, _, errors, calls = checkout.run(script=script)
+    assert code == 0, errors
+    assert ("Chromium could not be installed" in errors) == (browser == "not to be had")
+    runs = [call.arguments for call in calls if call.arguments[:2] == ("-m", "pytest")]
+    options = ("-m", "pytest", "--numprocesses=auto", "--dist=loadfile")
+    assert runs == [options, (*options, "--rest=20")]
+
+
 def test_the_scripts_are_executable():
     for name in ("launch.sh", ".ci/run"):
         assert os.access(ROOT / name, os.X_OK), name
