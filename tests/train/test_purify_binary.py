@@ -555,6 +555,17 @@ def test_names_that_are_no_text(tmp_path, capsys):
     assert "caf?.png.gif: the file is empty" in capsys.readouterr().out
 
 
+def test_the_binary_purifies_as_in_this_process(tmp_path):
+    save(tmp_path / "a.png", random_pixels())
+    flags = ("--input=a.png", "--output=out", "--splic_max_steps=1")
+    result = binaries.start("train.purify", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list(lines_of(tmp_path / "out" / "purify.jsonl")) == ["a.png"]
+    # Optimized there and not here: a grey level may be rounded the other way.
+    found = read(tmp_path / "out" / "a.png").astype(int)
+    assert np.abs(found - expected(random_pixels(), "a.png")).max() <= 1
+
+
 def test_the_binary_prints_one_line_and_exits_with_1(tmp_path):
     flags = ("--input=missing", "--output=out")
     result = binaries.start("train.purify", *flags, cwd=tmp_path)

@@ -68,6 +68,12 @@ def test_runs_in_a_process_of_its_own(tmp_path):
     record = json.loads((tmp_path / "out" / "quickstart.json").read_text())
     assert set(record["networks"]) == {"bare", "splic"}
     assert (tmp_path / "out" / "quickstart.png").exists()
+    flags = ("--checkpoint=out/bare", f"--num_test={COUNT}", "--threats=clean")
+    done = binaries.start("train.evaluate", *flags, "--defenses=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    (cell,) = found["cells"]
+    assert cell["correct_by_image"] == record["networks"]["bare"][0]["correct_by_image"]
 
 
 def test_starts_and_refuses_what_makes_no_sense(tmp_path):
