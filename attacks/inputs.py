@@ -47,6 +47,11 @@ def checked(
     shape = jax.eval_shape(logits_fn, images, key).shape
     if len(shape) != 2 or shape[0] != len(images):
         raise ValueError(f"logits_fn returned {shape} for {len(images)} images")
+    if shape[1] < 2:
+        raise ValueError(
+            f"logits_fn returned {shape[1]} logits an image, and attacks need a class "
+            "to move to; one logit z becomes two as jnp.concatenate([-z, z], axis=1)"
+        )
     _check_classes("labels", labels, shape[1])
     if targets is not None:
         chex.assert_type(targets, int)
