@@ -5,6 +5,7 @@ far each image moved. Until then results lie in ``<output>.partial/``, each with
 checksum, so that an interrupted run goes on with the next image.
 """
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -63,6 +64,11 @@ def open_file(path: pathlib.Path) -> Iterator[Arrays]:
                 stack.enter_context(arrays)
             if isinstance(arrays, np.ndarray) != bare:
                 raise ValueError(f"its content is not that of a {path.suffix} file")
+            # Of two members of one name NumPy reads the last.
+            names = [] if isinstance(arrays, np.ndarray) else arrays.files
+            for name, count in collections.Counter(names).items():
+                if count > 1:
+                    raise ValueError(f"it has {count} arrays called {name}")
             digest = files.digest_of(path)
         yield Arrays(str(path), {"": arrays} if bare else arrays, digest, bare)
 

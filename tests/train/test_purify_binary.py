@@ -472,6 +472,9 @@ def make_inputs(folder: pathlib.Path) -> None:
     np.save(folder / "pickled.npy", np.array([{}]), allow_pickle=True)
     np.savez(folder / "labels.npz", labels=np.arange(3))
     np.savez(folder / "high.npz", images=images)
+    with zipfile.ZipFile(folder / "twice.npz", "w") as archive:
+        for name in ("images.npy", "images"):
+            archive.writestr(name, (folder / "good.npy").read_bytes())
     (folder / "text.npy").write_text("hello")
     (folder / "text.npz").write_text("hello")
     (folder / "notes.txt").write_text("hello")
@@ -515,6 +518,7 @@ def make_inputs(folder: pathlib.Path) -> None:
         ("--input=swapped.npy --output=out.npy", "not that of a .npy file"),
         ("--input=swapped.npz --output=out.npz", "not that of a .npz file"),
         ("--input=cut.npy --output=out.npy", "cannot read cut.npy"),
+        ("--input=twice.npz --output=out.npz", "it has 2 arrays called images"),
         ("--input=good.npy --output=out.npy --keep_probability=0", "--keep_prob"),
     ],
 )
