@@ -109,8 +109,6 @@ def deepfool(
         1, eot_samples=eot_samples, eot_chunk=eot_chunk, evaluations=evaluations
     )
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
-    if classes < 2:
-        raise ValueError(f"logits_fn knows {classes} classes, DeepFool needs 2")
     answers = min(candidates, classes) - 1
     wanted = goal(margin, labels)
     mean = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)

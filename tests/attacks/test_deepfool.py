@@ -254,7 +254,7 @@ def test_refuses_senseless_settings(setting, message):
 
 
 def test_refuses_a_single_class():
-    with pytest.raises(ValueError, match="knows 1 classes, DeepFool needs 2"):
+    with pytest.raises(ValueError, match="returned 1 logits"):
         deepfool(
             lambda images, key: images.mean(axis=(1, 2)),
             np.zeros((1, 2, 2, 1), np.float32),
