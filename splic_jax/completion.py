@@ -3,7 +3,8 @@
 `complete` is the algorithm with its early stop; `complete_rounds` runs a fixed number
 of rounds and can be differentiated; `complete_alternating` is section 3.4, first the
 target pixels from the anchors, then the anchors from the completed targets. All are
-functions of one matrix: `jax.vmap` and `jax.jit` are the caller's.
+functions of one matrix, compiled once for each shape and settings; `jax.vmap` is the
+caller's.
 """
 
 import functools
