@@ -1,0 +1,1 @@
+"""The items of `benchmarks.gpu`, each a function of a `Context`."""
