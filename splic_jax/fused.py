@@ -6,13 +6,15 @@ converged, and writes the result. The method is that of `splic_jax.tracked`, who
 elementwise functions and constants serve here too; sums are restated, since those of
 `splic_jax.small` take an array apart and a kernel cannot, and so is what takes them.
 
-Triton wants sides that are powers of two, at least 16, so matrices are padded with
-zeros: rows and columns of zeros stay zero through every product, carry no singular
-value, and count as no pixel's neighbour, so that only the order of sums may change.
+A matrix is held as tiles, one above the other: one, or as many as images stand side by
+side in it (channels that were concatenated). Triton wants sides that are powers of two,
+at least 16, so tiles are padded with zeros: rows and columns of zeros stay zero through
+every product, carry no singular value, and count as no pixel's neighbour, so that only
+the order of sums may change.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from splic_jax import completion, tracked
 from splic_jax.config import SPLICConfig
 
 _LARGEST_SIDE = 32
+_MOST_BLOCKS = 4
 _EPSILON = float(jnp.finfo(jnp.float32).eps)
 # Compiled for compute capability 9.0, a program of 1, 2, 4 or 8 warps takes 255, 255,
 # 251 or 216 registers a thread, so that a multiprocessor holds 8 warps in any case, and
@@ -35,18 +38,26 @@ _PRECISION = jax.lax.Precision.HIGHEST
 
 
 def supports(
-    config: SPLICConfig, shape: tuple[int, ...], dtype: Any = jnp.float32
+    config: SPLICConfig,
+    shape: tuple[int, ...],
+    dtype: Any = jnp.float32,
+    *,
+    blocks: int = 1,
 ) -> bool:
     """Whether `complete_fused` completes matrices of this shape with these settings.
 
     Else it is for `splic_jax.complete` to do: double precision, the exact solver, no
-    rank cut, a TV over several scales, or a side above 32.
+    rank cut, a TV over several scales, an image with a side above 32, or more than 4
+    of them side by side.
     """
     one_scale = config.tv_scales == 1 or config.tv_weight == 0
+    height, width = shape
+    wide = blocks == 1 or (height <= width and blocks <= _MOST_BLOCKS)
     return (
         completion._is_fast(config, shape, dtype)
         and one_scale
-        and max(shape) <= _LARGEST_SIDE
+        and wide
+        and max(height, width // blocks) <= _LARGEST_SIDE
     )
 
 
@@ -61,19 +72,20 @@ def complete_batch(
     """`splic_jax.completion.complete_batch`, by the kernel where `config` says so.
 
     That is with ``solver="fused"`` on a GPU and ``"interpreted"`` on any device. What
-    the kernel does not take, `rounds` and `blocks` among it, is done without.
+    the kernel does not take, `rounds` among it, is done without.
     """
     interpret = config.solver == "interpreted"
     wanted = config.solver == "fused" and jax.default_backend() == "gpu"
-    simple = rounds is None and blocks == 1
-    shape, dtype = matrices.shape[1:], matrices.dtype
-    if not ((wanted or interpret) and simple and supports(config, shape, dtype)):
+    taken = supports(config, matrices.shape[1:], matrices.dtype, blocks=blocks)
+    if not ((wanted or interpret) and rounds is None and taken):
         return completion.complete_batch(
             matrices, masks, config, rounds=rounds, blocks=blocks
         )
 
     def one_pass(matrices: Array, masks: Array) -> Array:
-        return complete_fused(matrices, masks, config, interpret=interpret).matrix
+        return complete_fused(
+            matrices, masks, config, blocks=blocks, interpret=interpret
+        ).matrix
 
     return completion._alternate(one_pass, matrices, masks, config)
 
@@ -83,6 +95,8 @@ def complete_fused(
     masks: Bool[Array, "b m n"],
     config: SPLICConfig = SPLICConfig(),
     *,
+    blocks: int = 1,
+    warps: int | None = None,
     interpret: bool = False,
 ) -> completion.Completion:
     """`jax.vmap(splic_jax.complete)` of the fast solver, one GPU program a matrix.
@@ -100,7 +114,8 @@ def complete_fused(
         matrices: pixel values.
         masks: True at the anchors, of which each matrix needs some: this is not
             checked, nor that they are finite.
-        config: as in `splic_jax.complete`.
+        config, blocks: as in `splic_jax.complete`.
+        warps: of a program; None for what was the fastest.
         interpret: run the kernel without compiling it, on any device: for tests.
 
     Returns:
@@ -114,34 +129,31 @@ def complete_fused(
             "matrices and masks must be [b, m, n] of one shape, got "
             f"{matrices.shape} and {masks.shape}"
         )
-    if not supports(config, matrices.shape[1:], matrices.dtype):
+    if not supports(config, matrices.shape[1:], matrices.dtype, blocks=blocks):
         raise ValueError(
             f"matrices {matrices.shape[1:]} of {matrices.dtype} with {config} are not "
             "for the fused kernel; use splic_jax.complete"
         )
-    wide = matrices.shape[1] < matrices.shape[2]
-    if wide:
-        matrices, masks = jnp.swapaxes(matrices, 1, 2), jnp.swapaxes(masks, 1, 2)
-    done = _run(matrices, masks, config, interpret)
-    if wide:
-        done = done._replace(matrix=jnp.swapaxes(done.matrix, 1, 2))
-    return done
-
-
-def _run(
-    matrices: Array, masks: Array, config: SPLICConfig, interpret: bool
-) -> completion.Completion:
     count, m, n = matrices.shape
     problem, start = jax.vmap(
         lambda matrix, mask: completion._start(matrix, mask, config)
     )(matrices, masks)
     vectors = start.vectors
     assert vectors is not None  # as the fast solver tracks some
-    sides = _padded(m), _padded(n), _padded(vectors.shape[-1])
+    # A tile has a row for each entry of the singular vectors that are not tracked.
+    tracked_side = vectors.shape[1]
+    wide = m < n
+    tiles = (count, blocks, (n if wide else m) // blocks, tracked_side)
+    sides = _padded(tiles[2]), _padded(tracked_side), _padded(vectors.shape[2])
 
     def pad(arrays: Array, rows: int, columns: int) -> Array:
-        _, m, n = arrays.shape
-        return jnp.pad(arrays, ((0, 0), (0, rows - m), (0, columns - n)))
+        *rest, m, n = arrays.shape
+        none = [(0, 0)] * len(rest)
+        return jnp.pad(arrays, (*none, (0, rows - m), (0, columns - n)))
+
+    def to_tiles(arrays: Array) -> Array:
+        tall = jnp.swapaxes(arrays, 1, 2) if wide else arrays
+        return pad(tall.reshape(tiles), *sides[:2])
 
     def block(*shape: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, *shape), lambda i: (i, *(0 for _ in shape)))
@@ -150,42 +162,50 @@ def _run(
         functools.partial(
             _kernel,
             config=config,
-            shape=(m, n),
+            shape=tiles[2:],
             rank=config.rank_of((m, n)),
-            whole=vectors.shape[-1] == n,
+            whole=vectors.shape[2] == tracked_side,
         ),
         grid=(count,),
-        in_specs=[block(*s) for s in (sides[:2], sides[:2], sides[1:], (), ())],
-        out_specs=[block(*s) for s in (sides[:2], (), ())],
+        in_specs=[
+            block(blocks, *sides[:2]),
+            block(blocks, *sides[:2]),
+            block(*sides[1:]),
+            block(),
+            block(),
+        ],
+        out_specs=[block(blocks, *sides[:2]), block(), block()],
         out_shape=[
-            jax.ShapeDtypeStruct((count, *sides[:2]), matrices.dtype),
+            jax.ShapeDtypeStruct((count, blocks, *sides[:2]), matrices.dtype),
             jax.ShapeDtypeStruct((count,), jnp.int32),
             jax.ShapeDtypeStruct((count,), matrices.dtype),
         ],
         interpret=interpret,
-        compiler_params=None if interpret else _compiler_params(),
+        compiler_params=None if interpret else _compiler_params(warps or _WARPS),
         name="splic",
     )(
-        pad(problem.anchors, *sides[:2]),
-        pad(1 - problem.mask, *sides[:2]),
+        to_tiles(problem.anchors),
+        to_tiles(1 - problem.mask),
         pad(vectors, *sides[1:]),
         start.delta,
         problem.unit,
     )
+    x = x[:, :, : tiles[2], :tracked_side].reshape(count, -1, tracked_side)
+    x = jnp.swapaxes(x, 1, 2) if wide else x
     finish = functools.partial(completion._finish, config=config)
     return completion.Completion(
-        matrix=jax.vmap(finish)(x[:, :m, :n], matrices, problem),
+        matrix=jax.vmap(finish)(x, matrices, problem),
         steps=steps,
         relative_change=change,
         converged=change <= config.tolerance,
     )
 
 
-def _compiler_params() -> Any:
+def _compiler_params(warps: int) -> Any:
     # Here, since JAX 0.11 announces that it will go; jax_triton is to take its place.
     from jax.experimental.pallas import triton
 
-    return triton.CompilerParams(num_warps=_WARPS, num_stages=1)
+    return triton.CompilerParams(num_warps=warps, num_stages=1)
 
 
 def _padded(side: int) -> int:
@@ -193,10 +213,23 @@ def _padded(side: int) -> int:
     return max(16, 1 << (side - 1).bit_length())
 
 
+# A matrix, or the images of vectors: tiles, one above the other.
+_Tiles = tuple[Array, ...]
+
+
+class _Leading(NamedTuple):
+    """`tracked.Leading` with its images as tiles."""
+
+    vectors: Array
+    images: _Tiles
+
+
+# How many times columns were mended, they, and their defect.
+_Mending = tuple[Array | int, _Leading, Array]
 # Rounds done, the iterate, its basis, delta, and the relative change of the last step.
-_State = tuple[Array | int, Array, Array, Array, Array]
+_State = tuple[Array | int, _Tiles, Array, Array, Array]
 # The iterate before a step, the one after it, and its basis.
-_Step = tuple[Array, Array, Array]
+_Step = tuple[_Tiles, _Tiles, Array]
 
 
 def _kernel(
@@ -214,13 +247,17 @@ def _kernel(
     rank: int,
     whole: bool,
 ) -> None:
-    """Algorithm 1 for one matrix, from the first five references into the others."""
-    places, known, scale = free[...], anchors[...], unit[...]
+    """Algorithm 1 for one matrix, from the first five references into the others.
+
+    `shape` is that of a tile without its padding.
+    """
+    blocks = range(anchors.shape[0])
+    scale = unit[...]
     differences = [
         _differences(padded, side, config.tv_form)
-        for padded, side in zip(known.shape, shape, strict=True)
+        for padded, side in zip(anchors.shape[1:], shape, strict=True)
     ]
-    smallest = completion._smallest_delta(known.dtype)
+    smallest = completion._smallest_delta(anchors.dtype)
 
     def unfinished(state: _State) -> Array:
         done, *_, changed = state
@@ -233,7 +270,9 @@ def _kernel(
             x, vectors = carry[1:]
             now = _follow(x, vectors, delta, rank, whole)
             descended = _descend(now, delta, scale, differences, rank, config)
-            return x, known + places * descended, now.vectors
+            # Read again each time: registers are scarcer than what the cache holds.
+            new = tuple(anchors[i] + free[i] * descended[i] for i in blocks)
+            return x, new, now.vectors
 
         old, x, vectors = jax.lax.fori_loop(
             0, config.inner_steps, step, (x, x, vectors)
@@ -241,9 +280,11 @@ def _kernel(
         delta = jnp.maximum(delta * config.delta_decay, smallest)
         return done + 1, x, vectors, delta, _relative_change(old, x)
 
+    known = tuple(anchors[i] for i in blocks)
     start: _State = (0, known, vectors[...], delta[...], jnp.float32(jnp.inf))
     done, x, _, _, changed = jax.lax.while_loop(unfinished, advance, start)
-    result[...] = x
+    for i in blocks:
+        result[i] = x[i]
     steps[...] = done * config.inner_steps
     change[...] = changed
 
@@ -276,6 +317,25 @@ def _total(a: Array) -> Array:
     return jnp.sum(jnp.sum(a, axis=0))
 
 
+def _images(x: _Tiles, vectors: Array) -> _Tiles:
+    return tuple(_dot(tile, vectors) for tile in x)
+
+
+def _pulled(x: _Tiles, images: _Tiles) -> Array:
+    """X^T times the images."""
+    products = [_dot_tn(tile, of) for tile, of in zip(x, images, strict=True)]
+    return functools.reduce(jnp.add, products)
+
+
+def _gram(images: _Tiles) -> Array:
+    return _pulled(images, images)
+
+
+def _squares(images: _Tiles) -> Array:
+    """Squared lengths of the columns."""
+    return functools.reduce(jnp.add, [jnp.sum(tile**2, axis=0) for tile in images])
+
+
 def _diagonal(a: Array) -> Array:
     i, j = _indices(a.shape[0])
     return jnp.sum(jnp.where(i == j, a, 0), axis=0)
@@ -289,20 +349,18 @@ def _largest_ones(values: Array, rank: int) -> Array:
 
 
 def _follow(
-    x: Array, vectors: Array, delta: Array, rank: int, whole: bool
-) -> tracked.Leading:
+    x: _Tiles, vectors: Array, delta: Array, rank: int, whole: bool
+) -> _Leading:
     """`tracked.track`; `whole` says that there is nothing outside of the span."""
-    now = tracked.Leading(vectors, _dot(x, vectors))
-    gram = _dot_tn(now.images, now.images)
+    now = _Leading(vectors, _images(x, vectors))
+    gram = _gram(now.images)
 
-    def correct(
-        _: Array, carry: tuple[tracked.Leading, Array]
-    ) -> tuple[tracked.Leading, Array]:
+    def correct(_: Array, carry: tuple[_Leading, Array]) -> tuple[_Leading, Array]:
         now, gram = carry
         now, gram = _turn_fully(now, gram, rank)
         if not whole:
             now = _leave_span(x, now, gram)
-        return now, _dot_tn(now.images, now.images)
+        return now, _gram(now.images)
 
     wanted = _corrections(gram, delta, rank)
     now, gram = jax.lax.fori_loop(0, wanted, correct, (now, gram))
@@ -331,8 +389,8 @@ def _angles(gram: Array, rank: int) -> Array:
     return tracked._limited(tangent, _total(tangent**2))
 
 
-def _rotate(now: tracked.Leading, rotation: Array) -> tracked.Leading:
-    return tracked.Leading(_dot(now.vectors, rotation), _dot(now.images, rotation))
+def _rotate(now: _Leading, rotation: Array) -> _Leading:
+    return _Leading(_dot(now.vectors, rotation), _images(now.images, rotation))
 
 
 def _rotation(t: Array) -> Array:
@@ -341,9 +399,7 @@ def _rotation(t: Array) -> Array:
     return root + _dot(t, root)
 
 
-def _turn_fully(
-    now: tracked.Leading, gram: Array, rank: int
-) -> tuple[tracked.Leading, Array]:
+def _turn_fully(now: _Leading, gram: Array, rank: int) -> tuple[_Leading, Array]:
     rotation = _rotation(_angles(gram, rank))
     for _ in range(2):
         newton = 1.5 * _identity(gram) - _dot_tn(rotation, rotation) / 2
@@ -351,71 +407,70 @@ def _turn_fully(
     return _rotate(now, rotation), _dot_tn(rotation, _dot(gram, rotation))
 
 
-def _leave_span(x: Array, now: tracked.Leading, gram: Array) -> tracked.Leading:
+def _leave_span(x: _Tiles, now: _Leading, gram: Array) -> _Leading:
     squares = _diagonal(gram)
     step = tracked._first_order(_outside(x, now, gram), _safe_inverse(squares))
     now, defect = _mended(_move(x, now, step, squares))
     return _orthonormal(now, defect)
 
 
-def _mended(now: tracked.Leading) -> tuple[tracked.Leading, Array]:
-    def far(carry: tracked._Mending) -> Array:
+def _mended(now: _Leading) -> tuple[_Leading, Array]:
+    def far(carry: _Mending) -> Array:
         done, _, defect = carry
         square = _total(defect**2) / len(defect)
         few = done < tracked._MOST_MENDING
         return few & (square > tracked._LARGEST_DEFECT**2)
 
-    def mend(carry: tracked._Mending) -> tracked._Mending:
+    def mend(carry: _Mending) -> _Mending:
         done, now, defect = carry
         return done + 1, *_mend(now, defect)
 
-    start: tracked._Mending = (jnp.int32(0), now, _defect(now))
+    start: _Mending = (jnp.int32(0), now, _defect(now))
     _, now, defect = jax.lax.while_loop(far, mend, start)
     return now, defect
 
 
 @jax.jit
-def _mend(now: tracked.Leading, defect: Array) -> tuple[tracked.Leading, Array]:
+def _mend(now: _Leading, defect: Array) -> tuple[_Leading, Array]:
     now = _orthonormal(now, defect)
     return now, _defect(now)
 
 
-def _orthonormal(now: tracked.Leading, defect: Array) -> tracked.Leading:
+def _orthonormal(now: _Leading, defect: Array) -> _Leading:
     square = _dot(defect, defect)
     root = _identity(defect) + defect / 2 + square * 0.375
     return _rotate(now, root + _dot(square, defect) * 0.3125)
 
 
-def _outside(x: Array, now: tracked.Leading, gram: Array) -> Array:
-    return _dot_tn(x, now.images) - _dot(now.vectors, gram)
+def _outside(x: _Tiles, now: _Leading, gram: Array) -> Array:
+    return _pulled(x, now.images) - _dot(now.vectors, gram)
 
 
-def _move(
-    x: Array, now: tracked.Leading, step: Array, squares: Array
-) -> tracked.Leading:
-    image = _dot(x, step)
-    length, stretch = jnp.sum(step**2, axis=0), jnp.sum(image**2, axis=0)
+def _move(x: _Tiles, now: _Leading, step: Array, squares: Array) -> _Leading:
+    images = _images(x, step)
+    length, stretch = jnp.sum(step**2, axis=0), _squares(images)
     rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
     scale = 1 / jnp.maximum(1 - rest, 0.3)
     norm = jnp.sqrt(jnp.sum(length * scale**2))
     scale *= jnp.minimum(1, tracked._LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
-    return tracked.Leading(
+    return _Leading(
         tracked._moved(now.vectors, step, scale),
-        tracked._moved(now.images, image, scale),
+        tuple(
+            tracked._moved(tile, image, scale)
+            for tile, image in zip(now.images, images, strict=True)
+        ),
     )
 
 
-def _settle(
-    x: Array, now: tracked.Leading, gram: Array, rank: int, whole: bool
-) -> tracked.Leading:
+def _settle(x: _Tiles, now: _Leading, gram: Array, rank: int, whole: bool) -> _Leading:
     rotation = _rotation(_angles(gram, rank))
     turned = _rotate(now, rotation)
     if not whole:
-        squares = jnp.sum(turned.images**2, axis=0)
+        squares = _squares(turned.images)
         step = _dot(_outside(x, now, gram), rotation) * _safe_inverse(squares)
         turned = _move(x, turned, step, squares)
     turned, defect = _mended(turned)
-    gram = _dot_tn(turned.images, turned.images)
+    gram = _gram(turned.images)
     t = _angles(tracked._of_orthonormal(gram, defect, _diagonal(gram)), rank)
     both = t + defect / 2
     small = _identity(t) + both + _dot(both, both) / 2 + _dot(defect, defect) / 4
@@ -427,7 +482,7 @@ def _identity(a: Array) -> Array:
     return (i == j).astype(a.dtype)
 
 
-def _defect(now: tracked.Leading) -> Array:
+def _defect(now: _Leading) -> Array:
     gram = _dot_tn(now.vectors, now.vectors)
     # Columns that only fill up have no length to be missed.
     return jnp.where(gram > 0, _identity(gram), 0) - gram
@@ -439,30 +494,35 @@ def _safe_inverse(squares: Array) -> Array:
 
 
 def _descend(
-    now: tracked.Leading,
+    now: _Leading,
     delta: Array,
     unit: Array,
     differences: list[Array],
     rank: int,
     config: SPLICConfig,
-) -> Array:
+) -> _Tiles:
     """Lines 5 to 11 of Algorithm 1; the total variation's part by factors."""
-    squares = jnp.sum(now.images**2, axis=0)
+    squares = _squares(now.images)
     kept = _largest_ones(squares, rank)
     delta = jnp.maximum(delta, _EPSILON * jnp.sqrt(jnp.max(squares)))
     relative = config.step_scaling == "relative"
     gain = config.step_size if relative else config.step_size / (delta * unit) ** 2
     weights = kept * (1 - gain * jnp.exp(-squares / delta**2 / 2))
-    cut, descended = tracked._times(now.images, kept, weights)
+    parts = [tracked._times(tile, kept, weights) for tile in now.images]
     if not config.tv_weight:
-        return _dot_nt(descended, now.vectors)
+        return tuple(_dot_nt(descended, now.vectors) for _, descended in parts)
     rows, columns = differences
     tv_step = config.step_size * config.tv_weight
-    descended -= tv_step * _dot(rows, cut)
     across = tv_step * _dot(columns, now.vectors)
-    return _dot_nt(descended, now.vectors) - _dot_nt(cut, across)
+    return tuple(
+        _dot_nt(descended - tv_step * _dot(rows, cut), now.vectors)
+        - _dot_nt(cut, across)
+        for cut, descended in parts
+    )
 
 
-def _relative_change(x: Array, new: Array) -> Array:
-    moved, size = _total((new - x) ** 2), _total(x**2)
+def _relative_change(x: _Tiles, new: _Tiles) -> Array:
+    pairs = list(zip(x, new, strict=True))
+    moved = functools.reduce(jnp.add, [_total((b - a) ** 2) for a, b in pairs])
+    size = functools.reduce(jnp.add, [_total(a**2) for a, _ in pairs])
     return jnp.sqrt(jnp.where(size > 0, moved / jnp.where(size > 0, size, 1), moved))
