@@ -33,11 +33,14 @@ def kernel(function: Function, **jit_options: Any) -> Function:
 
     XLA on the CPU would else fuse a product into each of its users, and compute it
     again for every term there. It also makes the roundings those of the function alone.
+    Elsewhere a program apart is a kernel to be launched, and there are few without.
     """
     compiled = jax.jit(function, **jit_options)
 
     @functools.wraps(function)
     def apart(*arguments: Any) -> Any:
+        if jax.default_backend() != "cpu":
+            return function(*arguments)
         with set_xla_metadata(inlineable="false"):
             return compiled(*arguments)
 

@@ -49,6 +49,12 @@ _ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
 _LARGEST_ROTATION = 0.7
 _LARGEST_TAIL_ANGLE = 0.2
 
+# An accelerator does all matrices of a batch together, and asks the host before each pass
+# of a loop that depends on them: there it is always so many corrections and so much
+# mending.
+_FIXED_CORRECTIONS = 1
+_FIXED_MENDING = 1
+
 # Columns farther from orthonormal than this (Frobenius norm of I - Q^T Q by the root of
 # their number) are brought nearer first, in so many steps at most. It takes ties, or
 # columns of rounding errors.
@@ -137,8 +143,6 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
     """
     now = Leading(vectors, product(x, vectors))
     gram = product_tn(now.images, now.images)
-    angles = _angles(gram, rank)
-    wanted = _corrections(angles, delta)
 
     def correct(carry: _Correction) -> _Correction:
         done, now, gram, angles = carry
@@ -146,10 +150,14 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
         gram = product_tn(now.images, now.images)
         return done + 1, now, gram, _angles(gram, rank)
 
-    start: _Correction = (0, now, gram, angles)
-    _, now, gram, angles = jax.lax.while_loop(
-        lambda carry: carry[0] < wanted, correct, start
-    )
+    carry: _Correction = (0, now, gram, _angles(gram, rank))
+    if jax.default_backend() == "cpu":
+        wanted = _corrections(carry[3], delta)
+        carry = jax.lax.while_loop(lambda carry: carry[0] < wanted, correct, carry)
+    else:
+        for _ in range(_FIXED_CORRECTIONS):
+            carry = correct(carry)
+    _, now, gram, angles = carry
     return _settle(x, now, gram, angles.t, rank)
 
 
@@ -264,9 +272,13 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
         done, now, defect = carry
         return done + 1, *_mend(now, defect)
 
-    start: _Mending = (0, now, _defect(now.vectors))
-    _, now, defect = jax.lax.while_loop(far, mend, start)
-    return now, defect
+    carry: _Mending = (0, now, _defect(now.vectors))
+    if jax.default_backend() == "cpu":
+        carry = jax.lax.while_loop(far, mend, carry)
+    else:
+        for _ in range(_FIXED_MENDING):
+            carry = mend(carry)
+    return carry[1:]
 
 
 @jax.jit
@@ -442,11 +454,14 @@ def _cut_and_descend(
     cut, descended = _times(now.images, kept, weights)
     back = small.transpose(now.vectors)
     cut = product(cut, back)
-    descended = jax.lax.cond(
-        small.anywhere(jnp.any(weights != kept)),
-        lambda: product(descended, back),
-        lambda: cut,
-    )
+    if jax.default_backend() == "cpu":
+        descended = jax.lax.cond(
+            small.anywhere(jnp.any(weights != kept)),
+            lambda: product(descended, back),
+            lambda: cut,
+        )
+    else:
+        descended = product(descended, back)
     return cut, descended, now.vectors
 
 
