@@ -18,8 +18,8 @@ from jaxtyping import Array, Int, Shaped
 
 from splic_jax.checks import reporter
 
-# Values in one chunk on an accelerator: enough to fill it, and its working set small.
-CHUNK_VALUES = 2**22
+# Values in one chunk on an accelerator, at most: enough to fill it.
+_CHUNK_VALUES = 2**22
 # Values in one piece of a batch, at least: starting a program is little beside it.
 _PIECE_VALUES = 2**17
 
@@ -74,6 +74,11 @@ def numbered(
     if indices.shape != (count,):
         raise ValueError(f"indices must have shape ({count},), got {indices.shape}")
     return indices
+
+
+def accelerator_chunk(shape: tuple[int, ...], values: int = _CHUNK_VALUES) -> int:
+    """Images of this shape that an accelerator does at a time, at most."""
+    return max(1, values // math.prod(shape))
 
 
 def can_be_split(*arrays: Any) -> bool:

@@ -27,11 +27,8 @@ from splic_jax.config import SPLICConfig
 _LARGEST_SIDE = 32
 _MOST_BLOCKS = 4
 _EPSILON = float(jnp.finfo(jnp.float32).eps)
-# Compiled for compute capability 9.0, a program of 1, 2, 4 or 8 warps takes 255, 255,
-# 251 or 216 registers a thread, so that a multiprocessor holds 8 warps in any case, and
-# 13, 13, 17 or 20 thousand instructions; 1 spills the most. That was without `_mended`;
-# not measured on one.
-_WARPS = 2
+# Warps of a program, for one image and for several side by side.
+_WARPS = 2, 4
 # Triton makes float32 of it. Three products in TF32 on the tensor cores would take as
 # many instructions or more: the tiles are small, and each factor has to be split.
 _PRECISION = jax.lax.Precision.HIGHEST
@@ -138,6 +135,7 @@ def complete_fused(
     problem, start = jax.vmap(
         lambda matrix, mask: completion._start(matrix, mask, config)
     )(matrices, masks)
+    warps = warps or _WARPS[blocks > 1]
     vectors = start.vectors
     assert vectors is not None  # as the fast solver tracks some
     # A tile has a row for each entry of the singular vectors that are not tracked.
@@ -181,7 +179,7 @@ def complete_fused(
             jax.ShapeDtypeStruct((count,), matrices.dtype),
         ],
         interpret=interpret,
-        compiler_params=None if interpret else _compiler_params(warps or _WARPS),
+        compiler_params=None if interpret else _compiler_params(warps),
         name="splic",
     )(
         to_tiles(problem.anchors),

@@ -1,6 +1,5 @@
 """SPLIC on images: masks drawn from per-image keys, channels completed, in batches."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from splic_jax.batches import (
-    CHUNK_VALUES,
+    accelerator_chunk,
     can_be_split,
     check,
     map_chunks,
@@ -27,6 +26,10 @@ from splic_jax.masks import sample_mask
 # Images in one chunk where the CPU does `GROUP` matrices at a time: of colour images
 # six groups, none of which has to be filled up.
 _CHUNK_OF_GROUPS = 2 * GROUP
+
+# The fused kernel keeps next to nothing in memory, and each program of it takes its own
+# time: the more there are, the less a last one is waited for.
+_CHUNK_VALUES_OF_KERNEL = 2**24
 
 # For the CPU, where the fast solver's operations are too small to be split among cores,
 # which are for different images (`devices`), and can fill a wide vector register.
@@ -54,9 +57,9 @@ def purify(
     Image i draws its mask from ``fold_in(key, first_index + i)`` and is completed by
     itself, so its result depends on its own content and key, never on the batch it
     comes in. On the CPU images run one after another and results are equal to the bit
-    whatever the batch, the chunk or the number of devices. On an accelerator the
-    chunk's size is chosen from the image's shape, never from the batch, and a last
-    chunk is filled up; given another size, sums may be taken in another order, and as
+    whatever the batch, the chunk or the number of devices. On an accelerator many run
+    at a time, at most as many as there are: those of the fused kernel by themselves,
+    the others so that a batch of another size may take sums in another order, and as
     the rank cut is discontinuous the difference may grow.
 
     Beyond the images and the result memory grows with the chunk, not with the number
@@ -105,8 +108,10 @@ def purify(
     indices = numbered(len(batch), first_index, indices)
 
     def chunk_of(count: int) -> int:
-        if platform != "cpu" or chunk_size:
+        if chunk_size:
             return chunk
+        if platform != "cpu":
+            return min(chunk, count)
         # Equal chunks leave little to fill up; results do not depend on them here.
         return -(-count // -(-count // chunk))
 
@@ -151,7 +156,9 @@ def default_chunk_size(
     """
     if platform == "cpu":
         return _CHUNK_OF_GROUPS if in_groups(config, shape[:2]) else 1
-    return max(1, CHUNK_VALUES // math.prod(shape))
+    if config.solver == "fused":
+        return accelerator_chunk(shape, _CHUNK_VALUES_OF_KERNEL)
+    return accelerator_chunk(shape)
 
 
 def _purify_batch(

@@ -49,9 +49,9 @@ _ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
 _LARGEST_ROTATION = 0.7
 _LARGEST_TAIL_ANGLE = 0.2
 
-# An accelerator does all matrices of a batch together, and asks the host before each pass
-# of a loop that depends on them: there it is always so many corrections and so much
-# mending.
+# An accelerator does all matrices of a batch together, and asks the host before each
+# pass of a loop that depends on them: there it is always so many corrections and so
+# much mending.
 _FIXED_CORRECTIONS = 1
 _FIXED_MENDING = 1
 

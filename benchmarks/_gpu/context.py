@@ -127,7 +127,7 @@ def _jpeg(folder: pathlib.Path, split: str) -> Images:
 
 @functools.cache
 def _toy(count: int, seed: int) -> Images:
-    """Soft gradients in ten hues: a network can learn them, and they are of low rank."""
+    """Soft gradients in ten hues: of low rank, and a network can learn them."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 10, count).astype(np.int32)
     axis = np.linspace(0, 1, 32)

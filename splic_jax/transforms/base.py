@@ -1,6 +1,5 @@
 """Makes a transform of batches from a function of one image."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from splic_jax.batches import (
-    CHUNK_VALUES,
+    accelerator_chunk,
     can_be_split,
     check,
     map_chunks,
@@ -35,7 +34,7 @@ def per_image(one: OfOneImage) -> Transform:
     Image i gets the key ``fold_in(key, first_index + i)`` (or that of ``indices[i]``)
     and is transformed by itself, so its result depends on its own key and content. On
     the CPU images run one after another and results are equal to the bit whatever the
-    batch; on an accelerator in chunks whose size follows from the image's shape. As for
+    batch; on an accelerator many at a time, where sums may be in another order. As for
     `splic_jax.purify`, memory beyond images and result does not grow with their number.
 
     Args:
@@ -75,7 +74,7 @@ def per_image(one: OfOneImage) -> Transform:
         numbers = numbered(len(batch), first_index, indices)
         platform, shared = jax.default_backend(), (key, config)
         on_cpu = platform == "cpu"
-        chunk = 1 if on_cpu else max(1, CHUNK_VALUES // math.prod(batch.shape[1:]))
+        chunk = 1 if on_cpu else min(accelerator_chunk(batch.shape[1:]), len(batch))
         run_some = partial(run, chunk=chunk, least=2 if on_cpu else 1)
         if can_be_split(batch, numbers, shared):
             done = map_pieces(

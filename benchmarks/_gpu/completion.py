@@ -1,0 +1,359 @@
+"""Item B: is the completion right on this device, and how fast is it."""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from benchmarks import _floor
+from benchmarks._gpu.context import Context, Program, timed
+from benchmarks._gpu.settings import CHOSEN, PRINTED
+from splic_jax import SPLICConfig, completion, fused, purify, sample_mask
+
+CONCATENATED = dataclasses.replace(CHOSEN, channels="concatenated", mask="independent")
+WARPS = (1, 2, 4, 8)
+PRECISIONS = {
+    "float32": jax.lax.Precision.HIGHEST,
+    "3 x TF32": jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
+}
+# A pixel that differs by more is counted: a third of what one grey level is to the eye.
+_FAR = 0.02
+
+_KEY = 0
+
+
+def _variant(
+    matrices: Array,
+    masks: Array,
+    config: SPLICConfig,
+    blocks: int,
+    warps: int,
+    precision: str,
+) -> Array:
+    """Both passes by the kernel, spelled one way or another."""
+    before = fused._PRECISION
+    fused._PRECISION = PRECISIONS[precision]  # read when this is traced
+    try:
+        return completion._alternate(
+            lambda a, b: (
+                fused.complete_fused(
+                    a, b, config, blocks=blocks, warps=warps, interpret=_interpret()
+                ).matrix
+            ),
+            matrices,
+            masks,
+            config,
+        )
+    finally:
+        fused._PRECISION = before
+
+
+def _interpret() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+variant = jax.jit(_variant, static_argnums=(2, 3, 4, 5))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def purified(images: Array, key: Array, config: SPLICConfig) -> Array:
+    """`purify`, compiled as a whole."""
+    return purify(images, key, config)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def gradient(images: Array, key: Array, config: SPLICConfig) -> Array:
+    """That of a weighted sum of the purified pixels, through every step."""
+
+    def total(images: Array) -> Array:
+        done = purify(images, key, config, rounds=config.max_rounds)
+        return jnp.sum(done * jnp.linspace(-1, 1, done.size).reshape(done.shape))
+
+    return jax.grad(total)(images)
+
+
+@jax.jit
+def decomposed(matrices: Array) -> tuple[Array, Array]:
+    """The eigenvalues and eigenvectors of X^T X, with which a completion starts."""
+    tall = jnp.swapaxes(matrices, 1, 2)
+    gram = jnp.matmul(matrices, tall, precision="highest")
+    values, vectors = jnp.linalg.eigh(gram)
+    return values, vectors
+
+
+def _variants(context: Context) -> Iterator[tuple[int, int, str]]:
+    for blocks in (1, 3):
+        for warps in context.size(WARPS, (2,)):
+            for precision in PRECISIONS:
+                if blocks == 1 or warps > 1:
+                    yield blocks, warps, precision
+
+
+def _sizes(context: Context) -> dict[str, int]:
+    return {
+        "variants": context.size(2000, 2),
+        "fused": context.size(10_000, 4),
+        "fast": context.size(10_000, 4),
+        "exact": context.size(1000, 4),
+        "gradient": context.size(256, 2),
+        "exact_gradient": context.size(64, 2),
+        "large": context.size(64, 1),
+        "exact_large": context.size(1, 1),
+    }
+
+
+def _matrices(images: Array, masks: Array, blocks: int) -> tuple[Array, Array]:
+    count, height, width, channels = images.shape
+    if blocks == 1:
+        both = (
+            jnp.moveaxis(a, -1, 1).reshape(-1, height, width) for a in (images, masks)
+        )
+    else:
+        both = (
+            jnp.moveaxis(a, -1, 2).reshape(count, height, channels * width)
+            for a in (images, masks)
+        )
+    matrices, masks = both
+    return matrices, masks
+
+
+def _masks(count: int, config: SPLICConfig) -> Array:
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+        jax.random.key(_KEY), jnp.arange(count)
+    )
+    return jax.vmap(
+        lambda key: sample_mask(key, (32, 32, 3), 0.5, config.mask, config.mask_design)
+    )(keys)
+
+
+def _shapes(count: int, blocks: int) -> tuple[Any, Any]:
+    shape = (3 * count, 32, 32) if blocks == 1 else (count, 32, 96)
+    return jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, bool)
+
+
+def _config(blocks: int) -> SPLICConfig:
+    return CHOSEN if blocks == 1 else CONCATENATED
+
+
+def _with(config: SPLICConfig, solver: str) -> SPLICConfig:
+    return dataclasses.replace(config, solver=solver)
+
+
+def _large_side(context: Context) -> int:
+    return context.size(224, 40)
+
+
+def programs(context: Context) -> Sequence[Program]:
+    """Everything that `run` times."""
+    sizes, key = _sizes(context), jax.random.key(_KEY)
+    found = [
+        Program(
+            f"fused {blocks}, {warps} warps, {precision}",
+            variant,
+            (
+                *_shapes(sizes["variants"], blocks),
+                _config(blocks),
+                blocks,
+                warps,
+                precision,
+            ),
+        )
+        for blocks, warps, precision in _variants(context)
+    ]
+
+    def images(name: str, side: int = 32) -> Any:
+        return jax.ShapeDtypeStruct((sizes[name], side, side, 3), jnp.float32)
+
+    for config in (CHOSEN, CONCATENATED):
+        for solver in ("fused", "fast", "exact"):
+            arguments = (images(solver), key, _with(config, solver))
+            found.append(Program(f"{solver}, {config.channels}", purified, arguments))
+    for name, solver in (("gradient", "fast"), ("exact_gradient", "exact")):
+        arguments = (images(name), key, _with(CHOSEN, solver))
+        found.append(Program(name, gradient, arguments))
+    for name, solver in (("large", "fast"), ("exact_large", "exact")):
+        for config in (CHOSEN, CONCATENATED):
+            arguments = (images(name, _large_side(context)), key, _with(config, solver))
+            found.append(Program(f"{name}, {config.channels}", purified, arguments))
+    return found
+
+
+def run(context: Context) -> Mapping[str, Any]:
+    """Agreement first, then speed; each part is saved when it is done."""
+    record: dict[str, Any] = {}
+
+    def part(name: str, seconds: float, work: Callable[[], Any]) -> None:
+        if context.left() < seconds:
+            record[name] = f"skipped: {context.left():.0f} s were left"
+            return
+        try:
+            record[name] = work()
+        except Exception as error:
+            record[name] = f"failed: {type(error).__name__}: {error}"[:2000]
+        context.line(f"B {name}: {record[name]}")
+        context.save("completion", record)
+
+    test = context.test_set()
+    values = jnp.asarray(test.images, jnp.float32) / 255
+    record["images"] = test.name
+    part("variants", 20, lambda: variants(context, values))
+    part("agreement", 10, lambda: agreement(context))
+    part("batch", 5, lambda: whatever_is_beside_it(context, values))
+    part("speed", 20, lambda: speed(context, values))
+    part("floor", 5, lambda: floor(context, values))
+    part("gradient", 10, lambda: gradients(context, values))
+    part("large", 30, lambda: large(context))
+    return record
+
+
+def _rate(count: int, seconds: Sequence[float]) -> dict[str, Any]:
+    median = statistics.median(seconds)
+    return {
+        "images": count,
+        "seconds": [round(s, 6) for s in seconds],
+        "images_per_second": round(count / median, 1),
+    }
+
+
+def _difference(got: Array, expected: Array) -> dict[str, float]:
+    far = jnp.abs(got - expected)
+    return {
+        "mean": float(far.mean()),
+        "largest": float(far.max()),
+        "percent_beyond_0.02": float(100 * (far > _FAR).mean()),
+        "finite": bool(jnp.isfinite(got).all()),
+    }
+
+
+def variants(context: Context, values: Array) -> list[dict[str, Any]]:
+    """The kernel at each number of warps and in both arithmetics, against exact."""
+    count, rows = _sizes(context)["variants"], []
+    few = context.size(200, 1)
+    for blocks, warps, precision in _variants(context):
+        config = _config(blocks)
+        arrays = _matrices(values[:count], _masks(count, config), blocks)
+        row = {"images_side_by_side": blocks, "warps": warps, "products": precision}
+        try:
+            spelled = functools.partial(
+                variant, *arrays, config, blocks, warps, precision
+            )
+            row |= _rate(count, timed(spelled, repeats=context.size(3, 1)))
+            part = len(arrays[0]) // count * few
+            exact = _exact(arrays[0][:part], arrays[1][:part], config, blocks)
+            row["to_exact"] = _difference(spelled()[:part], exact)
+        except Exception as error:
+            row["failed"] = f"{type(error).__name__}: {error}"[:500]
+        context.line(str(row))
+        rows.append(row)
+    return rows
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _exact(matrices: Array, masks: Array, config: SPLICConfig, blocks: int) -> Array:
+    config = _with(config, "exact")
+    return completion.complete_batch(matrices, masks, config, blocks=blocks)
+
+
+def agreement(context: Context) -> dict[str, Any]:
+    """Each solver with the exact one, on original images, through `purify`."""
+    originals = context.originals()
+    count = context.size(600, 2)
+    images = jnp.asarray(originals.images[:count], jnp.float32) / 255
+    found: dict[str, Any] = {"images": originals.name}
+    key = jax.random.key(_KEY)
+    cases = {"0.02": PRINTED, "0.15": CHOSEN, "0.15, concatenated": CONCATENATED}
+    for name, config in cases.items():
+        exact = purified(images, key, _with(config, "exact"))
+        found[f"lambda {name}"] = {
+            solver: _difference(purified(images, key, _with(config, solver)), exact)
+            for solver in ("fused", "fast")
+        }
+    return found
+
+
+def whatever_is_beside_it(context: Context, values: Array) -> dict[str, bool]:
+    """Whether an image alone, and among others, is purified to the same bits."""
+    count = context.size(1000, 3)
+    found = {}
+    for solver in ("fused", "fast"):
+        config = _with(CHOSEN, solver)
+        many = purify(values[:count], jax.random.key(_KEY), config)
+        few = purify(values[1:3], jax.random.key(_KEY), config, first_index=1)
+        found[solver] = bool((many[1:3] == few).all())
+    return found
+
+
+def speed(context: Context, values: Array) -> dict[str, Any]:
+    """Images a second through `purify`, masks drawn and clipped, on the device."""
+    sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
+    for config in (CHOSEN, CONCATENATED):
+        for solver in ("fused", "fast", "exact"):
+            count, chosen = sizes[solver], _with(config, solver)
+            images = values[:count]
+            work = functools.partial(purified, images, key, chosen)
+            repeats = 1 if solver == "exact" else context.size(5, 1)
+            found[f"{solver}, {config.channels}"] = _rate(
+                count, timed(work, repeats=repeats)
+            )
+            context.line(f"{solver}, {config.channels}: {list(found.values())[-1]}")
+        shape = _shapes(sizes["fused"], 1 if config is CHOSEN else 3)[0].shape
+        matrices = jax.random.uniform(jax.random.key(1), shape)
+        taken = timed(functools.partial(decomposed, matrices), repeats=3)
+        found[f"eigh alone, {config.channels}"] = _rate(sizes["fused"], taken)
+    return found
+
+
+def floor(context: Context, values: Array) -> dict[str, Any]:
+    """Bytes and multiply-adds of an image, in the kernel."""
+    count = context.size(200, 2)
+    images = np.asarray(values[:count])
+    return _floor.of_an_image(images, _masks(count, CHOSEN), CHOSEN)
+
+
+def gradients(context: Context, values: Array) -> dict[str, Any]:
+    """Images a second of the derivative through all rounds of both passes."""
+    sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
+    for name, solver in (("gradient", "fast"), ("exact_gradient", "exact")):
+        work = functools.partial(
+            gradient, values[: sizes[name]], key, _with(CHOSEN, solver)
+        )
+        found[solver] = _rate(sizes[name], timed(work, repeats=context.size(3, 1)))
+        found[solver]["finite"] = bool(jnp.isfinite(work()).all())
+    return found
+
+
+def large(context: Context) -> dict[str, Any]:
+    """Drawn images of 224 x 224 whose spectra fall off as those of photographs do."""
+    sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
+    images = jnp.asarray(_photographs(sizes["large"], _large_side(context)))
+    for config in (CHOSEN, CONCATENATED):
+        for name, solver in (("large", "fast"), ("exact_large", "exact")):
+            if solver == "exact" and context.left() < context.size(60, 0):
+                found[f"exact, {config.channels}"] = "skipped"
+                continue
+            work = functools.partial(
+                purified, images[: sizes[name]], key, _with(config, solver)
+            )
+            repeats = 1 if solver == "exact" else context.size(2, 1)
+            found[f"{solver}, {config.channels}"] = _rate(
+                sizes[name], timed(work, repeats=repeats)
+            )
+            context.line(f"{solver}, {config.channels}: {list(found.values())[-1]}")
+    return found
+
+
+def _photographs(count: int, side: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    axis = np.fft.fftfreq(side)
+    frequency = np.hypot(axis, axis[:, None])
+    noise = np.fft.fft2(rng.normal(size=(count, 3, side, side)))
+    images = np.fft.ifft2(noise / (frequency + 1 / side) ** 1.5).real
+    images -= images.min((1, 2, 3), keepdims=True)
+    images /= images.max((1, 2, 3), keepdims=True)
+    return np.moveaxis(images, 1, -1).astype(np.float32)
