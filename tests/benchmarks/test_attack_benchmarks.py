@@ -2,8 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import adaptive
-from benchmarks import attacks as speed
+from benchmarks import _twins, adaptive
 from train import models
 
 KEY = jax.random.key(3)
@@ -43,7 +42,7 @@ def test_the_twin_in_pytorch_is_one(name):
     model = models.create(name, 10, seed=0)
     network = jax.jit(models.logits_function(*models.split(model)))
     batch = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
-    assert speed.difference(network, speed.torch_twin(model), batch) < 1e-3
-    other = speed.torch_twin(models.create(name, 10, seed=1))
+    assert _twins.difference(network, _twins.torch_twin(model), batch) < 1e-3
+    other = _twins.torch_twin(models.create(name, 10, seed=1))
     with pytest.raises(RuntimeError, match="differ"):
-        speed.difference(network, other, batch)
+        _twins.difference(network, other, batch)

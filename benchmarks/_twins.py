@@ -1,0 +1,79 @@
+"""The networks of `train.models` as PyTorch modules."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from train import models
+
+
+def torch_twin(
+    model: nnx.Module, device: str = "cpu", *, channels_last: bool = False
+) -> Any:
+    """A PyTorch module on NCHW images with the weights of `train.models.ResNet`.
+
+    Args:
+        model: in evaluation mode, and without denoising blocks.
+        device: where the weights are to be, in PyTorch's words.
+        channels_last: whether kernels lie in memory as images do that are so.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    def tensor(values: Any) -> Any:
+        return torch.tensor(np.asarray(values[...]), device=device)
+
+    def convolution(layer: nnx.Conv) -> Callable:
+        kernel = tensor(layer.kernel).permute(3, 2, 0, 1).contiguous()
+        if channels_last:
+            kernel = kernel.contiguous(memory_format=torch.channels_last)
+        stride, pad = layer.strides, kernel.shape[-1] // 2
+        return lambda x: F.conv2d(x, kernel, stride=stride, padding=pad)
+
+    def norm(layer: nnx.BatchNorm) -> Callable:
+        mean, variance = tensor(layer.mean), tensor(layer.var)
+        scale, bias = tensor(layer.scale), tensor(layer.bias)
+        return lambda x: F.batch_norm(x, mean, variance, scale, bias, eps=layer.epsilon)
+
+    def block(layer: models.BasicBlock) -> Callable:
+        first, second = convolution(layer.convolution1), convolution(layer.convolution2)
+        norm1, norm2 = norm(layer.norm1), norm(layer.norm2)
+        shortcut = lambda x: x  # noqa: E731
+        if layer.projects:
+            project, rescale = convolution(layer.shortcut), norm(layer.shortcut_norm)
+            shortcut = lambda x: rescale(project(x))  # noqa: E731
+        return lambda x: torch.relu(
+            shortcut(x) + norm2(second(torch.relu(norm1(first(x)))))
+        )
+
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.stem_norm = convolution(model.stem), norm(model.stem_norm)
+            self.stages = [block(layer) for layer in model.blocks]
+            self.head = tensor(model.head.kernel), tensor(model.head.bias)
+            # torchattacks asks the parameters for the device.
+            self.anchor = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
+
+        def forward(self, x):
+            x = (x - models.PIXEL_MEAN) / models.PIXEL_STD
+            x = torch.relu(self.stem_norm(self.stem(x)))
+            for stage in self.stages:
+                x = stage(x)
+            return x.mean((2, 3)) @ self.head[0] + self.head[1]
+
+    return Twin().to(device).eval()
+
+
+def difference(network: Callable, twin: Any, images: np.ndarray) -> float:
+    """The largest difference between the logits of the twins, which must be small."""
+    import torch
+
+    with torch.no_grad():
+        theirs = twin(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
+    largest = float(np.abs(np.asarray(network(images)) - theirs).max())
+    if largest > 1e-2:
+        raise RuntimeError(f"the twins' logits differ by {largest}")
+    return largest
