@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +35,7 @@ from attacks import Attacked
 from splic_jax import transform
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.transforms import TransformConfig, returns_images
-from train import attackers
+from train import attackers, quality
 from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 from train.data import Dataset
 from train.progress import Progress
@@ -238,7 +237,7 @@ def measure(
         )
         correct += np.asarray(predicted == labels)[:size].tolist()
         if seen.shape == clean.shape:
-            psnr += np.asarray(dm_pix.psnr(clean, seen))[:size].tolist()
+            psnr += np.asarray(quality.psnr(clean, seen))[:size].tolist()
         advance(size)
     return Cell(
         threat,
