@@ -12,7 +12,6 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-import dm_pix
 import jax
 import numpy as np
 import rich.console
@@ -23,7 +22,7 @@ from scipy import stats
 from attacks import pgd
 from benchmarks import _speed
 from splic_jax import SPLICConfig, purify
-from train import checkpoints, errors, models
+from train import checkpoints, errors, models, quality
 from train import flags as shared_flags
 from train.devices import spread
 from train.evaluation import mean_interval
@@ -113,7 +112,7 @@ def attack(network, images, labels, key) -> np.ndarray:
 def compare(fast, exact, clean, labels, network):
     """Differences of two sets of purified images ``[n, h, w, c]``."""
     difference = np.abs(fast - exact)
-    psnr_fast, psnr_exact = (np.asarray(dm_pix.psnr(clean, x)) for x in (fast, exact))
+    psnr_fast, psnr_exact = (np.asarray(quality.psnr(clean, x)) for x in (fast, exact))
     row = {
         "mean_difference": float(difference.mean()),
         "share_near": float((difference <= NEAR).mean()),

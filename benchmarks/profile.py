@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +31,7 @@ from splic_jax import SPLICConfig, complete, completion, purify, sample_mask, sm
 from splic_jax import tracked as fast
 from splic_jax.completion import GROUP
 from splic_jax.purification import COMPILER_OPTIONS
-from train import errors
+from train import errors, quality
 from train import flags as shared_flags
 from train.evaluation import mean_interval
 from train.progress import Progress
@@ -390,7 +389,7 @@ def profile_rounds(clean: np.ndarray, progress: Progress) -> list[dict[str, Any]
                     start = time.perf_counter()
                     purify(images, key, config).block_until_ready()
                     taken.append(time.perf_counter() - start)
-                psnr = np.asarray(dm_pix.psnr(clean, purified))
+                psnr = np.asarray(quality.psnr(clean, purified))
                 return purified, psnr, statistics.median(taken)
 
             full, full_psnr, full_seconds = measure(CONFIG)

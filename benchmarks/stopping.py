@@ -12,7 +12,6 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,7 @@ import rich.table
 from absl import flags
 
 from splic_jax import SPLICConfig, complete, purify, sample_mask
-from train import errors, provenance
+from train import errors, provenance, quality
 from train import flags as shared_flags
 from train.evaluate import write_json
 from train.evaluation import mean_interval
@@ -74,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
             row = {"tolerance": tolerance, "max_steps": max_steps}
             for name, images in inputs.items():
                 purified = np.asarray(purify(images, key, config))
-                psnr = np.asarray(dm_pix.psnr(clean, purified))
+                psnr = np.asarray(quality.psnr(clean, purified))
                 far.setdefault(name, (purified, psnr))
                 row[name] = {
                     "psnr_db": mean_interval(psnr),

@@ -19,6 +19,7 @@ from jaxtyping import Int32, Int64, UInt8
 
 from train import official, shapes
 from train.errors import UserError
+from train.optional import require
 
 CLASS_NAMES = {
     "shapes": shapes.CLASS_NAMES,
@@ -146,8 +147,7 @@ def batches(
     if not 0 <= seed < 2**32:
         raise UserError(f"seed must be in [0, 2**32), not {seed}")
     # Imported here, like tensorflow-datasets below, because only some runs need it.
-    import grain
-
+    grain = require("grain")
     order = grain.MapDataset.range(num_examples).seed(seed).shuffle().repeat()
     order = order.batch(batch_size, drop_remainder=True)
     return (np.asarray(order[step], np.int64) for step in range(first_step, num_steps))

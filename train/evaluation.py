@@ -19,6 +19,7 @@ so where the network takes nothing but what the defence returns (thermometer cod
 masks that judge an image are never those the attack was made with.
 """
 
+import collections
 import dataclasses
 import math
 import types
@@ -26,7 +27,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +36,7 @@ from attacks import Attacked
 from splic_jax import transform
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.transforms import TransformConfig, returns_images
-from train import attackers
+from train import attackers, quality
 from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 from train.data import Dataset
 from train.progress import Progress
@@ -51,6 +51,15 @@ MAX_BATCH = 64
 def batch_size(count: int) -> int:
     """Images in a batch of `measure`: at most `MAX_BATCH`, and the last nearly full."""
     return math.ceil(count / math.ceil(count / MAX_BATCH))
+
+
+def batches_ahead() -> int:
+    """Batches that are under way while `measure` reads the results of one.
+
+    One on an accelerator, which would else wait for the host after each; none on a CPU,
+    where two would share the cores.
+    """
+    return 0 if jax.default_backend() == "cpu" else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +217,20 @@ def measure(
     knows = config if attackers.knows_defense(threat) else None
     target = surrogate if threat == "black-box" else logits_fn
     correct, psnr, queries, not_finite = [], [], 0, 0
+    waiting = collections.deque()
+
+    def read_down_to(left: int) -> None:
+        nonlocal queries, not_finite
+        while len(waiting) > left:
+            size, right, decibels, found = jax.device_get(waiting.popleft())
+            correct.extend(right[:size].tolist())
+            if decibels is not None:
+                psnr.extend(decibels[:size].tolist())
+            if found is not None:
+                queries = max(queries, int(found[0].max()))
+                not_finite += int(found[1][:size].sum())
+            advance(size)
+
     count = len(dataset.images)
     batch = batch_size(count)
     for start in range(0, count, batch):
@@ -222,7 +245,7 @@ def measure(
             attack_batch, target, clean, labels, attack_key, start, knows, attack
         )
         name = (threat == "black-box", attack, start)
-        images = clean
+        images, counted = clean, None
         if threat != "clean":
             if knows is not None:
                 found = attack_with()
@@ -230,16 +253,14 @@ def measure(
                 found = attacked[name]
             else:
                 found = attacked[name] = attack_with()
-            images = found.images
-            queries = max(queries, int(found.queries.max()))
-            not_finite += int(found.not_finite[:size].sum())
+            images, counted = found.images, (found.queries, found.not_finite)
         predicted, seen = classify_batch(
             logits_fn, images, mask_key, start, config, votes, vote
         )
-        correct += np.asarray(predicted == labels)[:size].tolist()
-        if seen.shape == clean.shape:
-            psnr += np.asarray(dm_pix.psnr(clean, seen))[:size].tolist()
-        advance(size)
+        decibels = quality.psnr(clean, seen) if seen.shape == clean.shape else None
+        waiting.append((size, predicted == labels, decibels, counted))
+        read_down_to(batches_ahead())
+    read_down_to(0)
     return Cell(
         threat,
         attack_words(threat, config, attack),

@@ -4,10 +4,10 @@ import json
 import pathlib
 
 import numpy as np
-import tensorboardX
 from jaxtyping import Array, Num
 
 from train.files import write_whole
+from train.optional import require
 
 
 class MetricWriter:
@@ -22,7 +22,7 @@ class MetricWriter:
     def __init__(self, folder: pathlib.Path, last_step: int):
         self._path = folder / "metrics.jsonl"
         _drop_after(self._path, last_step)
-        self._events = tensorboardX.SummaryWriter(
+        self._events = require("tensorboardX").SummaryWriter(
             str(folder / "tensorboard"), purge_step=last_step + 1
         )
 

@@ -22,7 +22,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import dm_pix
 import jax
 import numpy as np
 from absl import flags
@@ -40,6 +39,7 @@ from train import (
     models,
     pictures,
     provenance,
+    quality,
 )
 from train import flags as shared_flags
 from train.attackers import AttackSettings
@@ -108,7 +108,7 @@ def answers(
 
 def psnr_of(clean: Images, images: Images) -> list[float | None]:
     """PSNR against the clean images in dB; None where the two are equal."""
-    values = np.asarray(dm_pix.psnr(clean, images))
+    values = np.asarray(quality.psnr(clean, images))
     return [round(float(x), 2) if math.isfinite(x) else None for x in values]
 
 

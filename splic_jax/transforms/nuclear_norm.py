@@ -13,6 +13,7 @@ from splic_jax.transforms.base import per_image
 from splic_jax.transforms.iteration import iterate
 from splic_jax.transforms.matrices import Mask, estimate, require_masking
 from splic_jax.transforms.singular_values import largest, soft_threshold
+from splic_jax.transforms.singular_values import nuclear_norm as nuclear_norm_of
 
 # Steps between two tests of the accuracy, which cost about as much as a step each.
 _STEPS_A_ROUND = 10
@@ -146,7 +147,7 @@ def _objective_and_gap(
 ) -> tuple[Array, Array]:
     error = jnp.where(mask, jax.lax.stop_gradient(observed) - x, 0)
     squares = jnp.sum(error**2)
-    nuclear = config.weight * jnp.sum(jnp.linalg.svd(x, compute_uv=False))
+    nuclear = config.weight * nuclear_norm_of(x)
     # The objective less the dual value, rearranged so that less cancels.
     scale = config.weight / jnp.maximum(largest(2 * error), config.weight)
     gap = nuclear - 2 * scale * jnp.sum(error * x) + (1 - scale) ** 2 * squares

@@ -96,7 +96,7 @@ def sparse_code_one(
     centred = (patches - mean).reshape(len(patches), -1)
     dictionary = config.dictionary.astype(image.dtype)
     codes = sparse_codes(centred, dictionary, config.sparsity, config.iterations)
-    rebuilt = (codes @ dictionary).reshape(patches.shape) + mean
+    rebuilt = _matmul(codes, dictionary).reshape(patches.shape) + mean
     # The transpose of cutting patches out is adding them up where they were.
     (summed,) = jax.linear_transpose(patches_of, padded)(rebuilt)
     (count,) = jax.linear_transpose(patches_of, padded)(jnp.ones_like(rebuilt))
@@ -131,13 +131,13 @@ def sparse_codes(
         linear inverse problems", with constant step size.
     """
     patches, dictionary = jnp.asarray(patches), jnp.asarray(dictionary)
-    gram = dictionary @ dictionary.T
-    target = patches @ dictionary.T
+    gram = _matmul(dictionary, dictionary.T)
+    target = _matmul(patches, dictionary.T)
     step = 1 / _largest_eigenvalue(gram)
 
     def iterate(carry: _Triple, _: None) -> tuple[_Triple, None]:
         codes, ahead, momentum = carry
-        moved = ahead - step * (ahead @ gram - target)
+        moved = ahead - step * (_matmul(ahead, gram) - target)
         new = jnp.sign(moved) * jax.nn.relu(jnp.abs(moved) - step * sparsity)
         faster = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         return (new, new + (momentum - 1) / faster * (new - codes), faster), None
@@ -206,11 +206,11 @@ def _fit(images: Array, key: PRNGKeyArray, config: SparseCodingConfig) -> Array:
         patches = draw(step_key, _PATCHES)
         codes = sparse_codes(patches, dictionary, config.sparsity, config.iterations)
         kept = number / (number + 1)  # forgets the first dictionaries' codes
-        weights = kept * weights + codes.T @ codes / _PATCHES
-        targets = kept * targets + codes.T @ patches / _PATCHES
+        weights = kept * weights + _matmul(codes.T, codes) / _PATCHES
+        targets = kept * targets + _matmul(codes.T, patches) / _PATCHES
 
         def improve(j: Array, dictionary: Array) -> Array:
-            change = targets[j] - weights[j] @ dictionary
+            change = targets[j] - _matmul(weights[j], dictionary)
             used = weights[j, j] > 1e-8
             moved = dictionary[j] + change / jnp.where(used, weights[j, j], 1)
             moved = _unit(moved, dictionary[j])
@@ -229,6 +229,11 @@ def _fit(images: Array, key: PRNGKeyArray, config: SparseCodingConfig) -> Array:
     steps = numbers, jax.random.split(learn_key, config.learning_steps)
     (dictionary, _, _), _ = jax.lax.scan(learn, (start, *zeros), steps)
     return dictionary
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    # Accelerators round float32 products to fewer bits unless told not to.
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _unit(atoms: Float[Array, "*n size"], otherwise: Array) -> Array:
@@ -268,5 +273,5 @@ def _largest_eigenvalue(gram: Float[Array, "a a"]) -> Float[Array, ""]:
         norm = jnp.maximum(jnp.linalg.norm(power), 1e-30)
         bound = bound * norm ** (1 / 2**doubling)
         power = power / norm
-        power = power @ power
+        power = _matmul(power, power)
     return bound

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splic_jax.channels import Channels
 from splic_jax.fields import config, require_number
-from splic_jax.spectral import cut_and_descend
 from splic_jax.transforms.base import per_image
 from splic_jax.transforms.matrices import Mask, estimate, require_masking
+from splic_jax.transforms.singular_values import truncate
 
 
 @config
@@ -59,8 +59,7 @@ def usvt_matrix(
         value kept equals the first one dropped.
     """
     kept = jnp.where(mask, matrix, 0)
-    cut, _ = cut_and_descend(kept, 1.0, rank=rank, step_size=0.0, relative=True)
-    return cut / jnp.mean(mask, dtype=matrix.dtype)
+    return truncate(kept, rank) / jnp.mean(mask, dtype=matrix.dtype)
 
 
 def usvt_one(

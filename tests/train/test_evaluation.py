@@ -95,6 +95,26 @@ def test_cells_do_not_depend_on_how_many_images_there_are(dataset, threat):
     assert long == run(dataset)
 
 
+@pytest.mark.parametrize("threat", ["clean", "white-box"])
+def test_reading_later_changes_nothing(dataset, threat, monkeypatch):
+    counts = []
+    run = lambda: evaluation.measure(
+        LOGITS,
+        dataset,
+        threat,
+        "none",
+        None,
+        attack=ATTACK,
+        seed=3,
+        advance=counts.append,
+    )
+    at_once = run()
+    for ahead in (1, 5):
+        monkeypatch.setattr(evaluation, "batches_ahead", lambda ahead=ahead: ahead)
+        assert run() == at_once
+    assert sum(counts) == 3 * 70
+
+
 def test_white_box_attacks_through_the_defence(dataset):
     """A network that the bare attack cannot touch, but the one through SPLIC can."""
     clean = jnp.asarray(dataset.images[:8], jnp.float32) / 255

@@ -96,3 +96,14 @@ def test_gradient_equals_finite_differences(x64):
     gradient = jax.jit(jax.grad(total))(matrix)
     numeric = (total(matrix + 1e-5 * d) - total(matrix - 1e-5 * d)) / 2e-5
     np.testing.assert_allclose(np.sum(gradient * d), numeric, rtol=1e-3)
+
+
+def test_as_an_accelerator_runs_it(monkeypatch):
+    matrix, mask = example((32, 96), 7)
+    matrix, config = matrix.astype(np.float32), NuclearNormConfig()
+    expected = solve(matrix, mask, config)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    got = jax.jit(functools.partial(nuclear_norm_matrix, config=config))(matrix, mask)
+    assert 0 <= got.gap <= 1e-4 * got.objective
+    assert got.objective == pytest.approx(float(expected.objective), rel=2e-4)
+    np.testing.assert_allclose(got.matrix, expected.matrix, rtol=0, atol=1e-3)

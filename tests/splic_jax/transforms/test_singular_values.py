@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from splic_jax.spectral import cut_and_descend
+from splic_jax.transforms import singular_values
 from splic_jax.transforms.singular_values import (
     descend_smoothed_rank,
     largest,
     soft_threshold,
+    truncate,
 )
 
 SHAPES = [(4, 9), (9, 4), (1, 5)]
@@ -73,3 +76,72 @@ def test_derivative_equals_finite_differences(x64, rule):
             np.testing.assert_allclose(got, numeric, rtol=1e-5, atol=1e-7)
         numeric = (total(x, 0.9 + h) - total(x, 0.9 - h)) / (2 * h)
         np.testing.assert_allclose(slope, numeric, rtol=1e-5, atol=1e-7)
+
+
+def examples():
+    rng = np.random.default_rng(4)
+    mask = rng.uniform(size=(32, 96)) < 0.5
+    yield "noise", rng.uniform(-1, 1, (32, 96)) * mask
+    yield "tall", rng.uniform(-1, 1, (96, 32))
+    yield "square", rng.uniform(-1, 1, (32, 32))
+    yield "row", rng.uniform(-1, 1, (1, 40))
+    yield "column", rng.uniform(-1, 1, (40, 1))
+    yield "flat", np.full((32, 96), 0.7)
+    yield "black, masked", -1.0 * mask
+    yield "nothing", np.zeros((32, 96))
+    low = rng.normal(size=(32, 5)) @ rng.normal(size=(5, 96))
+    yield "rank 5", low / np.abs(low).max()
+    yield "decaying", with_values(16 * 0.6 ** np.arange(32.0), (32, 96))
+
+
+EXAMPLES = {name: np.asarray(x, np.float32) for name, x in examples()}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_what_accelerators_run_equals_numpy(name):
+    """In float32; what is near the border of a cut may be on either side of it."""
+    x = EXAMPLES[name]
+    exact = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    s, count = exact.S, len(exact.S)
+    scale = max(s[0], 1e-30)
+    # Where there are singular values of all sizes, the square root of eps shows.
+    rounding = 3e-4 if name == "decaying" else 1e-5
+    found = float(singular_values._nuclear_norm(jnp.asarray(x)))
+    assert found == pytest.approx(np.sum(s), rel=2e-5)
+    assert singular_values._largest(jnp.asarray(x)) == pytest.approx(s[0], rel=2e-6)
+    for rank in {1, max(1, int(0.8 * count)), count}:
+        got = singular_values._truncated(jnp.asarray(x), rank)
+        kept = (exact.U[:, :rank] * s[:rank]) @ exact.Vh[:rank]
+        # How far it is from the best matrix of that rank, which need not be one alone.
+        error, best = np.linalg.norm(x - got, 2), s[rank] if rank < count else 0
+        assert best - 1e-6 * scale <= error <= best + rounding * scale
+        if rank < count and s[rank - 1] ** 2 - s[rank] ** 2 > 1e-3 * scale**2:
+            np.testing.assert_allclose(got, kept, rtol=0, atol=1e-5 * scale)
+
+
+def test_derivatives_of_what_accelerators_run(x64):
+    """Those of the SVD; and finite for a matrix of zeros, or one of equal rows."""
+    rng = np.random.default_rng(5)
+    weights = rng.normal(size=(7, 5))
+    x = rng.normal(size=(7, 5))
+
+    def weighted(cut):
+        return lambda x: jnp.sum(weights * cut(x, 3))
+
+    for ours, plain in [
+        (weighted(singular_values._truncated), weighted(truncate)),
+        (singular_values._largest, largest),
+    ]:
+        slope = jax.jit(jax.grad(ours))
+        expected = jax.jit(jax.grad(plain))(x)
+        np.testing.assert_allclose(slope(x), expected, rtol=1e-9, atol=1e-10)
+        for flat in (np.zeros((7, 5)), np.ones((7, 5))):
+            assert np.isfinite(slope(flat)).all()
+
+
+def test_truncation_on_a_cpu_is_that_of_the_svd():
+    x = jnp.asarray(EXAMPLES["noise"])
+    cut, _ = cut_and_descend(x, 1.0, rank=25, step_size=0.0, relative=True)
+    np.testing.assert_array_equal(truncate(x, 25), cut)
+    difference = singular_values._truncated(x, 25) - cut
+    assert np.abs(difference).max() < 2e-5
