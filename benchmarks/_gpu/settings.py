@@ -1,4 +1,4 @@
-"""The completions that are measured: the printed lambda, and the one that works."""
+"""The settings of SPLIC that the GPU benchmark uses."""
 
 from splic_jax import SPLICConfig
 
