@@ -13,6 +13,7 @@ every product, carry no singular value, and count as no pixel's neighbour, so th
 the order of sums may change.
 """
 
+import contextvars
 import functools
 from typing import Any, NamedTuple
 
@@ -29,9 +30,14 @@ _MOST_BLOCKS = 4
 _EPSILON = float(jnp.finfo(jnp.float32).eps)
 # Warps of a program, for one image and for several side by side.
 _WARPS = 2, 4
-# Triton makes float32 of it. Three products in TF32 on the tensor cores would take as
-# many instructions or more: the tiles are small, and each factor has to be split.
-_PRECISION = jax.lax.Precision.HIGHEST
+# How the kernel multiplies matrices: in float32, or on the tensor cores, each factor as
+# a sum of two in TF32, which leaves out 2^-22 of a product.
+PRODUCTS: dict[str, jax.lax.PrecisionLike] = {
+    "float32": jax.lax.Precision.HIGHEST,
+    "3 x tf32": jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
+}
+_PRODUCTS = "float32"
+_products = contextvars.ContextVar("products", default=_PRODUCTS)
 
 
 def supports(
@@ -94,6 +100,7 @@ def complete_fused(
     *,
     blocks: int = 1,
     warps: int | None = None,
+    products: str | None = None,
     interpret: bool = False,
 ) -> completion.Completion:
     """`jax.vmap(splic_jax.complete)` of the fast solver, one GPU program a matrix.
@@ -113,6 +120,7 @@ def complete_fused(
             checked, nor that they are finite.
         config, blocks: as in `splic_jax.complete`.
         warps: of a program; None for what was the fastest.
+        products: of `PRODUCTS`; None for what was the fastest.
         interpret: run the kernel without compiling it, on any device: for tests.
 
     Returns:
@@ -160,6 +168,7 @@ def complete_fused(
         functools.partial(
             _kernel,
             config=config,
+            products=products or _PRODUCTS,
             shape=tiles[2:],
             rank=config.rank_of((m, n)),
             whole=vectors.shape[2] == tracked_side,
@@ -241,6 +250,7 @@ def _kernel(
     change: jax.Ref,
     *,
     config: SPLICConfig,
+    products: str,
     shape: tuple[int, int],
     rank: int,
     whole: bool,
@@ -249,6 +259,41 @@ def _kernel(
 
     `shape` is that of a tile without its padding.
     """
+    token = _products.set(products)
+    try:
+        _complete(
+            anchors,
+            free,
+            vectors,
+            delta,
+            unit,
+            result,
+            steps,
+            change,
+            config=config,
+            shape=shape,
+            rank=rank,
+            whole=whole,
+        )
+    finally:
+        _products.reset(token)
+
+
+def _complete(
+    anchors: jax.Ref,
+    free: jax.Ref,
+    vectors: jax.Ref,
+    delta: jax.Ref,
+    unit: jax.Ref,
+    result: jax.Ref,
+    steps: jax.Ref,
+    change: jax.Ref,
+    *,
+    config: SPLICConfig,
+    shape: tuple[int, int],
+    rank: int,
+    whole: bool,
+) -> None:
     blocks = range(anchors.shape[0])
     scale = unit[...]
     differences = [
@@ -289,7 +334,8 @@ def _kernel(
 
 def _dot(a: Array, b: Array, *, contract: tuple[int, int] = (1, 0)) -> Array:
     dimensions = (contract[:1], contract[1:]), ((), ())
-    return jax.lax.dot_general(a, b, dimensions, precision=_PRECISION)
+    precision = PRODUCTS[_products.get()]
+    return jax.lax.dot_general(a, b, dimensions, precision=precision)
 
 
 _dot_tn = functools.partial(_dot, contract=(0, 0))
@@ -421,15 +467,16 @@ def _mended(now: _Leading) -> tuple[_Leading, Array]:
 
     def mend(carry: _Mending) -> _Mending:
         done, now, defect = carry
-        return done + 1, *_mend(now, defect)
+        return done + 1, *_mend(now, defect, _products.get())
 
     start: _Mending = (jnp.int32(0), now, _defect(now))
     _, now, defect = jax.lax.while_loop(far, mend, start)
     return now, defect
 
 
-@jax.jit
-def _mend(now: _Leading, defect: Array) -> tuple[_Leading, Array]:
+@functools.partial(jax.jit, static_argnums=2)
+def _mend(now: _Leading, defect: Array, products: str) -> tuple[_Leading, Array]:
+    del products  # traced anew for each
     now = _orthonormal(now, defect)
     return now, _defect(now)
 

@@ -18,10 +18,6 @@ from splic_jax import SPLICConfig, completion, fused, purify, sample_mask
 
 CONCATENATED = dataclasses.replace(CHOSEN, channels="concatenated", mask="independent")
 WARPS = (1, 2, 4, 8)
-PRECISIONS = {
-    "float32": jax.lax.Precision.HIGHEST,
-    "3 x TF32": jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
-}
 # A pixel that differs by more is counted: a third of what one grey level is to the eye.
 _FAR = 0.02
 
@@ -34,24 +30,22 @@ def _variant(
     config: SPLICConfig,
     blocks: int,
     warps: int,
-    precision: str,
+    products: str,
 ) -> Array:
     """Both passes by the kernel, spelled one way or another."""
-    before = fused._PRECISION
-    fused._PRECISION = PRECISIONS[precision]  # read when this is traced
-    try:
-        return completion._alternate(
-            lambda a, b: (
-                fused.complete_fused(
-                    a, b, config, blocks=blocks, warps=warps, interpret=_interpret()
-                ).matrix
-            ),
+
+    def one_pass(matrices: Array, masks: Array) -> Array:
+        return fused.complete_fused(
             matrices,
             masks,
             config,
-        )
-    finally:
-        fused._PRECISION = before
+            blocks=blocks,
+            warps=warps,
+            products=products,
+            interpret=_interpret(),
+        ).matrix
+
+    return completion._alternate(one_pass, matrices, masks, config)
 
 
 def _interpret() -> bool:
@@ -90,7 +84,7 @@ def decomposed(matrices: Array) -> tuple[Array, Array]:
 def _variants(context: Context) -> Iterator[tuple[int, int, str]]:
     for blocks in (1, 3):
         for warps in context.size(WARPS, (2,)):
-            for precision in PRECISIONS:
+            for precision in context.size(tuple(fused.PRODUCTS), ("float32",)):
                 if blocks == 1 or warps > 1:
                     yield blocks, warps, precision
 
@@ -101,6 +95,7 @@ def _sizes(context: Context) -> dict[str, int]:
         "fused": context.size(10_000, 4),
         "fast": context.size(10_000, 4),
         "exact": context.size(1000, 4),
+        "exact_concatenated": context.size(20, 2),
         "gradient": context.size(256, 2),
         "exact_gradient": context.size(64, 2),
         "large": context.size(64, 1),
@@ -141,6 +136,12 @@ def _config(blocks: int) -> SPLICConfig:
     return CHOSEN if blocks == 1 else CONCATENATED
 
 
+def _size_of(solver: str, config: SPLICConfig) -> str:
+    # The library decomposes what is not small and square one after another.
+    wide = solver == "exact" and config.channels == "concatenated"
+    return "exact_concatenated" if wide else solver
+
+
 def _with(config: SPLICConfig, solver: str) -> SPLICConfig:
     return dataclasses.replace(config, solver=solver)
 
@@ -172,7 +173,8 @@ def programs(context: Context) -> Sequence[Program]:
 
     for config in (CHOSEN, CONCATENATED):
         for solver in ("fused", "fast", "exact"):
-            arguments = (images(solver), key, _with(config, solver))
+            size = _size_of(solver, config)
+            arguments = (images(size), key, _with(config, solver))
             found.append(Program(f"{solver}, {config.channels}", purified, arguments))
     for name, solver in (("gradient", "fast"), ("exact_gradient", "exact")):
         arguments = (images(name), key, _with(CHOSEN, solver))
@@ -234,7 +236,7 @@ def _difference(got: Array, expected: Array) -> dict[str, float]:
 def variants(context: Context, values: Array) -> list[dict[str, Any]]:
     """The kernel at each number of warps and in both arithmetics, against exact."""
     count, rows = _sizes(context)["variants"], []
-    few = context.size(200, 1)
+    exact: dict[int, Array] = {}
     for blocks, warps, precision in _variants(context):
         config = _config(blocks)
         arrays = _matrices(values[:count], _masks(count, config), blocks)
@@ -244,9 +246,11 @@ def variants(context: Context, values: Array) -> list[dict[str, Any]]:
                 variant, *arrays, config, blocks, warps, precision
             )
             row |= _rate(count, timed(spelled, repeats=context.size(3, 1)))
-            part = len(arrays[0]) // count * few
-            exact = _exact(arrays[0][:part], arrays[1][:part], config, blocks)
-            row["to_exact"] = _difference(spelled()[:part], exact)
+            if blocks not in exact:
+                part = context.size(600 if blocks == 1 else 20, 1)
+                exact[blocks] = _exact(*(a[:part] for a in arrays), config, blocks)
+            part = len(exact[blocks])
+            row["to_exact"] = _difference(spelled()[:part], exact[blocks])
         except Exception as error:
             row["failed"] = f"{type(error).__name__}: {error}"[:500]
         context.line(str(row))
@@ -263,17 +267,17 @@ def _exact(matrices: Array, masks: Array, config: SPLICConfig, blocks: int) -> A
 def agreement(context: Context) -> dict[str, Any]:
     """Each solver with the exact one, on original images, through `purify`."""
     originals = context.originals()
-    count = context.size(600, 2)
-    images = jnp.asarray(originals.images[:count], jnp.float32) / 255
     found: dict[str, Any] = {"images": originals.name}
     key = jax.random.key(_KEY)
     cases = {"0.02": PRINTED, "0.15": CHOSEN, "0.15, concatenated": CONCATENATED}
     for name, config in cases.items():
+        count = context.size(40 if config is CONCATENATED else 600, 2)
+        images = jnp.asarray(originals.images[:count], jnp.float32) / 255
         exact = purified(images, key, _with(config, "exact"))
         found[f"lambda {name}"] = {
             solver: _difference(purified(images, key, _with(config, solver)), exact)
             for solver in ("fused", "fast")
-        }
+        } | {"count": count}
     return found
 
 
@@ -294,7 +298,8 @@ def speed(context: Context, values: Array) -> dict[str, Any]:
     sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
     for config in (CHOSEN, CONCATENATED):
         for solver in ("fused", "fast", "exact"):
-            count, chosen = sizes[solver], _with(config, solver)
+            count = sizes[_size_of(solver, config)]
+            chosen = _with(config, solver)
             images = values[:count]
             work = functools.partial(purified, images, key, chosen)
             repeats = 1 if solver == "exact" else context.size(5, 1)

@@ -224,8 +224,8 @@ def _nuclear_norm(x: Array) -> Array:
         rows = _matmul(u.T, x)
         return rows, jnp.sqrt(jnp.sum(rows**2, axis=1))
 
-    # The norms are closer than the roots of eigenvalues; small ones are off by roundings
-    # of the largest, so they are taken once more without the large ones.
+    # The norms are closer than the roots of eigenvalues; small ones are off by
+    # roundings of the largest, so they are taken once more without the large ones.
     rows, norms = rotated(_wide(x))
     large = norms > jnp.max(norms) / 32
     _, rest = rotated(jnp.where(large[:, None], 0, rows))
