@@ -1,0 +1,6 @@
+"""The settings of SPLIC that the GPU benchmark uses."""
+
+from splic_jax import SPLICConfig
+
+PRINTED = SPLICConfig(solver="fused")
+CHOSEN = SPLICConfig(tv_weight=0.15, solver="fused")
