@@ -490,33 +490,41 @@ def _run(
 ) -> Mapping[str, Any]:
     """Trains, keeps the network, and looks at its accuracy."""
     past = context.state / f"{name}.json"
-    if networks.exists(context, name):
+    if found := networks.exists(context, name):
         context.line(f"{name}: found")
-        record = json.loads(past.read_text()) if past.is_file() else {}
-        return {**record, "found": True}
-    record, state = _train(context, name, recipe, seconds=seconds, prepare=prepare)
-    record = {**record, **more, "found": False}
-    if not record["epochs"] or record["diverged"]:
-        return record  # no network that anyone could use
-    variables = nnx.merge_state(state.parameters, state.statistics)
-    networks.save(context, name, variables)
-    if prepare is None and recipe.config is not None:
-        prepare = _purified(context, recipe.config)
+        record = json.loads(past.read_text())
+        _, variables = networks.load(context, name)
+    else:
+        trained, state = _train(context, name, recipe, seconds=seconds, prepare=prepare)
+        record = {**trained, **more}
+        if not record["epochs"] or record["diverged"]:
+            return record  # no network that anyone could use
+        variables = nnx.merge_state(state.parameters, state.statistics)
+        files.write_whole(past, json.dumps(record).encode())
+        networks.save(context, name, variables)
+    if "test" not in record:
+        if recipe.config is not None:
+            prepare = _purified(context, recipe.config)
+        record |= _tested(context, name, variables, prepare)
+        files.write_whole(past, json.dumps(record).encode())
+    return {**record, "found": found}
+
+
+def _tested(
+    context: Context, name: str, variables: Any, prepare: Preparation | None
+) -> dict[str, Any]:
     start = time.perf_counter()
+    test = {}
     for images in (context.test_set(), context.originals()):
-        found = {"bare": _accuracy(context, variables, images, None)}
+        row = {"bare": _accuracy(context, variables, images, None)}
         if prepare is not None:
-            found["prepared"] = _accuracy(context, variables, images, prepare)
-        record.setdefault("test", {})[images.name] = found
-        context.line(
-            f"{name}: {images.name}: "
-            + ", ".join(
-                f"{key} {100 * x['accuracy']:.1f} %" for key, x in found.items()
-            )
+            row["prepared"] = _accuracy(context, variables, images, prepare)
+        test[images.name] = row
+        words = ", ".join(
+            f"{key} {100 * x['accuracy']:.1f} %" for key, x in row.items()
         )
-    record["test_seconds"] = time.perf_counter() - start
-    files.write_whole(past, json.dumps(record).encode())
-    return record
+        context.line(f"{name}: {images.name}: {words}")
+    return {"test": test, "test_seconds": time.perf_counter() - start}
 
 
 def _accuracy(

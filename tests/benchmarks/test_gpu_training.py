@@ -89,7 +89,7 @@ def test_an_epoch_begins_with_the_loss_of_its_first_batch() -> None:
     order_key, steps_key = jax.random.split(key)
     first = jax.random.permutation(order_key, 9)[:4]
     augment_key = jax.random.split(jax.random.split(steps_key, 2)[0], 4)[0]
-    inputs = training.augmented(images, first, augment_key)
+    inputs = training.augmented(jnp.asarray(images), first, augment_key)
     model = models.create("small", 10, 0)
     models.prepare_training(model, "bfloat16")
     forward = nnx.jit(lambda model, inputs: model(inputs, train=True))
@@ -168,18 +168,16 @@ def test_without_the_kernel_the_fast_solver_purifies(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["splic", "splic_fast_at"])
-def test_an_item(context: Context, name: str) -> None:
-    for program in getattr(training, f"programs_{name}")(context):
+def test_an_item(context: Context) -> None:
+    for program in training.programs_splic_fast_at(context):
         program.function.lower(*program.arguments, **program.options)
-    run = getattr(training, f"run_{name}")
-    record = run(context)
+    record = training.run_splic_fast_at(context)
     assert json.loads(json.dumps(record))["epochs"] == 2
     assert record["finished"] and not record["found"]
     (found,) = record["test"].values()
     assert found["bare"]["count"] == found["prepared"]["count"] == 64
-    assert networks.exists(context, name)
-    assert run(context)["found"]
+    assert networks.exists(context, "splic_fast_at")
+    assert training.run_splic_fast_at(context)["found"]
 
 
 def test_purified_sets_are_filled_up_and_cut() -> None:
