@@ -345,8 +345,13 @@ def correct_of(
     logits = np.concatenate(
         [np.asarray(piece) for piece in _pieces(images, _evaluated(context), run)]
     )
-    predicted = logits[: len(images)].argmax(axis=-1)
-    return interval(int((predicted == labels).sum()), len(labels))
+    logits = logits[: len(images)]
+    broken = int((~np.isfinite(logits).all(axis=-1)).sum())
+    if broken:
+        context.line(f"logits of {broken} of {len(images)} images are not finite")
+    predicted = logits.argmax(axis=-1)
+    right = interval(int((predicted == labels).sum()), len(labels))
+    return {**right, "not_finite": broken}
 
 
 def initial_state(model: str, seed: int) -> State:
