@@ -1,7 +1,7 @@
 """Everything that wants a GPU, in order of value, in the time there is.
 
-    ./launch.sh bench gpu --data=DIR --budget_s=180 --items=A,B,C
-    ./launch.sh bench gpu --data=DIR --budget_s=540 --items=D,E,F,G,H,I,J,K,L
+    ./launch.sh bench gpu --data=DIR --budget_s=600
+    ./launch.sh bench gpu --data=DIR --budget_s=200 --items=A,B,C
     ./launch.sh bench gpu --rehearse
 
 Each item writes its results to a JSON file of its own in --out when it is done, and
@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import app, flags
 
+from benchmarks._gpu import networks
 from benchmarks._gpu.context import Context, Program
 
 FLAGS = flags.FLAGS
@@ -57,16 +58,16 @@ class Item(NamedTuple):
 
 ITEMS: Mapping[str, Item] = {
     "A": Item("packages and devices", 15, "check", "run", None, "check", True),
-    "B": Item("completion", 80, "completion", "run", "programs", "completion", True),
-    "C": Item("attacks", 50, "attack_speed", "run", "programs", "attack_speed", True),
     "D": Item(
         "ResNet-18", 60, "training", "run_vanilla", "programs_vanilla", "vanilla"
     ),
     "E": Item(
         "ResNet-18, SPLIC", 80, "training", "run_splic", "programs_splic", "splic"
     ),
-    "F": Item("Table 3", 55, "tables", "run_gray_box", "programs_gray_box", "gray_box"),
+    "B": Item("completion", 60, "completion", "run", "programs", "completion", True),
+    "C": Item("attacks", 50, "attack_speed", "run", "programs", "attack_speed", True),
     "G": Item("BPDA", 45, "tables", "run_bpda", "programs_bpda", "bpda"),
+    "F": Item("Table 3", 55, "tables", "run_gray_box", "programs_gray_box", "gray_box"),
     "H": Item(
         "true gradient",
         70,
@@ -96,6 +97,23 @@ ITEMS: Mapping[str, Item] = {
     "K": Item(
         "Table 1", 60, "tables", "run_black_box", "programs_black_box", "black_box"
     ),
+    "V": Item(
+        "other spellings of the kernel",
+        60,
+        "completion",
+        "run_variants",
+        "programs_variants",
+        "kernel",
+        True,
+    ),
+    "N": Item(
+        "Table 3, its slow rows",
+        60,
+        "tables",
+        "run_gray_box_slow",
+        "programs_gray_box_slow",
+        "gray_box_slow",
+    ),
 }
 
 
@@ -108,7 +126,8 @@ def define_flags() -> None:
     flags.DEFINE_string("state", "out/gpu_state", "folder for networks and programs")
     flags.DEFINE_bool("rehearse", False, "everything at toy size")
     flags.DEFINE_bool("compile", False, "only compile the programs, and say how long")
-    flags.DEFINE_integer("compilers", 8, "threads that compile", lower_bound=1)
+    flags.DEFINE_bool("export", False, "write networks to --out, in bfloat16")
+    flags.DEFINE_integer("compilers", 24, "threads that compile", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -124,7 +143,8 @@ def main(argv: Sequence[str]) -> None:
         toy=FLAGS.rehearse,
         deadline=began + FLAGS.budget_s,
     )
-    context.state.mkdir(parents=True, exist_ok=True)
+    for folder in (context.out, context.state):
+        folder.mkdir(parents=True, exist_ok=True)
     # Where a thread has compiled a program, a later call of it is read from here.
     jax.config.update("jax_compilation_cache_dir", str(context.state / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -145,24 +165,21 @@ def run_items(
     """Runs the items; returns those that failed."""
     log: dict[str, Any] = {}
     failed = []
-    with concurrent.futures.ThreadPoolExecutor(compilers) as pool:
-        compiling = {}
+    for name in networks.import_bf16(context):
+        context.line(f"network {name}: found with the data")
+    with Compilers(context, compilers) as compiling:
         for name in names:
             try:
-                compiling[name] = [
-                    pool.submit(compile_program, context, name, program)
-                    for program in programs_of(context, name)
-                ]
-            except Exception as error:
+                compiling.submit(name, programs_of(context, name))
+            except Exception:
                 context.line(f"{name}: its programs: {traceback.format_exc()}")
-                log[name] = {"programs": f"{type(error).__name__}: {error}"}
-        if any(ITEMS[name].alone for name in names):
-            concurrent.futures.wait([f for fs in compiling.values() for f in fs])
-            context.line(f"compiled; {context.left():.0f} s are left")
         for name in names:
             entry = log.setdefault(name, {})
             began = time.monotonic()
-            entry["programs"] = [f.result() for f in compiling.get(name, [])]
+            # Nothing is timed while others compile, which runs programs too.
+            waited = names if ITEMS[name].alone else [name]
+            for other in waited:
+                compiling.wait_for(other)
             entry["waited_for_compilers_s"] = round(time.monotonic() - began, 1)
             if only_compile:
                 continue
@@ -171,12 +188,74 @@ def run_items(
                 context.line(f"{name} skipped: {entry['skipped']}")
             elif not _run(context, name, entry):
                 failed.append(name)
-            context.save("log", log)
-        for futures in compiling.values():
-            for future in futures:
-                future.cancel()
-    context.save("log", log)
+            context.save("log", {"items": log, "programs": compiling.done})
+        context.save("log", {"items": log, "programs": compiling.done})
     return failed
+
+
+class Compilers:
+    """Threads that compile programs into the cache, each once.
+
+    The first program of a family is compiled while no other first one is: choosing the
+    algorithms of convolutions runs them, on the one device there is.
+    """
+
+    def __init__(self, context: Context, threads: int):
+        self.done: list[dict[str, Any]] = []
+        self._context = context
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads)
+        self._first = concurrent.futures.ThreadPoolExecutor(1)
+        self._families: dict[str, concurrent.futures.Future] = {}
+        self._programs: dict[Any, concurrent.futures.Future] = {}
+        self._items: dict[str, list[concurrent.futures.Future]] = {}
+
+    def __enter__(self) -> "Compilers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._pool, self._first):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def submit(self, item: str, programs: Sequence[Program]) -> None:
+        """Has the programs of an item compiled, but those that are already."""
+        futures = self._items.setdefault(item, [])
+        for program in programs:
+            key = program.function, program.name
+            if key not in self._programs:
+                self._programs[key] = self._submitted(item, program)
+            futures.append(self._programs[key])
+
+    def _submitted(self, item: str, program: Program) -> concurrent.futures.Future:
+        family, first = program.family, None
+        if family is not None:
+            first = self._families.get(family)
+            if first is None:
+                future = self._first.submit(self._compile, item, program, None)
+                self._families[family] = future
+                return future
+        return self._pool.submit(self._compile, item, program, first)
+
+    def wait_for(self, item: str) -> None:
+        """Waits for the programs of an item."""
+        concurrent.futures.wait(self._items.get(item, []))
+
+    def _compile(
+        self,
+        item: str,
+        program: Program,
+        first: concurrent.futures.Future | None,
+    ) -> None:
+        if first is not None:
+            concurrent.futures.wait([first])
+        began = time.monotonic()
+        entry: dict[str, Any] = {"item": item, "name": program.name}
+        try:
+            program.function.lower(*program.arguments, **program.options).compile()
+        except Exception as error:  # for the item to fail by itself
+            entry["failed"] = f"{type(error).__name__}: {error}"[:1000]
+            self._context.line(f"{item} {program.name}: {entry['failed']}")
+        entry["seconds"] = round(time.monotonic() - began, 1)
+        self.done.append(entry)
 
 
 def _run(context: Context, name: str, entry: dict[str, Any]) -> bool:
@@ -186,6 +265,8 @@ def _run(context: Context, name: str, entry: dict[str, Any]) -> bool:
     try:
         record = getattr(_module(item), item.run)(context)
         context.save(item.record, record)
+        if FLAGS.export and networks.exists(context, item.record):
+            networks.export_bf16(context, item.record)
         context.line(f"{name} {json.dumps(record)[:3000]}")
     except Exception as error:
         entry["failed"] = f"{type(error).__name__}: {error}"[:2000]
@@ -206,19 +287,6 @@ def programs_of(context: Context, name: str) -> Sequence[Program]:
         return []
     of: Callable[[Context], Sequence[Program]] = getattr(_module(item), item.programs)
     return of(context)
-
-
-def compile_program(context: Context, item: str, program: Program) -> dict[str, Any]:
-    """Compiles one; what goes wrong is told, for its item to fail by itself."""
-    began = time.monotonic()
-    entry: dict[str, Any] = {"name": program.name}
-    try:
-        program.function.lower(*program.arguments, **program.options).compile()
-    except Exception as error:
-        entry["failed"] = f"{type(error).__name__}: {error}"[:1000]
-        context.line(f"{item} {program.name}: {entry['failed']}")
-    entry["seconds"] = round(time.monotonic() - began, 1)
-    return entry
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Int8, Key
 
 from attacks import norms
 from attacks.losses import cross_entropy
+from benchmarks._gpu import networks
 from benchmarks._gpu.context import Context, Images, Program, interval
 from splic_jax import SPLICConfig, method_of, purify, transform
 from splic_jax.transforms import TransformConfig
@@ -349,13 +350,14 @@ class Shapes(NamedTuple):
 
 def program_named(name: str, network: Network, size: int) -> Program:
     """Of `named`, for `name` as an architecture."""
-    return Program(f"{name}, answers", named, (network, Shapes.of(size).images))
+    arguments = (network, Shapes.of(size).images)
+    return Program(f"{name}, answers", named, arguments, {}, name)
 
 
 def program_slope(name: str, network: Network, size: int) -> Program:
     """Of `slope`."""
     x, y, _ = Shapes.of(size)
-    return Program(f"{name}, gradient", slope, (network, x, y, x))
+    return Program(f"{name}, gradient", slope, (network, x, y, x), {}, name)
 
 
 def program_transformed(config: TransformConfig, size: int) -> Program:
@@ -374,7 +376,8 @@ def program_true_slope(
     x, y, key = Shapes.of(size)
     arguments = (network, x, y, x, key, y)
     options = {"config": config}
-    return Program(f"{name}, gradient through SPLIC", true_slope, arguments, options)
+    words = f"{name}, gradient through SPLIC"
+    return Program(words, true_slope, arguments, options, name)
 
 
 def program_carlini_wagner(
@@ -383,7 +386,8 @@ def program_carlini_wagner(
     """Of "cw"."""
     x, y, key = Shapes.of(size)
     options = {"steps": steps}
-    return Program(f"{name}, C&W", _carlini_wagner, (network, x, y, key), options)
+    arguments = (network, x, y, key)
+    return Program(f"{name}, C&W", _carlini_wagner, arguments, options, name)
 
 
 def programs_small(size: int, samples: Sequence[int] = (1,)) -> list[Program]:
@@ -405,4 +409,4 @@ def settings_of(attack: AttackSettings) -> dict[str, Any]:
 
 def batch_size(context: Context) -> int:
     """Images in a batch, of every program."""
-    return context.size(1000, 4)
+    return context.size(networks.BATCH, 4)

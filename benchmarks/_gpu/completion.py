@@ -1,4 +1,4 @@
-"""Item B: is the completion right on this device, and how fast is it."""
+"""Items B and V: how fast the completion is on this device, and whether it is right."""
 
 import dataclasses
 import functools
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from benchmarks import _floor
 from benchmarks._gpu.context import Context, Program, timed
 from benchmarks._gpu.settings import CHOSEN, PRINTED
 from splic_jax import SPLICConfig, completion, fused, purify, sample_mask
@@ -56,9 +55,11 @@ variant = jax.jit(_variant, static_argnums=(2, 3, 4, 5))
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def purified(images: Array, key: Array, config: SPLICConfig) -> Array:
+def purified(
+    images: Array, key: Array, config: SPLICConfig, first_index: Array
+) -> Array:
     """`purify`, compiled as a whole."""
-    return purify(images, key, config)
+    return purify(images, key, config, first_index=first_index)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -98,6 +99,8 @@ def _sizes(context: Context) -> dict[str, int]:
         "exact_concatenated": context.size(20, 2),
         "gradient": context.size(256, 2),
         "exact_gradient": context.size(64, 2),
+        "many": context.size(1000, 3),
+        "few": 2,
         "large": context.size(64, 1),
         "exact_large": context.size(1, 1),
     }
@@ -151,66 +154,93 @@ def _large_side(context: Context) -> int:
 
 
 def programs(context: Context) -> Sequence[Program]:
-    """Everything that `run` times."""
+    """What `run` times."""
     sizes, key = _sizes(context), jax.random.key(_KEY)
+
+    def of(name: str, solver: str, config: SPLICConfig, side: int = 32) -> Program:
+        images = jax.ShapeDtypeStruct((sizes[name], side, side, 3), jnp.float32)
+        arguments = (images, key, _with(config, solver), _index(0))
+        words = f"{name}, {solver}, {config.channels}"
+        return Program(words, purified, arguments)
+
     found = [
-        Program(
-            f"fused {blocks}, {warps} warps, {precision}",
-            variant,
-            (
-                *_shapes(sizes["variants"], blocks),
-                _config(blocks),
-                blocks,
-                warps,
-                precision,
-            ),
-        )
-        for blocks, warps, precision in _variants(context)
+        of(_size_of(solver, config), solver, config)
+        for config in (CHOSEN, CONCATENATED)
+        for solver in ("fused", "fast", "exact")
     ]
-
-    def images(name: str, side: int = 32) -> Any:
-        return jax.ShapeDtypeStruct((sizes[name], side, side, 3), jnp.float32)
-
-    for config in (CHOSEN, CONCATENATED):
-        for solver in ("fused", "fast", "exact"):
-            size = _size_of(solver, config)
-            arguments = (images(size), key, _with(config, solver))
-            found.append(Program(f"{solver}, {config.channels}", purified, arguments))
+    found += [of(n, s, CHOSEN) for n in ("many", "few") for s in ("fused", "fast")]
+    found += [
+        of(name, solver, config, _large_side(context))
+        for name, solver in (("large", "fast"), ("exact_large", "exact"))
+        for config in (CHOSEN, CONCATENATED)
+    ]
     for name, solver in (("gradient", "fast"), ("exact_gradient", "exact")):
-        arguments = (images(name), key, _with(CHOSEN, solver))
+        images = jax.ShapeDtypeStruct((sizes[name], 32, 32, 3), jnp.float32)
+        arguments = (images, key, _with(CHOSEN, solver))
         found.append(Program(name, gradient, arguments))
-    for name, solver in (("large", "fast"), ("exact_large", "exact")):
-        for config in (CHOSEN, CONCATENATED):
-            arguments = (images(name, _large_side(context)), key, _with(config, solver))
-            found.append(Program(f"{name}, {config.channels}", purified, arguments))
     return found
 
 
+def programs_variants(context: Context) -> Sequence[Program]:
+    """What `run_variants` times."""
+    size = _sizes(context)["variants"]
+    return [
+        Program(
+            f"fused {blocks}, {warps} warps, {products}",
+            variant,
+            (*_shapes(size, blocks), _config(blocks), blocks, warps, products),
+        )
+        for blocks, warps, products in _variants(context)
+    ]
+
+
+def _index(first: int) -> Array:
+    return jnp.int32(first)
+
+
 def run(context: Context) -> Mapping[str, Any]:
-    """Agreement first, then speed; each part is saved when it is done."""
-    record: dict[str, Any] = {}
+    """Speeds, and whether images depend on what is beside them."""
+    values = jnp.asarray(context.test_set().images, jnp.float32) / 255
+    return _in_parts(
+        context,
+        "completion",
+        {
+            "speed": (15, lambda: speed(context, values)),
+            "batch": (5, lambda: whatever_is_beside_it(context, values)),
+            "gradient": (10, lambda: gradients(context, values)),
+            "large": (20, lambda: large(context)),
+        },
+    )
 
-    def part(name: str, seconds: float, work: Callable[[], Any]) -> None:
-        if context.left() < seconds:
-            record[name] = f"skipped: {context.left():.0f} s were left"
-            return
-        try:
-            record[name] = work()
-        except Exception as error:
-            record[name] = f"failed: {type(error).__name__}: {error}"[:2000]
-        context.line(f"B {name}: {record[name]}")
-        context.save("completion", record)
 
-    test = context.test_set()
-    values = jnp.asarray(test.images, jnp.float32) / 255
-    record["images"] = test.name
-    part("variants", 20, lambda: variants(context, values))
-    part("agreement", 10, lambda: agreement(context))
-    part("batch", 5, lambda: whatever_is_beside_it(context, values))
-    part("speed", 20, lambda: speed(context, values))
-    part("floor", 5, lambda: floor(context, values))
-    part("gradient", 10, lambda: gradients(context, values))
-    part("large", 30, lambda: large(context))
+def run_variants(context: Context) -> Mapping[str, Any]:
+    """The kernel spelled in other ways, and the solvers against the exact one."""
+    values = jnp.asarray(context.test_set().images, jnp.float32) / 255
+    return _in_parts(
+        context,
+        "kernel",
+        {
+            "variants": (20, lambda: variants(context, values)),
+            "agreement": (10, lambda: agreement(context)),
+        },
+    )
+
+
+def _in_parts(
+    context: Context, name: str, parts: Mapping[str, tuple[float, Callable[[], Any]]]
+) -> Mapping[str, Any]:
+    """A record of the parts, each begun if some seconds are left; saved after each."""
+    record: dict[str, Any] = {"images": context.test_set().name}
+    for part, (seconds, work) in parts.items():
+        if context.left() < seconds and not context.toy:
+            record[part] = f"skipped: {context.left():.0f} s were left"
+        else:
+            try:
+                record[part] = work()
+            except Exception as error:
+                record[part] = f"failed: {type(error).__name__}: {error}"[:2000]
+        context.line(f"{name}, {part}: {record[part]}")
+        context.save(name, record)
     return record
 
 
@@ -273,9 +303,11 @@ def agreement(context: Context) -> dict[str, Any]:
     for name, config in cases.items():
         count = context.size(40 if config is CONCATENATED else 600, 2)
         images = jnp.asarray(originals.images[:count], jnp.float32) / 255
-        exact = purified(images, key, _with(config, "exact"))
+        exact = purified(images, key, _with(config, "exact"), _index(0))
         found[f"lambda {name}"] = {
-            solver: _difference(purified(images, key, _with(config, solver)), exact)
+            solver: _difference(
+                purified(images, key, _with(config, solver), _index(0)), exact
+            )
             for solver in ("fused", "fast")
         } | {"count": count}
     return found
@@ -283,12 +315,12 @@ def agreement(context: Context) -> dict[str, Any]:
 
 def whatever_is_beside_it(context: Context, values: Array) -> dict[str, bool]:
     """Whether an image alone, and among others, is purified to the same bits."""
-    count = context.size(1000, 3)
+    sizes, key = _sizes(context), jax.random.key(_KEY)
     found = {}
     for solver in ("fused", "fast"):
         config = _with(CHOSEN, solver)
-        many = purify(values[:count], jax.random.key(_KEY), config)
-        few = purify(values[1:3], jax.random.key(_KEY), config, first_index=1)
+        many = purified(values[: sizes["many"]], key, config, _index(0))
+        few = purified(values[1:3], key, config, _index(1))
         found[solver] = bool((many[1:3] == few).all())
     return found
 
@@ -301,7 +333,7 @@ def speed(context: Context, values: Array) -> dict[str, Any]:
             count = sizes[_size_of(solver, config)]
             chosen = _with(config, solver)
             images = values[:count]
-            work = functools.partial(purified, images, key, chosen)
+            work = functools.partial(purified, images, key, chosen, _index(0))
             repeats = 1 if solver == "exact" else context.size(5, 1)
             found[f"{solver}, {config.channels}"] = _rate(
                 count, timed(work, repeats=repeats)
@@ -312,13 +344,6 @@ def speed(context: Context, values: Array) -> dict[str, Any]:
         taken = timed(functools.partial(decomposed, matrices), repeats=3)
         found[f"eigh alone, {config.channels}"] = _rate(sizes["fused"], taken)
     return found
-
-
-def floor(context: Context, values: Array) -> dict[str, Any]:
-    """Bytes and multiply-adds of an image, in the kernel."""
-    count = context.size(200, 2)
-    images = np.asarray(values[:count])
-    return _floor.of_an_image(images, _masks(count, CHOSEN), CHOSEN)
 
 
 def gradients(context: Context, values: Array) -> dict[str, Any]:
@@ -343,7 +368,11 @@ def large(context: Context) -> dict[str, Any]:
                 found[f"exact, {config.channels}"] = "skipped"
                 continue
             work = functools.partial(
-                purified, images[: sizes[name]], key, _with(config, solver)
+                purified,
+                images[: sizes[name]],
+                key,
+                _with(config, solver),
+                _index(0),
             )
             repeats = 1 if solver == "exact" else context.size(2, 1)
             found[f"{solver}, {config.channels}"] = _rate(

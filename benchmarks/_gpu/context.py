@@ -30,12 +30,15 @@ class Program(NamedTuple):
         function: of `jax.jit`.
         arguments: arrays or `jax.ShapeDtypeStruct`s, static ones as they are.
         options: keyword arguments, likewise.
+        family: of programs with the same convolutions, whose algorithms are chosen for
+            the first of them, before the others are compiled.
     """
 
     name: str
     function: Any
     arguments: tuple[Any, ...]
     options: Mapping[str, Any] = {}
+    family: str | None = None
 
 
 class Images(NamedTuple):

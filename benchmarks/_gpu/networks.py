@@ -15,9 +15,14 @@ from benchmarks._gpu.context import Context
 from train import files, models
 
 CLASSES = 10
+# Images in a step, and wherever a network is asked: with the same convolutions, whose
+# algorithms are chosen once.
+BATCH = 512
+FAMILY = "resnet18, bfloat16"
 COMPUTE_DTYPE = "bfloat16"
 _LARGEST_FILE = 12 * 2**20
 _MODEL = "model"
+_BF16 = "*_bf16_*.npz"
 
 
 @functools.cache
@@ -103,6 +108,18 @@ def export_bf16(context: Context, name: str) -> list[pathlib.Path]:
         with files.written_whole(paths[-1]) as path, open(path, "wb") as file:
             np.savez(file, **part)
     return paths
+
+
+def import_bf16(context: Context) -> list[str]:
+    """Keeps the networks that `export_bf16` wrote, if they lie with the data."""
+    names = sorted({p.name.rpartition("_bf16_")[0] for p in context.data.glob(_BF16)})
+    for name in names:
+        graphdef, variables = read_bf16(context.data, name)
+        del graphdef
+        save(context, name, variables)
+        record = (context.data / f"{name}.json").read_bytes()
+        files.write_whole(context.state / f"{name}.json", record)
+    return names
 
 
 def read_bf16(folder: pathlib.Path, name: str) -> tuple[nnx.GraphDef, nnx.State]:

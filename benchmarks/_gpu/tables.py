@@ -63,7 +63,7 @@ _MASK_KEYS = 5  # of SPLIC on the few original images
 _EVALUATIONS = 9
 _TOY_IMAGES = 6  # one batch, and one that has to be filled up
 _PUBLISHED = "resnet56_cifar10.npz"
-_RESNET18 = "resnet18, bfloat16"
+_RESNET18 = networks.FAMILY
 _RESNET56 = "resnet56 published, float32"
 # A row of the slow ones may take this long, and an adaptive attack that long.
 _ROW_SECONDS = 45.0
@@ -489,8 +489,8 @@ def _outline(context: Context) -> Network:
 def _of_network(context: Context, name: str, network: Network) -> list[Program]:
     size = attacking.batch_size(context)
     return [
-        attacking.program_named(name, network, size),
         attacking.program_slope(name, network, size),
+        attacking.program_named(name, network, size),
     ]
 
 

@@ -329,7 +329,7 @@ def _piece(context: Context) -> int:
 
 
 def _evaluated(context: Context) -> int:
-    return context.size(1000, 64)
+    return context.size(networks.BATCH, 64)
 
 
 def correct_of(
@@ -542,7 +542,9 @@ def _accuracy(
 
 
 def _recipe(context: Context, **options: Any) -> Recipe:
-    return Recipe(networks.model_of(context), context.size(512, 16), **options)
+    return Recipe(
+        networks.model_of(context), context.size(networks.BATCH, 16), **options
+    )
 
 
 _PLAIN: Mapping[str, Any] = {"smoothing": SMOOTHING}
@@ -580,7 +582,7 @@ def _working(
     return config, failure
 
 
-def run_vanilla(context: Context, *, seconds: float = 120.0) -> Mapping[str, Any]:
+def run_vanilla(context: Context, *, seconds: float = 60.0) -> Mapping[str, Any]:
     """Item D: on the images as they are."""
     return _run(context, "vanilla", _recipe(context, **_PLAIN), seconds=seconds)
 
@@ -588,7 +590,7 @@ def run_vanilla(context: Context, *, seconds: float = 120.0) -> Mapping[str, Any
 def run_splic(
     context: Context,
     *,
-    seconds: float = 200.0,
+    seconds: float = 90.0,
     config: SPLICConfig = settings.CHOSEN,
 ) -> Mapping[str, Any]:
     """Item E: on images purified with other masks in every epoch."""
@@ -604,7 +606,7 @@ def run_splic(
     )
 
 
-def run_me_net(context: Context, *, seconds: float = 150.0) -> Mapping[str, Any]:
+def run_me_net(context: Context, *, seconds: float = 75.0) -> Mapping[str, Any]:
     """Item I: on ME-Net's estimates by USVT, each with one of ten keep probabilities.
 
     Tests are with the mean of these.
@@ -621,7 +623,7 @@ def run_me_net(context: Context, *, seconds: float = 150.0) -> Mapping[str, Any]
     )
 
 
-def run_fast_at(context: Context, *, seconds: float = 180.0) -> Mapping[str, Any]:
+def run_fast_at(context: Context, *, seconds: float = 75.0) -> Mapping[str, Any]:
     """Item J: on images attacked by FGSM from a random start."""
     recipe = _recipe(context, attacked=True)
     return _run(context, "fast_at", recipe, seconds=seconds)
@@ -630,7 +632,7 @@ def run_fast_at(context: Context, *, seconds: float = 180.0) -> Mapping[str, Any
 def run_splic_fast_at(
     context: Context,
     *,
-    seconds: float = 300.0,
+    seconds: float = 110.0,
     config: SPLICConfig = settings.CHOSEN,
 ) -> Mapping[str, Any]:
     """Item L: on images attacked through the purification, and purified again."""
@@ -662,8 +664,14 @@ def _programs(context: Context, recipe: Recipe) -> list[Program]:
     tested = (variables, _images_shape(_evaluated(context)))
     kind = "on attacked images" if recipe.attacked else "of training"
     return [
-        Program(f"an epoch {kind}", run_epoch, epoch, {"recipe": recipe}),
-        Program("logits", logits_of, tested, {"model": recipe.model}),
+        Program(
+            f"an epoch {kind}",
+            run_epoch,
+            epoch,
+            {"recipe": recipe},
+            networks.FAMILY,
+        ),
+        Program("logits", logits_of, tested, {"model": recipe.model}, networks.FAMILY),
     ]
 
 
