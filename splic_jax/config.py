@@ -42,9 +42,9 @@ class SPLICConfig:
         solver: how the singular vectors of each step are found. "fast" follows them
             from step to step by matrix products alone, in float32 where the rank is
             cut; "exact" decomposes every iterate, as is done anyway in other cases.
-            "fused" is "fast", but has `purify` run the whole completion as one kernel
-            where there is a GPU and `splic_jax.fused` takes the matrices; nobody has
-            measured that yet. "interpreted" runs that kernel anywhere, slowly: a test.
+            On a GPU "fast" runs a whole completion as one kernel where
+            `splic_jax.fused` takes the matrices; "tracked" does without. "interpreted"
+            runs that kernel anywhere, slowly: a test.
         mask: "shared" draws one mask for all channels of an image; "independent" one
             for each channel.
         mask_design: how the anchors are chosen: "iid" each by itself; "exact" so that
@@ -71,7 +71,7 @@ class SPLICConfig:
     pixel_scale: float = 1.0
     channels: Literal["separate", "concatenated"] = "separate"
     mask: Literal["shared", "independent"] = "shared"
-    solver: Literal["fast", "exact", "fused", "interpreted"] = "fast"
+    solver: Literal["fast", "exact", "tracked", "interpreted"] = "fast"
     mask_design: Design = "iid"
 
     @classmethod
@@ -98,7 +98,7 @@ class SPLICConfig:
             ("channels", ("separate", "concatenated")),
             ("mask", ("shared", "independent")),
             ("mask_design", get_args(Design)),
-            ("solver", ("fast", "exact", "fused", "interpreted")),
+            ("solver", ("fast", "exact", "tracked", "interpreted")),
             ("alternate", (True, False)),
             ("rank_cut", (True, False)),
         ):

@@ -20,7 +20,7 @@ from splic_jax.batches import (
 from splic_jax.channels import from_matrices, to_matrices
 from splic_jax.completion import GROUP, in_groups
 from splic_jax.config import SPLICConfig
-from splic_jax.fused import complete_batch
+from splic_jax.fused import complete_batch, runs_kernel, supports
 from splic_jax.masks import sample_mask
 
 # Images in one chunk where the CPU does `GROUP` matrices at a time: of colour images
@@ -156,7 +156,11 @@ def default_chunk_size(
     """
     if platform == "cpu":
         return _CHUNK_OF_GROUPS if in_groups(config, shape[:2]) else 1
-    if config.solver == "fused":
+    height, width, channels = shape
+    blocks = 1 if config.channels == "separate" else channels
+    if runs_kernel(config) and supports(
+        config, (height, blocks * width), blocks=blocks
+    ):
         return accelerator_chunk(shape, _CHUNK_VALUES_OF_KERNEL)
     return accelerator_chunk(shape)
 

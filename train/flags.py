@@ -43,7 +43,7 @@ SPLIC_FLAGS = {
     "channels": ("splic_channels", "complete channels one by one, or side by side"),
     "solver": (
         "splic_solver",
-        "follow the singular vectors (fused: in one kernel on a GPU), or decompose",
+        "follow the singular vectors (tracked: without a GPU's kernel), or decompose",
     ),
     "mask": ("splic_mask", "one mask for all channels, or one for each"),
     "mask_design": ("splic_mask_design", "how the anchors of a mask are chosen"),

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from benchmarks._gpu.context import Context, Program, timed
 from benchmarks._gpu.settings import CHOSEN, PRINTED
-from splic_jax import SPLICConfig, completion, fused, purify, sample_mask
+from splic_jax import SPLICConfig, completion, fused, purify, sample_mask, tiles
 
 CONCATENATED = dataclasses.replace(CHOSEN, channels="concatenated", mask="independent")
 WARPS = (1, 2, 4, 8)
@@ -85,7 +85,7 @@ def decomposed(matrices: Array) -> tuple[Array, Array]:
 def _variants(context: Context) -> Iterator[tuple[int, int, str]]:
     for blocks in (1, 3):
         for warps in context.size(WARPS, (2,)):
-            for precision in context.size(tuple(fused.PRODUCTS), ("float32",)):
+            for precision in context.size(tuple(tiles.PRODUCTS), ("float32",)):
                 if blocks == 1 or warps > 1:
                     yield blocks, warps, precision
 
@@ -93,8 +93,8 @@ def _variants(context: Context) -> Iterator[tuple[int, int, str]]:
 def _sizes(context: Context) -> dict[str, int]:
     return {
         "variants": context.size(2000, 2),
-        "fused": context.size(10_000, 4),
         "fast": context.size(10_000, 4),
+        "tracked": context.size(10_000, 4),
         "exact": context.size(1000, 4),
         "exact_concatenated": context.size(20, 2),
         "gradient": context.size(256, 2),
@@ -166,15 +166,15 @@ def programs(context: Context) -> Sequence[Program]:
     found = [
         of(_size_of(solver, config), solver, config)
         for config in (CHOSEN, CONCATENATED)
-        for solver in ("fused", "fast", "exact")
+        for solver in ("fast", "tracked", "exact")
     ]
-    found += [of(n, s, CHOSEN) for n in ("many", "few") for s in ("fused", "fast")]
+    found += [of(n, s, CHOSEN) for n in ("many", "few") for s in ("fast", "tracked")]
     found += [
         of(name, solver, config, _large_side(context))
-        for name, solver in (("large", "fast"), ("exact_large", "exact"))
+        for name, solver in (("large", "tracked"), ("exact_large", "exact"))
         for config in (CHOSEN, CONCATENATED)
     ]
-    for name, solver in (("gradient", "fast"), ("exact_gradient", "exact")):
+    for name, solver in (("gradient", "tracked"), ("exact_gradient", "exact")):
         images = jax.ShapeDtypeStruct((sizes[name], 32, 32, 3), jnp.float32)
         arguments = (images, key, _with(CHOSEN, solver))
         found.append(Program(name, gradient, arguments))
@@ -186,7 +186,7 @@ def programs_variants(context: Context) -> Sequence[Program]:
     size = _sizes(context)["variants"]
     return [
         Program(
-            f"fused {blocks}, {warps} warps, {products}",
+            f"kernel {blocks}, {warps} warps, {products}",
             variant,
             (*_shapes(size, blocks), _config(blocks), blocks, warps, products),
         )
@@ -308,7 +308,7 @@ def agreement(context: Context) -> dict[str, Any]:
             solver: _difference(
                 purified(images, key, _with(config, solver), _index(0)), exact
             )
-            for solver in ("fused", "fast")
+            for solver in ("fast", "tracked")
         } | {"count": count}
     return found
 
@@ -317,7 +317,7 @@ def whatever_is_beside_it(context: Context, values: Array) -> dict[str, bool]:
     """Whether an image alone, and among others, is purified to the same bits."""
     sizes, key = _sizes(context), jax.random.key(_KEY)
     found = {}
-    for solver in ("fused", "fast"):
+    for solver in ("fast", "tracked"):
         config = _with(CHOSEN, solver)
         many = purified(values[: sizes["many"]], key, config, _index(0))
         few = purified(values[1:3], key, config, _index(1))
@@ -329,7 +329,7 @@ def speed(context: Context, values: Array) -> dict[str, Any]:
     """Images a second through `purify`, masks drawn and clipped, on the device."""
     sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
     for config in (CHOSEN, CONCATENATED):
-        for solver in ("fused", "fast", "exact"):
+        for solver in ("fast", "tracked", "exact"):
             count = sizes[_size_of(solver, config)]
             chosen = _with(config, solver)
             images = values[:count]
@@ -339,17 +339,17 @@ def speed(context: Context, values: Array) -> dict[str, Any]:
                 count, timed(work, repeats=repeats)
             )
             context.line(f"{solver}, {config.channels}: {list(found.values())[-1]}")
-        shape = _shapes(sizes["fused"], 1 if config is CHOSEN else 3)[0].shape
+        shape = _shapes(sizes["fast"], 1 if config is CHOSEN else 3)[0].shape
         matrices = jax.random.uniform(jax.random.key(1), shape)
         taken = timed(functools.partial(decomposed, matrices), repeats=3)
-        found[f"eigh alone, {config.channels}"] = _rate(sizes["fused"], taken)
+        found[f"eigh alone, {config.channels}"] = _rate(sizes["fast"], taken)
     return found
 
 
 def gradients(context: Context, values: Array) -> dict[str, Any]:
     """Images a second of the derivative through all rounds of both passes."""
     sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
-    for name, solver in (("gradient", "fast"), ("exact_gradient", "exact")):
+    for name, solver in (("gradient", "tracked"), ("exact_gradient", "exact")):
         work = functools.partial(
             gradient, values[: sizes[name]], key, _with(CHOSEN, solver)
         )
@@ -363,7 +363,7 @@ def large(context: Context) -> dict[str, Any]:
     sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
     images = jnp.asarray(_photographs(sizes["large"], _large_side(context)))
     for config in (CHOSEN, CONCATENATED):
-        for name, solver in (("large", "fast"), ("exact_large", "exact")):
+        for name, solver in (("large", "tracked"), ("exact_large", "exact")):
             if solver == "exact" and context.left() < context.size(60, 0):
                 found[f"exact, {config.channels}"] = "skipped"
                 continue

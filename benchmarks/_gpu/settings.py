@@ -2,5 +2,5 @@
 
 from splic_jax import SPLICConfig
 
-PRINTED = SPLICConfig(solver="fused")
-CHOSEN = SPLICConfig(tv_weight=0.15, solver="fused")
+PRINTED = SPLICConfig()
+CHOSEN = SPLICConfig(tv_weight=0.15)

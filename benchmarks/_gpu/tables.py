@@ -531,7 +531,7 @@ def _common() -> Record:
         "numbers": "ResNet-18 computes in bfloat16; ResNet-56 in float32 at default "
         f"precision{', convolutions possibly in TF32' if gpu else ''}; purification in "
         "float32",
-        "solver_ran": "fused" if gpu else "fast",
+        "solver_ran": "fast, as a kernel" if gpu else "fast",
         "intervals": "Wilson, 95 %",
     }
 

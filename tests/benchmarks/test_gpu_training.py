@@ -162,7 +162,7 @@ def test_without_the_kernel_the_fast_solver_purifies(
 
     monkeypatch.setattr(training, "purify_piece", fails)
     config, failure = training._that_runs(3, settings.CHOSEN)
-    assert config == dataclasses.replace(settings.CHOSEN, solver="fast")
+    assert config == dataclasses.replace(settings.CHOSEN, solver="tracked")
     assert failure == "NotImplementedError('no kernel')"
     training._that_runs.cache_clear()
 
