@@ -106,6 +106,9 @@ ITEMS: Mapping[str, Item] = {
         "kernel",
         True,
     ),
+    "W": Item(
+        "work of the kernel, counted", 40, "completion", "run_work", None, "work"
+    ),
     "N": Item(
         "Table 3, its slow rows",
         60,

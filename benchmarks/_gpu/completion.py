@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks import _floor
 from benchmarks._gpu.context import Context, Program, timed
 from benchmarks._gpu.settings import CHOSEN, PRINTED
 from splic_jax import SPLICConfig, completion, fused, purify, sample_mask, tiles
@@ -224,6 +225,14 @@ def run_variants(context: Context) -> Mapping[str, Any]:
             "agreement": (10, lambda: agreement(context)),
         },
     )
+
+
+def run_work(context: Context) -> Mapping[str, Any]:
+    """Bytes and multiply-adds of an image in the kernel, counted on any device."""
+    test, count = context.test_set(), context.size(200, 2)
+    images = test.images[:count].astype(np.float32) / 255
+    counts = _floor.of_an_image(images, _masks(count, CHOSEN), CHOSEN)
+    return {"images": f"{test.name}, the first {count}", "counts": counts}
 
 
 def _in_parts(
