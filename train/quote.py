@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from train import errors, quote_defenses, quote_findings
+from train import errors, quote_defenses, quote_findings, quote_gpu
 from train.errors import UserError
 from train.markdown import dataset_name, markdown_table, provenance_line
 
@@ -376,6 +376,13 @@ BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "training_speed": training_speed,
     "adaptive": adaptive,
     "attack_speed": attack_speed,
+    "gpu_in_short": quote_gpu.gpu_in_short,
+    "gpu_speed": quote_gpu.gpu_speed,
+    "gpu_kernel": quote_gpu.gpu_kernel,
+    "gpu_training": quote_gpu.gpu_training,
+    "gpu_table3": quote_gpu.gpu_table3,
+    "gpu_white_box": quote_gpu.gpu_white_box,
+    "gpu_attack_speed": quote_gpu.gpu_attack_speed,
     "method_table": quote_defenses.method_table,
     "defenses_small": quote_defenses.defenses_small,
     "defenses_sweeps": quote_defenses.defenses_sweeps,
