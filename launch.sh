@@ -132,10 +132,21 @@ set_up() {
   exec 9>&-
 }
 
+# The same bits whichever cores are free: how XLA splits a sum or a convolution among its
+# threads, and LAPACK a decomposition, follows from their number, by default that of the
+# cores that the process may use.
+same_bits() {
+  local cores
+  cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 8)
+  export NPROC=${NPROC:-$((cores > 8 ? cores : 8))}
+  export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1}
+}
+
 # Runs a module of the checkout from the caller's directory, which `-P` keeps from
 # being searched for modules.
 run_module() {
   set_up
+  same_bits
   # Large pages for large arrays, or a tenth of a training step on a CPU goes into
   # getting memory page by page. Other C libraries than glibc take no notice.
   export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
