@@ -4,16 +4,20 @@
     out/train/checkpoints/12/     after epoch 12: `model` and `optimizer` (Orbax), and
                                   `sha256`, the checksum of both
 
-A checkpoint is written under another name and renamed when it is complete.
+A checkpoint is written under another name and renamed when it is complete. `Saver`
+does that while the training goes on.
 """
 
+import concurrent.futures
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import pathlib
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -90,18 +94,92 @@ def latest_epoch(folder: pathlib.Path) -> int | None:
 
 
 def save(folder: pathlib.Path, epoch: int, **trees: Any) -> None:
-    """Writes the pytrees as the checkpoint of `epoch`, and drops the oldest ones."""
+    """Writes the pytrees as the checkpoint of `epoch`, and drops the oldest ones.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     checkpoints = folder.resolve() / "checkpoints"
     temporary = checkpoints / "unfinished"
     shutil.rmtree(temporary, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        for name, tree in trees.items():
-            checkpointer.save(temporary / name, tree)
-            checkpointer.wait_until_finished()
-    (temporary / "sha256").write_text(_checksum(temporary))
-    os.replace(temporary, checkpoints / str(epoch))
-    for old in sorted(_epochs(folder))[:-KEPT]:
-        shutil.rmtree(checkpoints / str(old))
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        with _quiet_orbax(), ocp.StandardCheckpointer() as checkpointer:
+            for name, tree in trees.items():
+                checkpointer.save(temporary / name, tree)
+                checkpointer.wait_until_finished()
+        (temporary / "sha256").write_text(_checksum(temporary))
+        os.replace(temporary, checkpoints / str(epoch))
+        for old in sorted(_epochs(folder))[:-KEPT]:
+            shutil.rmtree(checkpoints / str(old))
+    except (OSError, ValueError) as error:  # ValueError from Orbax, for a full disk
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise UserError(
+            f"cannot write checkpoint {epoch} to {folder}: {reason}; see to that, then "
+            "repeat the command to go on"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Keeps Orbax's threads from logging at length what it raises as well."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
+class Saver:
+    """Calls a function that saves in another thread, for one checkpoint at a time.
+
+        with Saver(save) as saver:
+            saver.start(folder, epoch, state)    # the arrays may be donated from here
+
+    Leaving waits for the save under way. What a save raises is raised by the next call,
+    or by leaving, instead of what the training may have raised since.
+
+    Args:
+        save: ``(folder, epoch, tree)``, given a copy of the tree's arrays in NumPy.
+    """
+
+    def __init__(self, save: Callable[[pathlib.Path, int, Any], None]):
+        self._save = save
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: concurrent.futures.Future[None] | None = None
+
+    def start(self, folder: pathlib.Path, epoch: int, tree: Any) -> None:
+        """Waits for the save before, copies the arrays and begins to save them."""
+        self.wait()
+        # On a CPU `jax.device_get` may be a view of memory that a step reuses.
+        copied = jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
+        self._under_way = self._thread.submit(self._save, folder, epoch, copied)
+
+    def check(self) -> None:
+        """Raises what a save that is over raised; waits for none."""
+        if self._under_way is not None and self._under_way.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save under way, if there is one; raises what it raised."""
+        if self._under_way is not None:
+            concurrent.futures.wait([self._under_way])  # Ctrl-C may interrupt this
+            done, self._under_way = self._under_way, None
+            done.result()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
 
 
 def restore(folder: pathlib.Path, epoch: int, **likes: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a result comes from: command, versions, hardware, date."""
+"""Where a result comes from: command, versions, hardware, precision, date."""
 
 import datetime
 import os
@@ -13,6 +13,9 @@ import jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
+# What launch.sh sets for everyone, on the processor alone.
+LAUNCH_XLA_FLAGS = ("--xla_backend_extra_options=xla_cpu_disable_loop_unrolling",)
+
 
 def provenance() -> dict[str, Any]:
     """Returns plain values for JSON; folders of this machine are left out of them."""
@@ -21,6 +24,8 @@ def provenance() -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
         "hardware": hardware(),
+        "float32_products": float32_products(),
+        **_xla_flags(),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in PACKAGES},
@@ -44,6 +49,32 @@ def hardware() -> str:
     if jax.default_backend() == "cpu":
         return f"CPU ({processor})"
     return f"{len(jax.devices())} x {', '.join(kinds)} ({processor})"
+
+
+def float32_products() -> str:
+    """The precision of products of float32 numbers, convolutions among them.
+
+    Those of purification ask for float32 themselves; the others have JAX's setting, or
+    else what the backend does by default.
+    """
+    setting = jax.config.jax_default_matmul_precision
+    if setting is not None:
+        return f"{setting} by jax_default_matmul_precision; float32 in purification"
+    return {
+        "cpu": "float32",
+        "gpu": "TF32 in networks where cuDNN or cuBLAS choose it; float32 in "
+        "purification",
+    }.get(
+        jax.default_backend(),
+        f"in networks the default of {jax.default_backend()}; float32 in purification",
+    )
+
+
+def _xla_flags() -> dict[str, str]:
+    """XLA_FLAGS of the environment without what launch.sh sets; {} where none is."""
+    words = os.environ.get("XLA_FLAGS", "").split()
+    words = [_shortened(word) for word in words if word not in LAUNCH_XLA_FLAGS]
+    return {"xla_flags": " ".join(words)} if words else {}
 
 
 def _shortened(word: str) -> str:

@@ -8,7 +8,8 @@
 
 The run's folder gets `run.json`, `metrics.jsonl`, checkpoints, and TensorBoard events:
 curves, test images as they are and transformed, training images attacked. The
-same command goes on where an interrupted run stopped, bit for bit.
+same command goes on where an interrupted run stopped, bit for bit; checkpoints are
+written while the next epoch is trained.
 `train.checkpoints.load_checkpoint` reads the result.
 """
 
@@ -136,8 +137,9 @@ def train(
 
     Raises:
         UserError: if `out_dir` holds a run with other settings or a damaged
-            checkpoint, a folder cannot be written, the defense or the networks of the
-            ensemble do not fit the images, or the loss is no longer finite.
+            checkpoint, a folder or a checkpoint cannot be written, the defense or the
+            networks of the ensemble do not fit the images, or the loss is no longer
+            finite.
     """
     progress = progress or Progress(quiet=True)
     folder = pathlib.Path(out_dir)
@@ -200,6 +202,7 @@ def train(
         progress.stage(
             "training", total_steps, done=epoch * epoch_steps, lines=False
         ) as advance,
+        checkpoints.Saver(_save) as saver,
     ):
         if not epoch:
             writer.show(0, "test/clean", test_dataset.images[:SHOWN])
@@ -248,8 +251,9 @@ def train(
                 learning_rate=float(schedule(step - 1)),
                 test_accuracy=test_accuracy,
             )
+            saver.check()
             if epoch % checkpoint_every == 0 or epoch == settings.epochs:
-                _save(folder, epoch, state)
+                saver.start(folder, epoch, state)
             seconds = (time.monotonic() - start) / (epoch - first_epoch)
             progress.line(
                 f"epoch {epoch}/{settings.epochs}: loss {loss:.3f}, accuracy "

@@ -143,7 +143,7 @@ def context(folder, toy=True):
 def test_programs_have_the_shapes_of_the_real_run(tmp_path):
     programs = attack_speed.programs(context(tmp_path, toy=False))
     assert {p.arguments[1].shape[0] for p in programs} == {64, 1000}
-    assert len(programs) == len({p.name for p in programs}) == 14
+    assert len(programs) == len({p.name for p in programs}) == 13
     network = programs[0].arguments[0]
     weights = sum(leaf.size for leaf in jax.tree.leaves(network))
     assert weights > 11_173_962  # and the statistics

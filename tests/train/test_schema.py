@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 
+from train import provenance
 from train.attackers import ALGORITHMS, PRESETS, AttackSettings
 from train.evaluation import THREATS, Cell, wilson_interval
 from train.reproductions.comparison import compare, printed_values
@@ -109,7 +110,12 @@ def test_every_kind_of_results_is_there():
 
 
 def test_a_fresh_record_is_valid(schema_errors):
-    assert schema_errors(evaluation()) == []
+    record = evaluation()
+    assert schema_errors(record) == []  # as before the precision was recorded
+    record["provenance"] = provenance.provenance()
+    record["provenance"]["command"] = PROVENANCE["command"]
+    record["provenance"]["xla_flags"] = "--xla_gpu_deterministic_ops=true"
+    assert schema_errors(record) == []
 
 
 @pytest.mark.parametrize(
@@ -130,6 +136,8 @@ def test_a_fresh_record_is_valid(schema_errors):
         (("soundness",), None, "'soundness' is a required"),
         (("format",), 3, "3 is not one of [1, 2]"),
         (("provenance", "hardware"), None, "'hardware' is a required"),
+        (("provenance", "float32_products"), "", "'' should be non-empty"),
+        (("provenance", "xla_flags"), ["--a"], "is not of type 'string'"),
         (("provenance",), None, "'provenance' is a dependency of 'format'"),
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",

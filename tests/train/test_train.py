@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import shutil
+import threading
 
 import binaries
 import jax
@@ -21,7 +22,7 @@ from splic_jax import BitDepthConfig, SPLICConfig, transform
 from splic_jax.transforms.crop_rescale import CropRescaleConfig
 from splic_jax.transforms.quilting import QuiltingConfig
 from splic_jax.transforms.thermometer import ThermometerConfig
-from train import data, models, train
+from train import checkpoints, data, models, train
 from train.checkpoints import LoadedModel, load_checkpoint
 from train.data import Dataset
 from train.errors import UserError
@@ -579,6 +580,125 @@ def test_checkpoint_every(tmp_path: pathlib.Path, monkeypatch) -> None:
     settings = dataclasses.replace(SETTINGS, epochs=5)
     train.train(settings, TRAINING, TEST, tmp_path, checkpoint_every=2)
     assert saved == [2, 4, 5]
+
+
+def recording_steps(monkeypatch, after=lambda step: None) -> dict[int, list]:
+    """The leaves of the state after each step of the trainings to come, copied."""
+    states, make_train_step = {}, train.make_train_step
+
+    def recording(*arguments, **options):
+        step = make_train_step(*arguments, **options)
+
+        def recorded(*inputs):
+            state, metrics = step(*inputs)
+            leaves = [np.array(leaf, copy=True) for leaf in jax.tree.leaves(state)]
+            states[int(state.step)] = leaves
+            after(int(state.step))
+            return state, metrics
+
+        return recorded
+
+    monkeypatch.setattr(train, "make_train_step", recording)
+    return states
+
+
+def saved_state(folder: pathlib.Path, epoch: int) -> list[np.ndarray]:
+    """The leaves of the state in a checkpoint."""
+    graphdef, variables = models.split(models.create("small", 2, 0))
+    parameters, statistics = nnx.split_state(variables, nnx.Param, ...)
+    optimizer, _ = train.make_optimizer(SETTINGS, 1)
+    like = train.TrainState(
+        jnp.int32(0), parameters, statistics, optimizer.init(parameters)
+    )
+    return jax.tree.leaves(train._restore(folder, epoch, like))
+
+
+def test_trains_on_during_a_slow_save(trained, tmp_path, monkeypatch) -> None:
+    """A checkpoint holds its own step although that state was donated long before."""
+    ahead, order = {9: threading.Event(), 18: threading.Event()}, []
+    save = checkpoints.save
+
+    def slow(folder, epoch, **trees):
+        if epoch < 3:  # until the epoch after it has ended
+            assert ahead[9 * epoch].wait(60), "the training waits for the save"
+        save(folder, epoch, **trees)
+        order.append(f"saved {epoch}")
+
+    def after(step):
+        if step % 9 == 0:
+            order.append(f"trained {step // 9}")
+            if step > 9:
+                ahead[step - 9].set()
+
+    states = recording_steps(monkeypatch, after)
+    monkeypatch.setattr(checkpoints, "save", slow)
+    monkeypatch.setattr(checkpoints, "KEPT", 3)
+    result = train.train(SETTINGS, TRAINING, TEST, tmp_path)
+    assert order.index("trained 2") < order.index("saved 1")
+    assert order.index("trained 3") < order.index("saved 2")
+    assert order[-1] == "saved 3"
+    for epoch in (1, 2, 3):
+        for found, own in zip(
+            saved_state(tmp_path, epoch), states[9 * epoch], strict=True
+        ):
+            assert found.dtype == own.dtype
+            np.testing.assert_array_equal(found, own, strict=True)
+    assert_same(result, trained[0])
+
+
+def test_ctrl_c_waits_for_the_save(trained, tmp_path, monkeypatch) -> None:
+    begun, save = threading.Event(), checkpoints.save
+
+    def slow(*arguments, **trees):
+        begun.set()
+        threading.Event().wait(0.5)
+        save(*arguments, **trees)
+
+    def interrupt(step):
+        if step == 10:
+            assert begun.wait(60)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    with monkeypatch.context() as patch:
+        recording_steps(patch, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(SETTINGS, TRAINING, TEST, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert_same(train.train(SETTINGS, TRAINING, TEST, tmp_path), trained[0])
+
+
+@pytest.mark.parametrize("epochs", [1, 9])
+def test_failing_save_is_one_line(tmp_path: pathlib.Path, epochs: int) -> None:
+    """After the last epoch, and long before it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "checkpoints").write_text("no folder")
+    command = ["train.train", "--num_train=8", "--num_test=8", "--batch_size=8"]
+    command += [f"--epochs={epochs}", f"--out={folder}"]
+    result = binaries.run(*command)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"error: cannot write checkpoint 1 to {folder}: ")
+    assert len(rows(folder)) < 9
+    assert "done; next" not in result.stdout
+
+
+def test_error_of_a_save_comes_as_it_was_raised(tmp_path, monkeypatch) -> None:
+    error = RuntimeError("of the saving thread")
+
+    def fail(*arguments, **trees):
+        raise error
+
+    monkeypatch.setattr(checkpoints, "save", fail)
+    with pytest.raises(RuntimeError) as found:
+        train.train(SETTINGS, TRAINING, TEST, tmp_path)
+    assert found.value is error
+    # Also where the training was interrupted meanwhile.
+    with pytest.raises(RuntimeError) as found:
+        train.train(SETTINGS, TRAINING, TEST, tmp_path, progress=StopAfter(1))
+    assert found.value is error
+    assert isinstance(error.__context__, KeyboardInterrupt)
 
 
 def flip_byte(path: pathlib.Path) -> None:

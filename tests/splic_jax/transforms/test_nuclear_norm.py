@@ -107,3 +107,67 @@ def test_as_an_accelerator_runs_it(monkeypatch):
     assert 0 <= got.gap <= 1e-4 * got.objective
     assert got.objective == pytest.approx(float(expected.objective), rel=2e-4)
     np.testing.assert_allclose(got.matrix, expected.matrix, rtol=0, atol=1e-3)
+
+
+def stalling(count=4):
+    """Bright, with a few dark pixels: rounding keeps some gaps above the tolerance."""
+    rng = np.random.default_rng(0)
+    matrices = 0.95 - 0.2 * (rng.uniform(size=(count, 32, 96)) < 0.1)
+    return matrices.astype(np.float32), rng.uniform(size=matrices.shape) < 0.5
+
+
+def solve_all(matrices, masks, **settings):
+    config = NuclearNormConfig(**settings)
+    solve = jax.vmap(functools.partial(nuclear_norm_matrix, config=config))
+    return jax.tree.map(np.asarray, jax.jit(solve)(matrices, masks))
+
+
+def test_an_image_that_stalls_stops_on_an_accelerator(monkeypatch):
+    """And is as near the minimum as after all 500 steps; on a CPU it takes these."""
+    matrices, masks = stalling()
+    expected = solve_all(matrices, masks)
+    stalls = expected.gap > 1e-4 * expected.objective
+    assert stalls.any() and not stalls.all()
+    fewer = solve_all(matrices, masks, max_steps=150)
+    moved = (fewer.matrix != expected.matrix).any(axis=(1, 2))
+    np.testing.assert_array_equal(moved, stalls)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    got = solve_all(matrices, masks)
+    for field, same in zip(got, solve_all(matrices, masks, max_steps=150), strict=True):
+        np.testing.assert_array_equal(field, same)
+    np.testing.assert_array_equal(got.gap > 1e-4 * got.objective, stalls)
+    np.testing.assert_allclose(got.objective, expected.objective, rtol=1e-5)
+    for x, matrix, mask, value in zip(
+        got.matrix, matrices, masks, got.objective, strict=True
+    ):
+        exact = objective(x.astype(float), matrix.astype(float), mask, 1.0)
+        assert value == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape, weight", [*CASES, ((32, 96), 0.05)])
+def test_an_accelerator_stops_no_sooner_without_rounding(
+    x64, monkeypatch, shape, weight
+):
+    """Where the gap falls slowly and unevenly it is not taken for stalled."""
+    matrix, mask = example(shape, 8)
+    config = NuclearNormConfig(weight=weight, tolerance=1e-6, max_steps=3000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    got = jax.jit(functools.partial(nuclear_norm_matrix, config=config))(matrix, mask)
+    assert 0 <= got.gap <= 1e-6 * got.objective
+
+
+def test_an_accelerators_gradient_of_an_image_that_stalls(monkeypatch):
+    """That of the steps taken, as where `max_steps` had ended them."""
+    matrices, masks = stalling(1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    def gradient(max_steps):
+        config = NuclearNormConfig(max_steps=max_steps)
+        run = functools.partial(nuclear_norm_matrix, config=config)
+        total = jax.jit(jax.grad(lambda x, mask: jnp.sum(run(x, mask).matrix ** 2)))
+        return np.asarray(total(matrices[0], masks[0]))
+
+    found = gradient(150)
+    assert np.isfinite(found).all() and np.abs(found).max() > 0.1
+    np.testing.assert_array_equal(found, gradient(200))
