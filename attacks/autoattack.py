@@ -106,11 +106,11 @@ def autoattack(
         image and what each of these stages made of it, and as many for the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
-            finite, or a label that names no class, with index and value; fewer classes
-            than the version's losses compare, 4 or with "rand" 3. Values that are being
-            traced (under `jax.jit`) cannot be checked.
-        AssertionError: wrong shapes or dtypes.
+        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
+            pixel outside [0, 1] or not finite, or a label that names no class, with
+            index and value; fewer classes than the version's losses compare, 4 or with
+            "rand" 3. Values that are being traced (under `jax.jit`) cannot be checked.
+        TypeError: images or labels that are no arrays, or a key that is none.
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an

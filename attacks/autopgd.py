@@ -109,10 +109,11 @@ def autopgd(
         deterministic classifier 1 for the clean image.
 
     Raises:
-        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
-            finite, or a label that names no class, with index and value. Values that
-            are being traced (under `jax.jit`) cannot be checked.
-        AssertionError: wrong shapes or dtypes.
+        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
+            pixel outside [0, 1] or not finite, or a label that names no class, with
+            index and value. Values that are being traced (under `jax.jit`) cannot be
+            checked.
+        TypeError: images or labels that are no arrays, or a key that is none.
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
@@ -189,7 +190,7 @@ def targeted_autopgd(
         for the verdict.
 
     Raises:
-        ValueError, AssertionError: as `autopgd`; on fewer than four classes.
+        ValueError, TypeError: as `autopgd`; on fewer than four classes.
 
     References:
         Croce and Hein 2020, section 4 and eq. (7).

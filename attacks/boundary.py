@@ -155,7 +155,7 @@ def boundary(
         the verdict.
 
     Raises:
-        ValueError, AssertionError: as `pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks: reliable
@@ -192,6 +192,7 @@ def boundary(
         evaluations=evaluations,
     )
     if starts is not None:
+        inputs.require_images(starts, "starts")
         starts, *_ = inputs.checked(logits_fn, starts, labels, key)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     wanted = goal(None, labels, targets, default=MARGIN)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from attacks.inputs import require_images, require_key
 from attacks.types import Transform
 
 
@@ -39,7 +40,8 @@ def bpda(
             and returns its shape and dtype; None for the identity.
 
     Returns:
-        ``(images, key) -> images``, to be called as the transform is.
+        ``(images, key) -> images``, to be called as the transform is; it refuses what
+        are no images or no key.
 
     Raises:
         ValueError: on differentiation, if ``transform`` and ``backward`` return
@@ -91,4 +93,12 @@ def bpda(
             )
         return value, slope
 
-    return replaced
+    def checked(
+        images: Float[Array | np.ndarray, "n h w c"], key: PRNGKeyArray
+    ) -> Array:
+        require_images(images)
+        require_key(key)
+        done: Array = replaced(images, key)
+        return done
+
+    return checked

@@ -113,7 +113,7 @@ def carlini_wagner(
         every step before an image was done, and the verdict's ``evaluations``.
 
     Raises:
-        ValueError, AssertionError: as `attacks.pgd`.
+        ValueError, TypeError: as `attacks.pgd`.
 
     References:
         Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks",

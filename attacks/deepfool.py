@@ -81,7 +81,7 @@ def deepfool(
         first and for that after the last step; and ``evaluations`` for the verdict.
 
     Raises:
-        ValueError, AssertionError: as `attacks.pgd`.
+        ValueError, TypeError: as `attacks.pgd`.
 
     References:
         Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool: a simple and accurate

@@ -106,10 +106,11 @@ def fab(
         the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
-            finite, or a label that names no class, with index and value. Values that
-            are being traced (under `jax.jit`) cannot be checked.
-        AssertionError: wrong shapes or dtypes.
+        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
+            pixel outside [0, 1] or not finite, or a label that names no class, with
+            index and value. Values that are being traced (under `jax.jit`) cannot be
+            checked.
+        TypeError: images or labels that are no arrays, or a key that is none.
 
     References:
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
@@ -208,7 +209,7 @@ def fab_minimal(
         Images and distances.
 
     Raises:
-        ValueError, AssertionError: as `fab`.
+        ValueError, TypeError: as `fab`.
 
     References:
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast

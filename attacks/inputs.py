@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,13 +34,13 @@ def checked(
         the number of classes.
 
     Raises:
-        ValueError: a pixel outside [0, 1] or not finite, or a label that names no
-            class, with index and value; logits of another shape.
-        AssertionError: wrong shapes or dtypes.
+        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: wrong shapes or dtypes; a pixel outside [0, 1] or not finite, or a
+            label that names no class, with index and value; logits of another shape.
     """
-    chex.assert_rank([images, labels], [4, 1])
-    chex.assert_type([images, labels], [float, int])
-    chex.assert_equal_shape_prefix([images, labels], 1)
+    require_images(images)
+    require_labels(labels, len(images))
+    require_key(key)
     _check_pixels(images)
     images, labels = jax.lax.stop_gradient(jnp.asarray(images)), jnp.asarray(labels)
     shape = jax.eval_shape(logits_fn, images, key).shape
@@ -54,8 +53,7 @@ def checked(
         )
     _check_classes("labels", labels, shape[1])
     if targets is not None:
-        chex.assert_type(targets, int)
-        chex.assert_equal_shape([labels, targets])
+        require_labels(targets, len(images), "targets")
         _check_classes("targets", targets, shape[1])
     return images, labels, shape[1]
 
@@ -63,6 +61,55 @@ def checked(
 def is_traced(value: object) -> bool:
     """Whether a value is known only when the compiled program runs."""
     return isinstance(value, jax.core.Tracer)
+
+
+def require_array(name: str, value: Any) -> None:
+    """Refuses what is no array of JAX or NumPy, such as a list."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise TypeError(
+            f"{name} must be an array of JAX or NumPy, got {_described(value)}"
+        )
+
+
+def require_images(images: Any, name: str = "images") -> None:
+    """Refuses what is no batch of images, whatever its values."""
+    require_array(name, images)
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must be [n, h, w, c] of floats in [0, 1], got {_described(images)}"
+        )
+
+
+def require_labels(labels: Any, count: int, name: str = "labels") -> None:
+    """Refuses what is no class for each of so many images, whatever its values."""
+    require_array(name, labels)
+    if labels.shape != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} must be [{count}] of integers, one for each image, got "
+            f"{_described(labels)}"
+        )
+
+
+def require_key(key: Any) -> None:
+    """Refuses what is not one key of `jax.random.key`."""
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"key must be a key of jax.random.key, got {_described(key)}")
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"key must be a key of jax.random.key, got {_described(key)}; "
+            "jax.random.wrap_key_data(key) makes one of an old-style key"
+        )
+    if key.shape:
+        raise ValueError(f"key must be one key, got keys of shape {key.shape}")
+
+
+def require_same_shape(name: str, value: Any, other_name: str, other: Any) -> None:
+    """Refuses two that are not of one shape."""
+    if np.shape(value) != np.shape(other):
+        raise ValueError(
+            f"{name} must have the shape of {other_name}, {np.shape(other)}, got "
+            f"{np.shape(value)}"
+        )
 
 
 def require_finite(**settings: Any) -> None:
@@ -98,6 +145,13 @@ def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         listed = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be {listed}, got {value!r}")
+
+
+def _described(value: Any) -> str:
+    """An array by dtype and shape, anything else by its type."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"a value of type {type(value).__name__}"
 
 
 def _check_pixels(images: Array | np.ndarray) -> None:

@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
-from attacks.inputs import require_at_least
+from attacks.inputs import (
+    require_at_least,
+    require_images,
+    require_key,
+    require_labels,
+)
 from attacks.loops import canonical
 from attacks.losses import Loss, cross_entropy
 from attacks.oracle import Goal, goal
@@ -62,7 +67,8 @@ def judge(
         The verdict on each image. Logits that are not finite name no class.
 
     Raises:
-        ValueError: if `evaluations` is below 1.
+        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: wrong shapes or dtypes, or `evaluations` below 1.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -76,6 +82,9 @@ def judge(
         0.2 False
     """
     require_at_least(1, evaluations=evaluations)
+    require_images(images)
+    require_labels(labels, len(images))
+    require_key(key)
     return judged_goal(logits_fn, goal(loss, labels), images, key, evaluations)
 
 

@@ -68,7 +68,7 @@ def multi_targeted(
         * eot_samples + 1)`` for the runs, and ``evaluations`` for the verdict.
 
     Raises:
-        ValueError, AssertionError: as `pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Gowal et al. 2019, "An alternative surrogate loss for PGD-based adversarial

@@ -115,10 +115,11 @@ def pgd(
         restart, and ``evaluations`` for the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
-            finite, or a label that names no class, with index and value. Values that
-            are being traced (under `jax.jit`) cannot be checked.
-        AssertionError: wrong shapes or dtypes.
+        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
+            pixel outside [0, 1] or not finite, or a label that names no class, with
+            index and value. Values that are being traced (under `jax.jit`) cannot be
+            checked.
+        TypeError: images or labels that are no arrays, or a key that is none.
 
     References:
         Madry et al. 2018, "Towards deep learning models resistant to adversarial
@@ -201,7 +202,7 @@ def fgsm(
         The attacked images.
 
     Raises:
-        ValueError, AssertionError: as `pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversarial
@@ -261,7 +262,7 @@ def mi_fgsm(
         The attacked images.
 
     Raises:
-        ValueError, AssertionError: as `pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Dong et al. 2018, "Boosting adversarial attacks with momentum", algorithm 1

@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +107,7 @@ def check_classifier(
         `check_class_count` and `check_gradients`.
 
     Raises:
-        ValueError, AssertionError: as `attacks.pgd`.
+        ValueError, TypeError: as `attacks.pgd`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -181,7 +180,7 @@ def check_attack(
         `check_steps` and `check_black_box`.
 
     Raises:
-        ValueError, AssertionError: as the attack.
+        ValueError, TypeError: as the attack.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -457,7 +456,7 @@ def check_ball(
         norm: "linf", "l2" or "l1".
     """
     inputs.require_choice("norm", norm, norms.NORMS)
-    chex.assert_equal_shape([attacked, images])
+    inputs.require_same_shape("attacked", attacked, "images", images)
     attacked, images = jnp.asarray(attacked), jnp.asarray(images)
     sizes = np.asarray(norms.size(attacked - images, norm), np.float64)
     power = {"linf": 0, "l2": 0.5, "l1": 1}[norm]
@@ -671,7 +670,9 @@ def _mean(accuracy: Accuracy) -> float:
 def _fall(first: Accuracy, second: Accuracy, count: int | None) -> tuple[float, float]:
     """How far accuracy fell, and how far it may have by chance."""
     if np.ndim(first) and np.ndim(second):
-        chex.assert_equal_shape([first, second])
+        inputs.require_same_shape(
+            "an accuracy of each image", first, "the other", second
+        )
         difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
         error = np.sqrt(np.sum(difference**2)) / len(difference)
     else:

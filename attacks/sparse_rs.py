@@ -81,8 +81,7 @@ def sparse_rs(
         image was done with, times `eot_samples`, and ``evaluations`` for the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; else as `pgd`.
-        AssertionError: wrong shapes or dtypes.
+        ValueError, TypeError: a setting that makes no sense, named; else as `pgd`.
 
     References:
         Croce et al. 2022, "Sparse-RS: a versatile framework for query-efficient sparse

@@ -85,7 +85,7 @@ def spsa(
         the verdict.
 
     Raises:
-        ValueError, AssertionError: as `pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Uesato et al. 2018, "Adversarial risk and the dangers of evaluating against weak

@@ -100,10 +100,11 @@ def square(
         ``evaluations`` for the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; a pixel outside [0, 1] or not
-            finite, or a label that names no class, with index and value. Values that
-            are being traced (under `jax.jit`) cannot be checked.
-        AssertionError: wrong shapes or dtypes.
+        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
+            pixel outside [0, 1] or not finite, or a label that names no class, with
+            index and value. Values that are being traced (under `jax.jit`) cannot be
+            checked.
+        TypeError: images or labels that are no arrays, or a key that is none.
 
     References:
         Andriushchenko et al. 2020, "Square attack: a query-efficient black-box

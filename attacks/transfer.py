@@ -44,7 +44,7 @@ def transfer(
         which is asked for the verdict only. What the source was asked is not counted.
 
     Raises:
-        ValueError, AssertionError: as `pgd` and as the attack.
+        ValueError, TypeError: as `pgd` and as the attack.
 
     References:
         Papernot, McDaniel and Goodfellow 2016, "Transferability in machine learning:

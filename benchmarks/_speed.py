@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from train import provenance
-from train.errors import UserError
 from train.evaluate import write_json
+from train.records import require_replaceable
 
 
 def update(path: pathlib.Path, section: str, record: Mapping[str, Any]) -> None:
@@ -19,15 +19,10 @@ def update(path: pathlib.Path, section: str, record: Mapping[str, Any]) -> None:
         record: plain values for JSON.
 
     Raises:
-        UserError: if the file is not such a file, or cannot be written.
+        UserError: if the file is not such a file, its section was measured with other
+            flags, or it cannot be written.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError
-    except FileNotFoundError:
-        found = {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no JSON file of speeds; choose another") from error
+    require_replaceable(path, section)
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     record = {"provenance": provenance.provenance(), **record}
     write_json(path, {**found, section: record})

@@ -31,6 +31,7 @@ from train.errors import UserError
 from train.evaluate import network_record, write_json
 from train.evaluation import mean_interval
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 BATCH = 32
@@ -163,6 +164,7 @@ def attack_batch(
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    require_replaceable(pathlib.Path(FLAGS.out))
     loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
     network = models.logits_function(loaded.graphdef, loaded.variables)
     dataset = shared_flags.dataset_from_flags("test")

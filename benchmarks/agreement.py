@@ -27,6 +27,7 @@ from train import flags as shared_flags
 from train.devices import spread
 from train.evaluation import mean_interval
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 BATCH = 100
@@ -54,6 +55,7 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    require_replaceable(pathlib.Path(FLAGS.out), "agreement")
     dataset = shared_flags.dataset_from_flags("test")
     clean = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
     labels = dataset.labels[: FLAGS.num_images]

@@ -31,6 +31,7 @@ from train import flags as shared_flags
 from train.errors import UserError
 from train.evaluate import network_record, write_json
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 EPSILON, STEP, L2_EPSILON = 8 / 255, 2 / 255, 0.5
@@ -160,6 +161,7 @@ def torches(twin: Any, images: np.ndarray, labels: np.ndarray) -> Mapping:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    require_replaceable(pathlib.Path(FLAGS.out))
     loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
     model = nnx.merge(loaded.graphdef, loaded.variables)
     network = models.logits_function(loaded.graphdef, loaded.variables)

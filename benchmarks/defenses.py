@@ -28,12 +28,12 @@ from train import flags as shared_flags
 from train.attackers import PRESETS
 from train.evaluate import (
     network_record,
-    record_of,
     settings_of,
     table,
     write_json,
 )
 from train.progress import Progress
+from train.records import record_of
 
 FLAGS = flags.FLAGS
 ATTACKS = {name: PRESETS[name] for name in ("fgsm", "pgd")}

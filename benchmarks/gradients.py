@@ -38,6 +38,7 @@ from train import errors, provenance
 from train.evaluate import write_json
 from train.files import written_whole
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 RATIOS = tuple(10.0**e for e in np.arange(-3, 3.5, 0.5))  # delta / sigma_1
@@ -277,6 +278,7 @@ def describe(row: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    require_replaceable(pathlib.Path(FLAGS.out))
     rng = np.random.default_rng(FLAGS.seed)
     sizes = [size for size in (8, 16, 32, 64, 128, 256) if size <= FLAGS.max_size]
     path = pathlib.Path(FLAGS.out)

@@ -32,6 +32,7 @@ from train import data, errors
 from train.errors import UserError
 from train.files import written_whole
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 SIDES = (16, 32, 64, 128, 256, 512)
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.point:
         print(json.dumps(measure(*map(int, FLAGS.point))))
         return
+    require_replaceable(pathlib.Path(FLAGS.out), "growth")
     counts = [n for n in 10 ** np.arange(6) if n <= FLAGS.max_images]
     sides = [side for side in SIDES if side <= FLAGS.max_side]
     devices = [d for d in DEVICES if d <= FLAGS.max_devices]

@@ -35,6 +35,7 @@ from train import errors, quality
 from train import flags as shared_flags
 from train.evaluation import mean_interval
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 CONFIG = SPLICConfig()
@@ -459,6 +460,7 @@ def profile_stopping(clean: np.ndarray, progress: Progress) -> list[dict[str, An
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    require_replaceable(pathlib.Path(FLAGS.out), "profile")
     jax.config.update("jax_platforms", "cpu")  # before JAX is first used
     dataset = shared_flags.dataset_from_flags("test")
     count = min(FLAGS.num_images, len(dataset.images))

@@ -38,6 +38,7 @@ from train import errors
 from train import flags as shared_flags
 from train.errors import UserError
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 SIDE = 224
@@ -179,6 +180,9 @@ def main(argv: Sequence[str]) -> None:
     images = mosaics(dataset.images, FLAGS.num_images, FLAGS.image_side)
     images = images.astype(np.float32) / 255
     config, platform = SPLICConfig(max_steps=FLAGS.max_steps), jax.default_backend()
+    section = "purify" if platform == "cpu" else f"purify_{platform}"
+    section += "_interpreted" * FLAGS.interpret
+    require_replaceable(pathlib.Path(FLAGS.out), section)
     if FLAGS.interpret and not fused.supports(config, images.shape[1:3]):
         raise UserError("the kernel takes an --image_side of 16 to 32")
     progress, rows = Progress(), []
@@ -213,8 +217,6 @@ def main(argv: Sequence[str]) -> None:
     for name, value in record.get("fused", {}).items():
         if value is not None:
             progress.line(f"fused, {name.replace('_', ' ')}: {value:,.4g}")
-    section = "purify" if platform == "cpu" else f"purify_{platform}"
-    section += "_interpreted" * FLAGS.interpret
     _speed.update(pathlib.Path(FLAGS.out), section, record)
 
 

@@ -25,6 +25,7 @@ from train import flags as shared_flags
 from train.evaluate import write_json
 from train.evaluation import mean_interval
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 SETTINGS = [(t, s) for t in (1e-3, 5e-4, 2e-4, 1e-4) for s in (84, 112, 280)]
@@ -57,6 +58,7 @@ def steps_taken(images, key, config):
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    require_replaceable(pathlib.Path(FLAGS.out))
     dataset = shared_flags.dataset_from_flags("test")
     clean = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
     noise = np.random.default_rng(FLAGS.seed).choice([-1, 1], clean.shape) * 8 / 255

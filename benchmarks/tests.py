@@ -25,6 +25,7 @@ from train import errors, provenance
 from train.errors import UserError
 from train.evaluate import write_json
 from train.progress import Progress
+from train.records import require_replaceable
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -109,6 +110,7 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    require_replaceable(pathlib.Path(FLAGS.out))
     names = {"cold": (), "warm": (), **({"all": ("--all",)} if FLAGS.slow else {})}
     runs, progress = {}, Progress()
     with tempfile.TemporaryDirectory() as folder:

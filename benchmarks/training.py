@@ -27,6 +27,7 @@ from benchmarks import _speed
 from train import convolution, data, errors, models, train
 from train.errors import UserError
 from train.progress import Progress
+from train.records import require_replaceable
 from train.settings import COMPUTE_DTYPES, TrainSettings
 
 FLAGS = flags.FLAGS
@@ -190,6 +191,7 @@ def time_layer(
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    require_replaceable(pathlib.Path(FLAGS.out), "training")
     on_cpu = jax.default_backend() == "cpu"
     dtypes = FLAGS.compute_dtypes or COMPUTE_DTYPES[: 1 if on_cpu else 2]
     for flag, names, known in (

@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Shaped
 
+from splic_jax.arguments import described, require_array
 from splic_jax.checks import reporter
 
 # Values in one chunk on an accelerator, at most: enough to fill it.
@@ -27,10 +28,15 @@ _report_range = reporter("images must be in [0, 1] and not NaN")
 
 
 def check(images: Array | np.ndarray) -> None:
-    """Raises a `ValueError` unless these are images, naming the first bad value.
+    """Raises an error unless these are images, naming the first bad value.
 
     Values that are being traced (under `jax.jit`) cannot be checked.
+
+    Raises:
+        TypeError: if they are no array.
+        ValueError: for another shape, dtype or value.
     """
+    require_array("images", images)
     if images.ndim not in (3, 4):
         raise ValueError(
             f"images must be [n, h, w, c] or [h, w, c], got {images.shape}"
@@ -67,12 +73,16 @@ def numbered(
     """The index of each image: those given, or from `first_index` on.
 
     Raises:
-        ValueError: if there are not as many as images.
+        TypeError: if they are no array.
+        ValueError: if they are not as many whole numbers as images.
     """
     if indices is None:
         return np.arange(count) + first_index
+    require_array("indices", indices)
     if indices.shape != (count,):
         raise ValueError(f"indices must have shape ({count},), got {indices.shape}")
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise ValueError(f"indices must be integers, got {described(indices)}")
     return indices
 
 

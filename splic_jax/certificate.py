@@ -19,7 +19,7 @@ References:
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float64, Int, Int64, PRNGKeyArray, Shaped
 from scipy import stats
 
+from splic_jax.arguments import described, require_array, require_key
 from splic_jax.config import SPLICConfig
 from splic_jax.mask_designs import anchors_of
 from splic_jax.purification import purify
@@ -107,6 +108,7 @@ def certify(
         Label, radius and the bounds.
 
     Raises:
+        TypeError: for images or deltas that are no array, or a key that is none.
         ValueError: for images with alpha, deltas for images of another size, or a
             setting out of range.
     """
@@ -121,16 +123,19 @@ def certify(
         raise ValueError(f"alpha must be in (0, 1), got {alpha}")
     if bound not in ("majority", "top_two"):
         raise ValueError(f"bound must be 'majority' or 'top_two', got {bound!r}")
+    require_array("images", images)
+    require_key(key)
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
             "images must be [n, h, w, c] of 1 or 3 channels (alpha is not ablated), "
             f"got shape {images.shape}"
         )
     pixels = math.prod(images.shape[1:3])
-    if len(deltas) != pixels + 1:
+    require_array("deltas", deltas)
+    if deltas.shape != (pixels + 1,):
         raise ValueError(
             f"deltas must be {pixels + 1} for images of {pixels} pixels, got "
-            f"{len(deltas)}"
+            f"{described(deltas)}"
         )
     if images.dtype == jnp.uint8:
         images = np.asarray(images, np.float32) / 255
@@ -168,6 +173,7 @@ def radius_of(
 
     With ``p_upper = 1 - p_lower`` it is the greatest with p_lower - deltas[r] > 1/2.
     """
+    require_array("deltas", deltas)
     safe = p_lower - p_upper > 2 * deltas
     return int(np.argmin(np.append(safe, False))) - 1
 
@@ -191,7 +197,11 @@ def share_bounds(
 
     Returns:
         Lower bound of the class, upper bound of every other.
+
+    Raises:
+        TypeError, ValueError: for votes that are no array of a whole number a class.
     """
+    _require_votes(votes)
     if label == NO_LABEL:
         return 0.0, 1.0
     if bound == "majority":
@@ -215,12 +225,21 @@ def predict(votes: Int[np.ndarray, " classes"], alpha: float = 0.05) -> int:
         Cohen, Rosenfeld and Kolter 2019, "Certified adversarial robustness via
         randomized smoothing".
     """
+    _require_votes(votes)
     first, *rest = np.argsort(-votes, kind="stable")[:2]
     second = votes[rest[0]] if rest else 0
     most = int(votes[first])
     if most == 0 or stats.binomtest(most, most + int(second)).pvalue > alpha:
         return NO_LABEL
     return int(first)
+
+
+def _require_votes(votes: Any) -> None:
+    require_array("votes", votes)
+    if votes.ndim != 1 or not np.issubdtype(votes.dtype, np.integer):
+        raise ValueError(
+            f"votes must be a whole number for each class, got {described(votes)}"
+        )
 
 
 def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from splic_jax import small, spectral, tracked
+from splic_jax.arguments import described, require_array, require_matrix
 from splic_jax.checks import reporter
 from splic_jax.config import SPLICConfig
 from splic_jax.total_variation import total_variation_gradient
@@ -352,11 +353,15 @@ def _alternate(
 def _checked(
     matrix: Array | np.ndarray, mask: Array | np.ndarray
 ) -> tuple[Array, Array]:
-    if matrix.ndim != 2 or matrix.shape != mask.shape:
+    require_matrix("matrix", matrix)
+    require_array("mask", mask)
+    if matrix.shape != mask.shape:
         raise ValueError(
             "matrix and mask must be matrices of one shape, got "
             f"{matrix.shape} and {mask.shape}"
         )
+    if mask.dtype != bool:
+        raise ValueError(f"mask must be of booleans, got {described(mask)}")
     matrix, mask = jnp.asarray(matrix), jnp.asarray(mask)
     some = jnp.any(mask)
     finite = jnp.all(jnp.isfinite(jnp.where(mask, matrix, 0)))

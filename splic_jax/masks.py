@@ -4,8 +4,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Key
 
+from splic_jax.arguments import require_key
 from splic_jax.mask_designs import DESIGNS, Design
 
 
@@ -32,8 +34,13 @@ def sample_mask(
         True at the anchors.
 
     Raises:
-        ValueError: for a design that does not have this keep probability.
+        TypeError: for a key that is none.
+        ValueError: for a design that does not have this keep probability, or a shape
+            that is not of three numbers.
     """
+    require_key(key)
+    if np.shape(shape) != (3,):
+        raise ValueError(f"shape must be (height, width, channels), got {shape}")
     height, width, channels = shape
     if design != "iid":
         draw = DESIGNS[design]

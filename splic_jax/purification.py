@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Shaped
 
+from splic_jax.arguments import require_key
 from splic_jax.batches import (
     accelerator_chunk,
     can_be_split,
@@ -86,6 +87,7 @@ def purify(
         `jax_enable_x64`, as everywhere in JAX; without, it comes back as float32).
 
     Raises:
+        TypeError: for images that are no array, or a key that is none.
         ValueError: for a shape, dtype or value out of range (naming the first), or a
             setting that does not fit the shape. Under `jax.jit` values cannot be
             looked at: use `jax.experimental.checkify`, which this reports to.
@@ -98,6 +100,7 @@ def purify(
         (8, 8, 3)
     """
     check(images)
+    require_key(key)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     batch = images if images.ndim == 4 else images[None]

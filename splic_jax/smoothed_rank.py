@@ -17,6 +17,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from splic_jax.arguments import require_matrix
+
 # I - exp(-B) is summed as a power series where ||B|| <= 2^-4, to this degree: the
 # first term left out is below 1e-17 of the sum, that of its derivative below 1e-16.
 _SERIES_RADIUS = 1 / 16
@@ -60,6 +62,9 @@ def smoothed_rank(
     Returns:
         The smoothed rank, a scalar of x's dtype.
 
+    Raises:
+        TypeError, ValueError: if `x` is no array, or no matrix of floats.
+
     References:
         Zhao et al., eq. (3); Ghasemi et al. 2011 (SRF).
 
@@ -69,6 +74,7 @@ def smoothed_rank(
         >>> print(f"{smoothed_rank(jnp.diag(jnp.array([3.0, 2.0, 0.0])), 0.1):.3f}")
         2.000
     """
+    require_matrix("x", x)
     x = jnp.asarray(x)
     delta = jnp.asarray(delta).astype(x.dtype)
     if x.shape[0] < x.shape[1]:
@@ -134,9 +140,13 @@ def smoothed_rank_gradient(
     Returns:
         The gradient, in the inverse unit of x, same shape and dtype as x.
 
+    Raises:
+        TypeError, ValueError: if `x` is no array, or no matrix of floats.
+
     References:
         Zhao et al., eq. (9); Lewis 1995, theorem 3.1.
     """
+    require_matrix("x", x)
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
     weight = s / delta * jnp.exp(-((s / delta) ** 2) / 2) / delta
     return _matmul(u * weight, vt)

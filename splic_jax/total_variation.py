@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from splic_jax.arguments import require_matrix
 from splic_jax.small import kernel
 
 TVForm = Literal["exact", "printed"]
@@ -32,7 +33,11 @@ def total_variation(
 
     Returns:
         A scalar of x's dtype, in the unit of x squared.
+
+    Raises:
+        TypeError, ValueError: if `x` is no array, or no matrix of floats.
     """
+    require_matrix("x", x)
     x = jnp.asarray(x)
     value = jnp.zeros((), x.dtype)
     for level in range(scales):
@@ -69,8 +74,10 @@ def total_variation_gradient(
         The gradient in the unit of x, same shape and dtype as x.
 
     Raises:
-        ValueError: if `form` is neither.
+        TypeError: if `x` is no array.
+        ValueError: if it is no matrix of floats, or `form` is neither.
     """
+    require_matrix("x", x, batch=True)
     if form not in ("exact", "printed"):
         raise ValueError(f"form must be 'exact' or 'printed', got {form!r}")
     x = jnp.asarray(x)

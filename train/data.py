@@ -10,6 +10,8 @@
 import dataclasses
 import os
 import tarfile
+import threading
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ SPLITS = {
 NUM_SHAPES = {"train": 10_000, "test": 2_000, "cue_conflict": 2_000}
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+# Seconds for a server to begin to answer.
+_PATIENCE = 10.0
 _SVHN_URL = "http://ufldl.stanford.edu/housenumbers"
 
 Images = UInt8[np.ndarray, "n h w c"]
@@ -178,11 +182,14 @@ def _load_tfds(name: str, split: str, num_examples: int | None) -> official.Batc
             url_infos=builder.url_infos,
             dataset_name=name,
         ).download
-        if name == "svhn_cropped":
-            path = Path(download(f"{_SVHN_URL}/{split}_32x32.mat"))
+        svhn = name == "svhn_cropped"
+        url = f"{_SVHN_URL}/{split}_32x32.mat" if svhn else _CIFAR_URL
+        if not _is_downloaded(Path(builder.data_dir_root) / "downloads", url):
+            _require_answer(url)
+        path = Path(download(url))
+        if svhn:
             return official.parse_svhn(str(path), path.read_bytes())
-        parts = _cifar_members(download(_CIFAR_URL), split)
-        return official.collect(parts, num_examples)
+        return official.collect(_cifar_members(str(path), split), num_examples)
     except UserError:
         raise
     except Exception as error:  # No network, no disk, no package, a broken download.
@@ -195,6 +202,47 @@ def _load_tfds(name: str, split: str, num_examples: int | None) -> official.Batc
 def _is_prepared(builder: Any) -> bool:
     """Whether there are files that `tfds.data_source` can read."""
     return builder.is_prepared() and builder.info.file_format.value == "array_record"
+
+
+def _is_downloaded(folder: Path, url: str) -> bool:
+    """Whether tensorflow-datasets has kept what is at `url`, as it notes beside it."""
+    return any(
+        note.with_suffix("").exists() and url in note.read_text(errors="replace")
+        for note in folder.glob("*.INFO")
+    )
+
+
+def _require_answer(url: str) -> None:
+    """Asks for a file and reads none of it, to learn soon that there is no network.
+
+    tensorflow-datasets asks eleven times, which takes minutes, and waits for an answer
+    without end. Goes through a proxy where it would.
+
+    Raises:
+        OSError: saying why there is no answer.
+    """
+    import requests  # which tensorflow-datasets downloads with
+
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            requests.get(url, stream=True, timeout=_PATIENCE).close()
+        except Exception as error:
+            failures.append(error)
+
+    # In a thread, since to look up a name may take any time.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    host = urllib.parse.urlsplit(url).netloc
+    if asking.is_alive():
+        raise TimeoutError(f"no answer from {host} within {_PATIENCE:g} s")
+    for error in failures:
+        # What urllib3 says of it is behind what requests makes of that.
+        inner = getattr(error.args[0], "reason", None) if error.args else None
+        reason = official.one_line(inner if isinstance(inner, Exception) else error)
+        raise OSError(f"no answer from {host}: {reason}") from error
 
 
 def _cifar_members(path: str, split: str) -> Iterator[official.Batch]:

@@ -4,7 +4,8 @@
     python -m train.evaluate --list      # the defences there are
 
 Prints a table and writes the same as JSON, cell by cell: an interrupted run goes on
-with the first cell that is missing. See `train.evaluation` for who knows what.
+with the first cell that is missing. One with other settings is refused, not written
+over the first. See `train.evaluation` for who knows what.
 """
 
 import dataclasses
@@ -36,6 +37,7 @@ from train import (
     models,
     planning,
     provenance,
+    records,
 )
 from train import flags as shared_flags
 from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
@@ -183,17 +185,6 @@ def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def record_of(path: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What an earlier run with the same inputs left in `path`, or {}."""
-    try:
-        found = json.loads(path.read_text())
-        if all(found[key] == value for key, value in inputs.items()):
-            return found
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {}
-
-
 def settings_of(config: TransformConfig | None) -> dict[str, Any] | None:
     """A defence as plain values as JSON has them, with checksums of what was fitted."""
     if config is None:
@@ -204,24 +195,6 @@ def settings_of(config: TransformConfig | None) -> dict[str, Any] | None:
     ]
     described = as_dict(config) | ({"fitted": digests} if digests else {})
     return json.loads(json.dumps(described))
-
-
-def cells_kept(
-    earlier: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[tuple[str, str, str], Any]:
-    """Cells of an earlier run that are still true, by name.
-
-    Args:
-        earlier: what that run left (`record_of`).
-        settings: of the defences to measure now, by name.
-    """
-    before = earlier.get("defenses", {})
-    return {
-        evaluation.cell_name(cell): cell
-        for cell in earlier.get("cells", [])
-        if settings.get(cell["defense"], before[cell["defense"]])
-        == before[cell["defense"]]
-    }
 
 
 def soundness_of(
@@ -365,18 +338,21 @@ def main(argv: Sequence[str]) -> None:
     inputs = json.loads(json.dumps(inputs))
     path = pathlib.Path(FLAGS.out)
     settings = {name: settings_of(config) for name, config in defenses.items()}
-    earlier = record_of(path, inputs)
-    before, kept = earlier.get("defenses", {}), cells_kept(earlier, settings)
+    earlier = records.record_of(path, inputs)
+    before = earlier.get("defenses", {})
+    same = {name: settings[name] for name in settings if name in before}
+    records.require_same(
+        path,
+        {"defenses": {name: before[name] for name in same}},
+        {"defenses": same},
+    )
+    kept = {evaluation.cell_name(cell): cell for cell in earlier.get("cells", [])}
     made_by = provenance.provenance()
     record = {
         "provenance": made_by,
         **inputs,
         "defenses": {**before, **settings},
-        "soundness": {
-            name: findings
-            for name, findings in earlier.get("soundness", {}).items()
-            if before[name] == settings.get(name)
-        },
+        "soundness": earlier.get("soundness", {}),
     }
     progress = Progress()
     progress.line(

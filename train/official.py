@@ -26,6 +26,7 @@ CIFAR_BATCHES = {
     "test": ("test_batch",),
 }
 _RECORD = 1 + 3 * 32 * 32
+_INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
 Images = UInt8[np.ndarray, "n 32 32 3"]
 Labels = Int32[np.ndarray, " n"]
@@ -147,6 +148,11 @@ def _parse_files(
 
 
 def _check_directory(directory: Path) -> None:
+    if os.path.isfile(directory):
+        raise UserError(
+            f"the data directory {directory} is a file; unpack it, and give the "
+            "directory with what was in it"
+        )
     if not os.path.isdir(directory):
         raise UserError(f"the data directory {directory} is not there")
 
@@ -187,7 +193,7 @@ class _PickledArray:
 
     def array(self) -> np.ndarray:
         code = self.dtype.code
-        if code not in ("u1", "i4", "i8"):
+        if code not in _INTEGERS:
             raise pickle.UnpicklingError(f"an array of type {code!r}")
         order = "F" if self.is_fortran else "C"
         return np.frombuffer(self.data, f"<{code}").reshape(self.shape, order=order)
@@ -201,6 +207,13 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> _PickledArray:
     array = _PickledArray()
     array.__setstate__((1, shape, dtype, order == "F", data))
     return array
+
+
+def _scalar(dtype: Any, data: Any) -> int:
+    """A NumPy integer by itself, as one of a list of labels."""
+    if dtype.code not in _INTEGERS:
+        raise pickle.UnpicklingError(f"a number of type {dtype.code!r}")
+    return int(np.frombuffer(data, f"<{dtype.code}").item())
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
@@ -217,6 +230,8 @@ _ALLOWED = {
     ("numpy", "dtype"): _PickledDtype,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("_codecs", "encode"): _encode,

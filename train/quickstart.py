@@ -22,7 +22,16 @@ import rich.console
 from absl import flags
 
 from splic_jax import SPLICConfig
-from train import compilation, data, errors, evaluate, evaluation, models, provenance
+from train import (
+    compilation,
+    data,
+    errors,
+    evaluate,
+    evaluation,
+    models,
+    provenance,
+    records,
+)
 from train.attackers import AttackSettings
 from train.checkpoints import LoadedModel, dataset_checksum
 from train.figure import Row, picture_grid
@@ -164,7 +173,7 @@ def _evaluate(
         for name, loaded in networks.items()
     }
     results: dict[str, list[dict[str, Any]]] = {}
-    done = evaluate.record_of(path, inputs).get("networks", {})
+    done = records.record_of(path, inputs).get("networks", {})
     for name, logits_fn in functions.items():
         progress.line(f"network '{name}'")
 

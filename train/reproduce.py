@@ -24,6 +24,7 @@ from train.errors import UserError
 from train.evaluate import write_json
 from train.evaluation import attack_words, describe
 from train.progress import Progress
+from train.records import record_of
 from train.reproductions.networks import settings_of
 from train.reproductions.pictures import FIGURES
 from train.reproductions.plan import Item
@@ -89,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     workshop = Workshop(scale, dataset, FLAGS.data_dir, folder, FLAGS.seed, progress)
     inputs = inputs_of(workshop)
     for name in ITEMS:
-        for cell in earlier(folder / f"{name}.json", inputs).get("cells", []):
+        for cell in record_of(folder / f"{name}.json", inputs).get("cells", []):
             workshop.remember(cell)
     progress.line(f"scale {scale.name} on {dataset}, into {folder}: {scale.about}")
     for name in names:
@@ -125,7 +126,7 @@ def reproduce(name: str, workshop: Workshop, inputs: Mapping[str, Any]) -> None:
     """Does what is missing of an item."""
     item, scale, progress = ITEMS[name], workshop.scale, workshop.progress
     path = workshop.folder / f"{name}.json"
-    found = earlier(path, inputs)
+    found = record_of(path, inputs)
     wanted = list(item.cells(scale))
     outputs = [path.with_suffix(suffix) for suffix in item.suffixes]
     if is_finished(found, workshop, wanted) and all(file.exists() for file in outputs):
@@ -172,27 +173,6 @@ def inputs_of(workshop: Workshop) -> dict[str, Any]:
         "platform": jax.default_backend(),
     }
     return json.loads(json.dumps(values))
-
-
-def earlier(path: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The record that an earlier run with the same inputs left; {} without one.
-
-    Raises:
-        UserError: if one with other inputs did, naming the first that differs, or the
-            file is no such record.
-    """
-    try:
-        found = json.loads(path.read_text())
-        differing = [key for key, value in inputs.items() if found[key] != value]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no result of this program; move it away") from error
-    if differing:
-        raise UserError(
-            f"{path} was measured with another {differing[0]}; choose another --out"
-        )
-    return found
 
 
 def is_finished(

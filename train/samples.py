@@ -40,6 +40,7 @@ from train import (
     pictures,
     provenance,
     quality,
+    records,
 )
 from train import flags as shared_flags
 from train.attackers import AttackSettings
@@ -255,7 +256,7 @@ def make_samples(
     blank = blank.astype(np.uint8)
     columns = len(settings) // rows
     tiles = _read_sheet(folder / "explorer.png", blank, columns)
-    cells = list(evaluate.record_of(path, inputs).get("explorer", []))
+    cells = list(records.record_of(path, inputs).get("explorer", []))
     if tiles is None:
         tiles, cells = blank, []
     if len(cells) == len(settings) and (folder / "samples.png").exists():

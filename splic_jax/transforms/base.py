@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from splic_jax.arguments import require_key
 from splic_jax.batches import (
     accelerator_chunk,
     can_be_split,
@@ -43,8 +44,8 @@ def per_image(one: OfOneImage) -> Transform:
     Returns:
         ``transform(images, key, config, *, first_index=0, indices=None)``. Images are
         ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4 channels, floats in [0, 1] or
-        uint8, and come back clipped to that range, in their dtype. It raises a
-        `ValueError` for images that are not, as `splic_jax.purify` does.
+        uint8, and come back clipped to that range, in their dtype. It refuses images
+        and keys that are not, as `splic_jax.purify` does.
     """
 
     @partial(jax.jit, static_argnames=("chunk", "least"))
@@ -67,6 +68,7 @@ def per_image(one: OfOneImage) -> Transform:
         indices: Int[Array | np.ndarray, " count"] | None = None,
     ) -> Array:
         check(images)
+        require_key(key)
         batch = images if images.ndim == 4 else images[None]
         count = len(batch)
         if count == 0:  # what comes out may have other channels

@@ -8,6 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
+from splic_jax.arguments import require_array, require_key
 from splic_jax.config import SPLICConfig
 from splic_jax.fields import Settings, array_fields
 from splic_jax.purification import purify
@@ -355,6 +356,7 @@ def transform(
         Transformed images, in the dtype and range of the input.
 
     Raises:
+        TypeError: for images that are no array, or a key that is none.
         ValueError: for images or settings that the method does not take.
 
     Example:
@@ -375,9 +377,18 @@ def fitted(config: Config, training_images: ArrayLike, key: PRNGKeyArray) -> Con
         config: the settings; returned as they are where the method needs nothing.
         training_images: ``[n, h, w, c]``, floats in [0, 1] or uint8.
         key: of what is drawn from them.
+
+    Raises:
+        TypeError: for images that are no array, or a key that is none.
+        ValueError: for images that the method cannot learn from.
     """
     fit = method_of(config).fit
-    return config if fit is None else fit(training_images, key, config)
+    if fit is None:
+        return config
+    require_array("training_images", training_images)
+    require_key(key)
+    learned: Config = fit(training_images, key, config)
+    return learned
 
 
 def as_dict(config: TransformConfig) -> dict[str, Any]:

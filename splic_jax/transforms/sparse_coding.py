@@ -175,7 +175,7 @@ def fit_dictionary(
     """
     images = jnp.asarray(training_images)
     if images.ndim != 4 or not images.size:
-        raise ValueError(f"training images must be [n, h, w, c], got {images.shape}")
+        raise ValueError(f"training_images must be [n, h, w, c], got {images.shape}")
     return dataclasses.replace(config, dictionary=_fit(images, key, config))
 
 

@@ -1,8 +1,12 @@
 import io
+import json
 import tarfile
+import threading
+import time
 
 import numpy as np
 import pytest
+import requests
 import scipy.io
 import tensorflow_datasets as tfds
 
@@ -156,7 +160,62 @@ def downloads(monkeypatch, tmp_path):
     monkeypatch.setattr(tfds.download, "DownloadManager", Downloads(files))
     # Nothing is prepared here, whatever the machine has.
     monkeypatch.setattr(data, "_is_prepared", lambda builder: False)
+    monkeypatch.setattr(data, "_require_answer", lambda url: None)
     return files
+
+
+@pytest.fixture
+def nothing_here(monkeypatch, tmp_path):
+    """No data set is prepared or downloaded."""
+    monkeypatch.setattr(data, "_is_prepared", lambda builder: False)
+    build = tfds.builder
+    monkeypatch.setattr(tfds, "builder", lambda name: build(name, data_dir=tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn_cropped"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_without_a_network_a_download_fails_soon(
+    name, silent, nothing_here, monkeypatch
+):
+    done = threading.Event()
+
+    def get(url, stream, timeout):
+        assert stream and timeout <= 10
+        if silent:
+            done.wait(60)
+        raise requests.exceptions.ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(requests, "get", get)
+    monkeypatch.setattr(data, "_PATIENCE", 0.2)
+    words = r"no answer from \S+\.edu within 0.2 s" if silent else "Name or service not"
+    start = time.monotonic()
+    with pytest.raises(UserError, match=f"{words}.*--data_dir=DIR") as error:
+        data.load(name, "test")
+    done.set()
+    assert_one_line(error)
+    assert time.monotonic() - start < 20
+
+
+def test_what_was_downloaded_needs_no_network(nothing_here, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(data, "_require_answer", no_network)
+    folder, url = nothing_here / "downloads", "http://ufldl.stanford.edu/housenumbers"
+    url += "/test_32x32.mat"
+    folder.mkdir()
+    content, _ = svhn_file([10, 3])
+    (folder / "kept.mat").write_bytes(content)
+    assert not data._is_downloaded(folder, url)
+    (folder / "kept.mat.INFO").write_text(json.dumps({"urls": [url]}))
+    assert data._is_downloaded(folder, url)
+    assert not data._is_downloaded(folder, url.replace("test", "train"))
+    monkeypatch.setattr(
+        tfds.download, "DownloadManager", Downloads({"test_32x32.mat": folder / "kept"})
+    )
+    with pytest.raises(UserError, match="kept"):  # it went on to read it
+        data.load("svhn_cropped", "test")
 
 
 def test_cifar_downloaded_through_tfds(downloads, tmp_path):

@@ -135,6 +135,24 @@ def test_arrays_in_fortran_order_and_label_arrays(images, labels):
         np.testing.assert_array_equal(read[1], labels)
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+def test_label_lists_of_numpy_integers(dtype, protocol, images, labels):
+    for listed in (list(labels.astype(dtype)), labels.astype(dtype)):
+        batch = {"data": planes(images).astype(np.uint8), "labels": listed}
+        content = pickle.dumps(batch, protocol)
+        read = official.parse_python_batch("file", content)
+        np.testing.assert_array_equal(read[1], labels)
+
+
+def test_label_lists_of_numpy_floats_are_refused(images, labels):
+    rows = planes(images).astype(np.uint8)
+    batch = {"data": rows, "labels": list(labels.astype(np.float32))}
+    with pytest.raises(UserError, match="a number of type 'f4'") as error:
+        official.parse_python_batch("file", pickle.dumps(batch))
+    assert_one_line(error)
+
+
 @pytest.mark.parametrize("function", ["os.system", "posix.system", "builtins.eval"])
 def test_a_pickle_that_runs_commands_is_refused(tmp_path, function):
     marker = tmp_path / "marker"
@@ -154,7 +172,7 @@ def test_a_pickle_that_runs_commands_is_refused(tmp_path, function):
 
 @pytest.mark.parametrize(
     "value",
-    [np.float32(1), np.load, np.random.default_rng, {1, 2}.__class__, UserError],
+    [np.load, np.random.default_rng, {1, 2}.__class__, UserError],
 )
 def test_names_that_arrays_do_not_need_are_refused(value):
     with pytest.raises(UserError, match="it asks for"):
@@ -291,7 +309,8 @@ def test_directories_that_are_not_there_or_hold_something_else(tmp_path):
             lambda name=name: official.load_cifar(tmp_path / name, "test", None),
             lambda name=name: official.load_svhn(tmp_path / name, "test"),
         ):
-            with pytest.raises(UserError, match=f"{name} is not there") as error:
+            message = "is a file; unpack it" if name == "file" else "is not there"
+            with pytest.raises(UserError, match=f"{name} {message}") as error:
                 call()
             assert_one_line(error)
     with pytest.raises(UserError, match="looked for test_batch.bin"):

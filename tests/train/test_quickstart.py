@@ -128,6 +128,31 @@ def test_evaluate_agrees_with_the_quickstart(first_run, schema_errors):
     assert schema_errors(record) == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--seed=1",), "was measured with seed 0, not 1"),
+        (("--num_test=4",), "was measured with dataset.count 8, not 4"),
+        (("--votes=3",), "was measured with votes 1, not 3"),
+        (("--surrogate=out/splic",), "was measured with another surrogate"),
+        (("--option=bit_depth.bits=8",), "with defenses.bit_depth.bits 3, not 8"),
+        (("--seed=1", "--out=out/notes.json"), "is no result of this program"),
+    ],
+)
+def test_evaluate_replaces_nothing(first_run, flags, message):
+    folder, _ = first_run
+    usual = ("--checkpoint=out/bare", f"--num_test={COUNT}", "--threats=clean")
+    usual += ("--defenses=bit_depth", "--nosoundness", "--out=out/first.json")
+    done = binaries.run("train.evaluate", *usual, cwd=folder)
+    assert done.returncode == 0, done.stderr  # the same settings go on
+    (folder / "out" / "notes.json").write_text('{"seed": 1}')
+    before = {path: path.read_bytes() for path in (folder / "out").glob("*.json")}
+    done = binaries.run("train.evaluate", *usual, *flags, cwd=folder)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"{message}; give another --out or delete the file" in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.slow
 def test_evaluate_compares_and_looks_for_doubts(first_run, schema_errors):
     folder, _ = first_run

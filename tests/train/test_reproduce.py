@@ -173,9 +173,11 @@ def test_other_settings_do_not_go_into_the_same_folder(first_run):
     folder, _ = first_run
     path = folder / "out" / "table3.json"
     inputs = {"seed": json.loads(path.read_text())["seed"]}
-    assert reproduce.earlier(path, inputs)["finished"]
-    with pytest.raises(UserError, match="was measured with another seed"):
-        reproduce.earlier(path, {"seed": 1})
+    assert reproduce.record_of(path, inputs)["finished"]
+    with pytest.raises(
+        UserError, match="was measured with seed 0, not 1; give another"
+    ):
+        reproduce.record_of(path, {"seed": 1})
 
 
 def test_a_users_mistake_is_one_line(tmp_path):

@@ -8,6 +8,7 @@ from scipy import special
 from splic_jax import SPLICConfig
 from train import data, models, samples
 from train.checkpoints import LoadedModel
+from train.errors import UserError
 from train.progress import Progress
 from train.settings import TrainSettings
 
@@ -126,9 +127,11 @@ def test_writes_what_the_page_needs_and_goes_on_where_it_stopped(tmp_path):
     again = json.loads(make()["samples.json"])
     assert again["explorer"] == json.loads(first["samples.json"])["explorer"]
     assert (tmp_path / "explorer.png").read_bytes() == first["explorer.png"]
-    # Other weights: everything anew.
+    # Other weights: not over what is there.
     loaded["bare"] = with_other_weights(loaded["bare"])
-    assert json.loads(make()["samples.json"])["networks"] != record["networks"]
+    with pytest.raises(UserError, match="another networks.bare.weights_sha256; give"):
+        make()
+    assert (tmp_path / "explorer.png").read_bytes() == first["explorer.png"]
 
 
 def with_other_weights(network):

@@ -186,7 +186,7 @@ def test_refuses(fitted):
         sparse_code(pictures(1), KEY, SMALL)
     with pytest.raises(ValueError, match="images of 1 channels need"):
         sparse_code(pictures(1, c=1), KEY, fitted)
-    with pytest.raises(ValueError, match="training images must be"):
+    with pytest.raises(ValueError, match="training_images must be"):
         fit_dictionary(np.zeros((0, 4, 4, 3)), KEY, SMALL)
     with pytest.raises(ValueError, match="stride must be at most patch_size=4"):
         SparseCodingConfig(patch_size=4, stride=5)
