@@ -460,10 +460,9 @@ def check_ball(
     chex.assert_equal_shape([attacked, images])
     attacked, images = jnp.asarray(attacked), jnp.asarray(images)
     sizes = np.asarray(norms.size(attacked - images, norm), np.float64)
-    power = {"linf": 0, "l2": 0.5, "l1": 1}[norm]
-    rounding = float(jnp.finfo(attacked.dtype).eps) * images[0].size ** power
     # Written so that NaN is outside.
-    out_of_ball = float((~(sizes <= epsilon + rounding)).mean())
+    radius = epsilon + norms.rounding(attacked, norm)
+    out_of_ball = float((~(sizes <= radius)).mean())
     in_box = np.asarray((attacked >= 0) & (attacked <= 1)).all(axis=(1, 2, 3))
     out_of_box = float((~in_box).mean())
     largest = float(sizes.max())
