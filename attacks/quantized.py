@@ -16,7 +16,6 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import finish, nothing_kept
 from attacks.empty import takes_none
 from attacks.judge import judged_goal
 from attacks.losses import MARGIN, Loss
@@ -132,20 +131,14 @@ def quantized(
         attempt,
         (jnp.int32(0), moved, nothing > 0, nothing, nothing),
     )
-    found = finish(
-        logits_fn,
-        wanted,
-        nothing_kept(kept)._replace(not_finite=lost),
-        verdict_key,
-        evaluations=evaluations,
-        queries=attacked.queries + asked,
-    )
+    kept = jax.lax.stop_gradient(kept)
+    judged = judged_goal(logits_fn, wanted, kept, verdict_key, evaluations)
     return attacked._replace(
-        images=found.images,
-        success=found.success,
-        loss=found.loss,
-        queries=found.queries,
-        not_finite=attacked.not_finite + found.not_finite,
+        images=kept,
+        success=judged.majority if wanted.targeted else ~judged.majority,
+        loss=judged.loss,
+        queries=attacked.queries + asked + evaluations,
+        not_finite=attacked.not_finite + lost + ~judged.finite,
     )
 
 
