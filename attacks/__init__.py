@@ -27,6 +27,9 @@ All together:
 Gradients through a defence that has none, or a useless one:
     bpda: a transform with a stand-in derivative.
 
+Images as 8-bit files hold them:
+    quantized: rounds what an attack returned, inside the ball, and judges it again.
+
 Verdicts:
     judge: accuracy over several keys, for classifiers that are random.
     check_classifier, check_attack, sentences: can the evaluation be believed?
@@ -55,6 +58,7 @@ from attacks.multi_targeted import multi_targeted as multi_targeted
 from attacks.pgd import fgsm as fgsm
 from attacks.pgd import mi_fgsm as mi_fgsm
 from attacks.pgd import pgd as pgd
+from attacks.quantized import quantized as quantized
 from attacks.soundness import Finding as Finding
 from attacks.soundness import check_attack as check_attack
 from attacks.soundness import check_classifier as check_classifier

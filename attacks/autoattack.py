@@ -13,6 +13,7 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 from attacks import inputs, norms
 from attacks.ascent import Kept, finish, merge, nothing_kept, preference
 from attacks.autopgd import NORMS, autopgd, targeted_autopgd
+from attacks.empty import takes_none
 from attacks.fab import fab
 from attacks.judge import judged_goal
 from attacks.losses import cross_entropy, dlr
@@ -39,6 +40,7 @@ class Stage(NamedTuple):
     attack: Callable[..., Attacked]
 
 
+@takes_none
 def autoattack(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -266,6 +268,7 @@ def autoattack_stages(
     )
 
 
+@takes_none
 def _targeted_fab(
     logits_fn: LogitsFunction,
     images: Array | np.ndarray,

@@ -29,6 +29,7 @@ from attacks.ascent import (
     nothing_kept,
     preference,
 )
+from attacks.empty import takes_none
 from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
 from attacks.oracle import Answer, Goal, ask, goal
@@ -40,6 +41,7 @@ NORMS = ("linf", "l2")
 STEP_WEIGHT = 0.75
 
 
+@takes_none
 def autopgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -152,6 +154,7 @@ def autopgd(
     )
 
 
+@takes_none
 def targeted_autopgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

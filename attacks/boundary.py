@@ -30,6 +30,7 @@ from jaxtyping import (
 
 from attacks import inputs, norms
 from attacks.ascent import finish, folded, image_keys, nothing_kept
+from attacks.empty import takes_none
 from attacks.losses import MARGIN
 from attacks.norms import per_image
 from attacks.oracle import ask, goal
@@ -75,6 +76,7 @@ class _Walk(NamedTuple):
     lost: Int32[Array, " n"]
 
 
+@takes_none
 def boundary(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

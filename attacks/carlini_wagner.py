@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
+from attacks.empty import takes_none
 from attacks.losses import MARGIN
 from attacks.oracle import Answer, Goal, ask, goal
 from attacks.types import Attacked, LogitsFunction
@@ -47,6 +48,7 @@ class CarliniWagner(NamedTuple):
     linf: Float[Array, " n"]
 
 
+@takes_none
 def carlini_wagner(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

@@ -17,12 +17,14 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
+from attacks.empty import takes_none
 from attacks.loops import canonical
 from attacks.losses import likeliest_others, margin, of_class
 from attacks.oracle import goal, mean_logits
 from attacks.types import Attacked, LogitsFunction
 
 
+@takes_none
 def deepfool(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray
 
 from attacks import inputs, norms
 from attacks.ascent import Kept, finish, folded, image_keys
+from attacks.empty import takes_none
 from attacks.loops import canonical
 from attacks.losses import is_class, likeliest_others, margin, of_class
 from attacks.norms import per_image
@@ -25,6 +26,7 @@ PerImage = Float[Array, " n"]
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
+@takes_none
 def fab(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -171,6 +173,7 @@ class Minimal(NamedTuple):
     distances: Float[Array, " n"]
 
 
+@takes_none
 def fab_minimal(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
+from attacks.empty import takes_none
 from attacks.inputs import (
     require_at_least,
     require_images,
@@ -40,6 +41,7 @@ class Judged(NamedTuple):
     finite: Bool[Array, " n"]
 
 
+@takes_none
 def judge(
     logits_fn: LogitsFunction,
     images: Float[Array, "n h w c"],

@@ -10,12 +10,14 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs
 from attacks.ascent import Kept, finish, keep, nothing_kept, preference
+from attacks.empty import takes_none
 from attacks.losses import Loss, likeliest_others, margin, targeted_difference
 from attacks.oracle import Answer, ask, goal
 from attacks.pgd import StepSize, pgd
 from attacks.types import Attacked, LogitsFunction
 
 
+@takes_none
 def multi_targeted(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

@@ -5,6 +5,8 @@ The ball of radius epsilon around x is meant inside the box [0, 1] and as floati
 numbers compute it: what `project` returns lies in it without any rounding on top.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,7 +20,7 @@ Images = Float[Array, "n h w c"]
 
 def size(difference: Images, norm: str) -> Float[Array, " n"]:
     """The norm of each image of a batch, in pixel values."""
-    flat = difference.reshape(len(difference), -1)
+    flat = difference.reshape(len(difference), math.prod(difference.shape[1:]))
     if norm == "linf":
         return jnp.abs(flat).max(axis=1, initial=0)
     if norm == "l1":
@@ -27,6 +29,13 @@ def size(difference: Images, norm: str) -> Float[Array, " n"]:
     largest = jnp.abs(flat).max(axis=1, initial=0)
     scale = jnp.where(largest > 0, largest, 1)
     return scale * jnp.sqrt(jnp.sum((flat / scale[:, None]) ** 2, axis=1))
+
+
+def rounding(images: Images, norm: str) -> float:
+    """What rounding to the images' dtype can add to the norm of a difference."""
+    entries: float = math.prod(images.shape[1:])
+    terms = {"linf": 1.0, "l2": math.sqrt(entries), "l1": entries}[norm]
+    return float(jnp.finfo(images.dtype).eps) * terms
 
 
 def per_image(values: Shaped[Array, " n"]) -> Shaped[Array, "n 1 1 1"]:

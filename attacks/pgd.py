@@ -31,6 +31,7 @@ from attacks.ascent import (
     nothing_kept,
     preference,
 )
+from attacks.empty import takes_none
 from attacks.losses import Loss
 from attacks.oracle import Answer, ask, goal
 from attacks.types import Attacked, LogitsFunction
@@ -39,6 +40,7 @@ from attacks.types import Attacked, LogitsFunction
 StepSize = Real[ArrayLike, ""] | Callable[[Array], ArrayLike]
 
 
+@takes_none
 def pgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -180,6 +182,7 @@ def pgd(
     )
 
 
+@takes_none
 def fgsm(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -235,6 +238,7 @@ def fgsm(
     )
 
 
+@takes_none
 def mi_fgsm(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

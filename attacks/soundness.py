@@ -18,7 +18,8 @@ p, q of n images, and for arrays a, b of the same images, are
     \frac{1}{n} \sqrt{\textstyle\sum_i (a_i - b_i)^2},
 
 the latter being McNemar's, to which what both have in common does not matter: of
-answers that are right or wrong at least 7 must change, if all in one direction.
+answers that are right or wrong at least 7 must change, if all in one direction. So a
+check that compares accuracies wants 7 images; with fewer it abstains (`Finding.wants`).
 
 References:
     Carlini et al. 2019, "On evaluating adversarial robustness", the analysis
@@ -48,6 +49,8 @@ from attacks.types import Attacked, LogitsFunction
 Accuracy = ArrayLike
 
 STANDARD_ERRORS = 2.5
+# Below it not even answers that all change in one direction are clear of chance.
+LEAST_IMAGES = math.floor(STANDARD_ERRORS**2) + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,24 +62,36 @@ class Finding:
         tripped: whether there is reason to doubt the evaluation.
         values: the numbers behind that, by name; shares and accuracies in [0, 1].
         sentence: what was seen and, where tripped, what it may mean and what to do.
+        wants: where the check abstained for want of images, how many it wants; else 0.
     """
 
     check: str
     tripped: bool
     values: Mapping[str, float]
     sentence: str
+    wants: int = 0
 
 
 def sentences(findings: Iterable[Finding]) -> str:
-    """The sentences of the findings that tripped, one a line, or that none did."""
+    """What tripped, or that nothing did, and which checks abstained; one a line."""
     findings = tuple(findings)
-    tripped = [
-        f"{found.check}: {found.sentence}" for found in findings if found.tripped
+    lines = [f"{found.check}: {found.sentence}" for found in findings if found.tripped]
+    if not lines:
+        names = ", ".join(found.check for found in findings if not found.wants) or "-"
+        lines = [f"Nothing to doubt was found, which is no proof. Checked: {names}."]
+    abstained = [
+        f"{found.check} wants {found.wants}" for found in findings if found.wants
     ]
-    if tripped:
-        return "\n".join(tripped)
-    names = ", ".join(found.check for found in findings)
-    return f"Nothing to doubt was found, which is no proof. Checked: {names}."
+    if abstained:
+        lines.append(f"Not checked, for want of images: {', '.join(abstained)}.")
+    return "\n".join(lines)
+
+
+OF_CLASSIFIER = (
+    *("finite", "random", "batch", "probabilities", "classes"),
+    *("zero gradient", "finite gradient", "saturation", "ascent"),
+)
+OF_ATTACK = ("ball", "epsilons", "unbounded", "steps", "black box")
 
 
 def check_classifier(
@@ -103,8 +118,9 @@ def check_classifier(
         starts: random points of the ball, besides the image, at which to look; >= 0.
 
     Returns:
-        The findings, of `check_finite`, `check_random`, `check_probabilities`,
-        `check_class_count` and `check_gradients`.
+        The findings, of `check_finite`, `check_random`, `check_batch`,
+        `check_probabilities`, `check_class_count` and `check_gradients`. Without images
+        all abstain.
 
     Raises:
         ValueError, TypeError: as `attacks.pgd`.
@@ -121,14 +137,18 @@ def check_classifier(
         ['probabilities']
     """
     inputs.require_at_least(2, questions=questions)
+    if len(images) == 0:
+        return tuple(_abstains(name, 0, 1) for name in OF_CLASSIFIER)
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     question_key, gradient_key = jax.random.split(key)
     ask = jax.jit(logits_fn)
     keys = jax.random.split(question_key, questions)
     logits = np.stack([np.asarray(ask(images, one)) for one in keys])
+    random = check_random(logits)
     return (
         check_finite(logits),
-        check_random(logits),
+        random,
+        check_batch(logits_fn, images, keys[0], random=random.tripped),
         check_probabilities(logits[0]),
         check_class_count(classes),
         *check_gradients(
@@ -177,7 +197,7 @@ def check_attack(
 
     Returns:
         The findings, of `check_ball`, `check_epsilons`, `check_unbounded`,
-        `check_steps` and `check_black_box`.
+        `check_steps` and `check_black_box`. Without images all abstain.
 
     Raises:
         ValueError, TypeError: as the attack.
@@ -192,9 +212,11 @@ def check_attack(
         >>> print([finding.check for finding in found if finding.tripped])
         ['epsilons', 'unbounded', 'steps']
     """
-    images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     inputs.require_choice("norm", norm, norms.NORMS)
     inputs.require_positive(epsilon=epsilon)
+    if len(images) == 0:
+        return tuple(_abstains(name, 0, 1) for name in OF_ATTACK)
+    images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     if steps is not None and (len(steps) < 2 or list(steps) != sorted(set(steps))):
         raise ValueError(f"steps must be two numbers or more that grow, got {steps}")
     epsilon = float(epsilon)  # type: ignore[arg-type]  # a real number
@@ -250,6 +272,8 @@ def check_attack(
 def check_finite(logits: Float[np.ndarray | Array, "*keys n classes"]) -> Finding:
     """Trips where a logit is NaN or infinite; `logits` under one key or several."""
     finite = np.isfinite(np.asarray(logits)).all(axis=-1)
+    if finite.shape[-1] == 0:
+        return _abstains("finite", 0, 1)
     share = 1 - float(finite.reshape(-1, finite.shape[-1]).all(axis=0).mean())
     return _finding(
         "finite",
@@ -272,6 +296,8 @@ def check_random(
             what a device that adds in any order makes of the same numbers.
     """
     logits = np.nan_to_num(np.asarray(logits, np.float64), posinf=0, neginf=0)
+    if logits.shape[1] == 0:
+        return _abstains("random", 0, 1)
     named = logits.argmax(axis=-1)
     share = float((named != named[0]).any(axis=0).mean())
     length = np.linalg.norm(logits, axis=-1).max(axis=0)
@@ -288,11 +314,98 @@ def check_random(
     )
 
 
+def check_batch(
+    logits_fn: LogitsFunction,
+    images: Num[Array | np.ndarray, "n h w c"],
+    key: PRNGKeyArray,
+    *,
+    random: bool = False,
+    alone: int = 3,
+    tolerance: float = 1e-4,
+    tolerance_alone: float = 0.05,
+) -> Finding:
+    """Trips where the logits of an image depend on the other images of its batch.
+
+    Every image is asked about again, in its place and under the same key, with black
+    and white ones in every other place of the batch. What is random draws the same
+    then, whether from the key or from the image's place. Some images are also asked
+    about alone and in the first place of a batch, so that their place is the same.
+
+    Logits that differ are compared with their length as a vector, or with its median
+    over the images where that is more. What one program makes of an image does not
+    differ at all on most devices; where the same question has two answers ten times
+    their difference is allowed. A program for one image may add in another order and
+    with other products (TF32, bfloat16), and a transform that rounds makes more of it.
+
+    Args:
+        logits_fn: ``(images, key) -> logits [n, classes]``.
+        images: floats in [0, 1]; two are needed.
+        key: of all questions.
+        random: whether answers depend on the key. What is drawn may then depend on the
+            size of the batch as well, and no image is asked about alone.
+        alone: how many images are asked about alone; each takes two questions.
+        tolerance: by which logits in equal batches may differ, relative to their size.
+        tolerance_alone: the same for an image alone.
+    """
+    count = len(images)
+    if count < 2:
+        return _abstains("batch", count, 2)
+    images = jnp.asarray(images)
+    ask = jax.jit(logits_fn)
+
+    def answers(images: Array) -> np.ndarray:
+        logits = np.asarray(ask(images, key), np.float64)
+        return np.nan_to_num(logits, posinf=0, neginf=0)
+
+    first = answers(images)
+    length = np.linalg.norm(first, axis=1)
+    length = np.maximum(length, np.median(length))
+    length = np.where(length > 0, length, 1)
+
+    def apart(logits: np.ndarray, others: np.ndarray, index: Any) -> float:
+        distances = np.linalg.norm(logits - others, axis=1) / length[index]
+        return float(distances.max())
+
+    noise = apart(first, answers(images), slice(None))
+    strangers = (images < 0.5).astype(images.dtype)
+    differences, changed = [], 0
+    for parity in (0, 1):
+        same = jnp.arange(count) % 2 == parity
+        mixed = jnp.where(norms.per_image(same), images, strangers)
+        rows = slice(parity, None, 2)
+        logits = answers(mixed)[rows]
+        differences.append(apart(logits, first[rows], rows))
+        changed += int((logits.argmax(axis=1) != first[rows].argmax(axis=1)).sum())
+    share, difference, single = changed / count, max(differences), 0.0
+    for index in range(0) if random else range(min(alone, count)):
+        in_batch = answers(jnp.roll(images, -index, axis=0))[:1]
+        by_itself = answers(images[index : index + 1])
+        single = max(single, apart(by_itself, in_batch, [index]))
+    seen = (
+        f"With other images in its batch an image's logits change by up to "
+        f"{_percent(difference)}, and the class named for {_percent(share)} of the "
+        "images"
+    )
+    if not random:
+        seen += f"; alone the logits differ by up to {_percent(single)}"
+    return _finding(
+        "batch",
+        difference > max(tolerance, 10 * noise) or single > tolerance_alone,
+        {"share": share, "difference": difference, "alone": single},
+        seen,
+        "Attacks and verdicts take images to be apart, so every accuracy would be one "
+        "of these batches alone: let batch normalisation use its running averages "
+        "(evaluation mode), or ask about one image at a time.",
+    )
+
+
 def check_probabilities(
     logits: Float[np.ndarray | Array, "n classes"], *, tolerance: float = 1e-5
 ) -> Finding:
     """Trips where each row is at least 0 and sums to 1, up to the tolerance."""
     logits = np.asarray(logits, np.float64)
+    if len(logits) == 0:
+        return _abstains("probabilities", 0, 1)
     away = np.maximum(np.abs(logits.sum(axis=1) - 1), -logits.min(axis=1))
     distance = float(away.max())
     return _finding(
@@ -337,17 +450,25 @@ def check_gradients(
       the margin's is not.
     - ascent: a step of epsilon / 8 along the margin's gradient, where it is not 0,
       raises the margin, under the same key, no more often than a step in a random
-      direction does, which is in half of the cases.
+      direction does, which is in half of the cases. It abstains where fewer than 7
+      images have a gradient.
 
     Args:
         logits_fn, images, labels, key, epsilon, norm, starts: as `check_classifier`.
 
     Returns:
-        The four findings, in this order.
+        The four findings, in this order; without images all abstain.
     """
     inputs.require_positive(epsilon=epsilon)
     inputs.require_choice("norm", norm, norms.NORMS)
     inputs.require_at_least(0, starts=starts)
+    if len(images) == 0:
+        return (
+            _abstains("zero gradient", 0, 1),
+            _abstains("finite gradient", 0, 1),
+            _abstains("saturation", 0, 1),
+            _abstains("ascent", 0, LEAST_IMAGES),
+        )
     images, labels, _ = inputs.checked(logits_fn, images, labels, key)
 
     def slope(
@@ -395,6 +516,7 @@ def check_gradients(
     if count:
         raised = float(seen["raised"][tried].mean())
     by_luck = 0.5 + STANDARD_ERRORS * math.sqrt(0.25 / max(count, 1))
+    ascent = {"share": raised, "images": float(count)}
     return (
         _finding(
             "zero gradient",
@@ -424,10 +546,12 @@ def check_gradients(
             "Their logits are so far apart that the softmax rounds: attack the margin "
             "or the DLR loss.",
         ),
-        _finding(
+        _abstains("ascent", count, LEAST_IMAGES, ascent, "with a gradient")
+        if count < LEAST_IMAGES
+        else _finding(
             "ascent",
-            0 < count and raised <= by_luck,
-            {"share": raised, "images": float(count)},
+            raised <= by_luck,
+            ascent,
             f"A small step along the gradient raises the margin in {_percent(raised)} "
             f"of {tried.sum()} cases; in a random direction it would in about half",
             "The gradient does not say where the loss rises: check stand-in "
@@ -457,12 +581,13 @@ def check_ball(
     """
     inputs.require_choice("norm", norm, norms.NORMS)
     inputs.require_same_shape("attacked", attacked, "images", images)
+    if len(images) == 0:
+        return _abstains("ball", 0, 1)
     attacked, images = jnp.asarray(attacked), jnp.asarray(images)
     sizes = np.asarray(norms.size(attacked - images, norm), np.float64)
-    power = {"linf": 0, "l2": 0.5, "l1": 1}[norm]
-    rounding = float(jnp.finfo(attacked.dtype).eps) * images[0].size ** power
     # Written so that NaN is outside.
-    out_of_ball = float((~(sizes <= epsilon + rounding)).mean())
+    radius = epsilon + norms.rounding(attacked, norm)
+    out_of_ball = float((~(sizes <= radius)).mean())
     in_box = np.asarray((attacked >= 0) & (attacked <= 1)).all(axis=(1, 2, 3))
     out_of_box = float((~in_box).mean())
     largest = float(sizes.max())
@@ -554,6 +679,9 @@ def _check_series(
     ordered = sorted(accuracies)
     if len(ordered) < 2:
         raise ValueError(f"{check}: two or more are compared, got {ordered}")
+    images = _count(*accuracies.values(), count=count)
+    if images < LEAST_IMAGES:
+        return _abstains(check, images, LEAST_IMAGES)
     means = {x: _mean(accuracies[x]) for x in ordered}
     values = {named(x): mean for x, mean in means.items()}
 
@@ -572,7 +700,9 @@ def _check_series(
     first, last = ordered[0], ordered[-1]
     fall, noise = _fall(accuracies[first], accuracies[last], count)
     at_chance = means[last] <= _chance(accuracies[last], classes, count)
-    if fall > noise or at_chance or not must_fall:
+    # Of a few images not even that is clear of chance, and it is a fall all the same.
+    halved = 2 * means[last] <= means[first]
+    if fall > noise or halved or at_chance or not must_fall:
         return finding(False, "goes", first, last, "")
     return finding(True, "does not clearly fall,", first, last, stays)
 
@@ -587,6 +717,9 @@ def check_unbounded(
         classes: number of classes; a guess is right for one image in so many.
         count: number of images, where the accuracy is not given for each.
     """
+    images = _count(accuracy, count=count)
+    if images < LEAST_IMAGES:
+        return _abstains("unbounded", images, LEAST_IMAGES)
     mean, chance = _mean(accuracy), 1 / classes
     return _finding(
         "unbounded",
@@ -615,6 +748,9 @@ def check_black_box(
     """
     if not white or not black:
         raise ValueError("white and black must each name an attack or more")
+    images = _count(*white.values(), *black.values(), count=count)
+    if images < LEAST_IMAGES:
+        return _abstains("black box", images, LEAST_IMAGES)
     worst = min(white.values(), key=_mean)
     if all(np.ndim(accuracy) for accuracy in white.values()):
         worst = np.min([np.asarray(each, float) for each in white.values()], axis=0)
@@ -661,6 +797,19 @@ def _finding(
     return Finding(
         check, tripped, values, f"{seen}. {advice}" if tripped else f"{seen}."
     )
+
+
+def _abstains(
+    check: str,
+    count: int,
+    wants: int,
+    values: Mapping[str, float] | None = None,
+    which: str = "",
+) -> Finding:
+    """The finding of a check that had too few images to tell anything from chance."""
+    images = " ".join(["image" + "s" * (wants != 1), which]).strip()
+    sentence = f"It takes {wants} {images} to tell, and there are {count}."
+    return Finding(check, False, values or {"images": float(count)}, sentence, wants)
 
 
 def _mean(accuracy: Accuracy) -> float:

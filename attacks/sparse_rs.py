@@ -17,11 +17,13 @@ from attacks.ascent import (
     nothing_kept,
     preference,
 )
+from attacks.empty import takes_none
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import ask, goal
 from attacks.types import Attacked, LogitsFunction
 
 
+@takes_none
 def sparse_rs(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

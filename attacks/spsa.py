@@ -13,11 +13,13 @@ from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import Rule, ascend, finish, image_keys, preference
+from attacks.empty import takes_none
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import Answer, ask, goal
 from attacks.types import Attacked, LogitsFunction
 
 
+@takes_none
 def spsa(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

@@ -22,6 +22,7 @@ from attacks.ascent import (
     nothing_kept,
     preference,
 )
+from attacks.empty import takes_none
 from attacks.losses import Loss, margin
 from attacks.oracle import ask, goal
 from attacks.types import Attacked, LogitsFunction
@@ -33,6 +34,7 @@ Images = Float[Array, "n h w c"]
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
+@takes_none
 def square(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

@@ -9,10 +9,12 @@ from jaxtyping import Array, Num, PRNGKeyArray
 
 from attacks import inputs
 from attacks.ascent import finish, nothing_kept
+from attacks.empty import takes_none
 from attacks.oracle import goal
 from attacks.types import Attacked, LogitsFunction
 
 
+@takes_none
 def transfer(
     source_fn: LogitsFunction,
     target_fn: LogitsFunction,

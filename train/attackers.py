@@ -19,6 +19,7 @@ from attacks import (
     carlini_wagner,
     fgsm,
     pgd,
+    quantized,
     spsa,
     square,
 )
@@ -187,17 +188,29 @@ def attack_batch(
     first_index: int,
     config: TransformConfig | None,
     attack: AttackSettings,
+    eight_bits: bool = False,
 ) -> Attacked:
-    """Attacks the bare network (`config` None), or through its defence."""
+    """Attacks the bare network (`config` None), or through its defence.
+
+    With `eight_bits` the images are then rounded as in `attacks.quantized`.
+    """
     _, run = ALGORITHMS[attack.name]
-    return run(
-        defended(network, config, first_index, attack.derivative),
+    target = defended(network, config, first_index, attack.derivative)
+    found = run(
+        target,
         images,
         labels,
         key,
         attack=attack,
         epsilon=attack.epsilon,
         first_index=first_index,
+    )
+    if not eight_bits:
+        return found
+    # Attacks fold small numbers into their key.
+    rounding_key = jax.random.fold_in(key, 2**31 - 1)
+    return quantized(
+        target, found, images, labels, rounding_key, epsilon=attack.epsilon
     )
 
 

@@ -40,6 +40,7 @@ from train import (
     records,
 )
 from train import flags as shared_flags
+from train.attacked_images import AttackedImages
 from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 from train.errors import UserError
 from train.files import write_whole
@@ -112,6 +113,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool(
         "soundness", True, "look for signs that the numbers flatter (docs/protocol.md)"
+    )
+    flags.DEFINE_string(
+        "save_attacked",
+        None,
+        "folder for the attacked images, as PNG files and .npz; they are rounded to "
+        "8 bits first, and judged as they are written (docs/attacks.md)",
     )
     flags.DEFINE_bool("dry_run", False, "list the cells with an estimate, and stop")
     flags.DEFINE_string("out", "out/evaluation.json", "JSON file for the results")
@@ -311,6 +318,14 @@ def main(argv: Sequence[str]) -> None:
             for name, config in defenses.items()
         }
     logits_fn = models.logits_function(loaded.graphdef, loaded.variables)
+    planned = list(
+        evaluation.planned(defenses, FLAGS.threats, attacks, bool(surrogate))
+    )
+    if not planned:
+        raise UserError(
+            "nothing to measure: without a defence gray-box is white-box; give others "
+            "of --threats or --defenses"
+        )
     if FLAGS.dry_run:
         cells = planning.plan(
             logits_fn, dataset, defenses, FLAGS.threats, attacks, bool(surrogate)
@@ -354,6 +369,20 @@ def main(argv: Sequence[str]) -> None:
         "defenses": {**before, **settings},
         "soundness": earlier.get("soundness", {}),
     }
+    save = None
+    if FLAGS.save_attacked:
+        save = AttackedImages(pathlib.Path(FLAGS.save_attacked), inputs, settings)
+        asked = {
+            evaluation.planned_name(name, config, threat, attack, saved=True)
+            for name, config, threat, attack in planned
+            if threat != "clean"
+        }
+        save.require_free(asked)
+        kept = {
+            name: cell
+            for name, cell in kept.items()
+            if name not in asked or save.holds(cell)
+        }
     progress = Progress()
     progress.line(
         f"evaluating {FLAGS.checkpoint} on {len(dataset.images)} images of "
@@ -391,19 +420,15 @@ def main(argv: Sequence[str]) -> None:
         and models.logits_function(surrogate.graphdef, surrogate.variables),
         progress=progress,
         done=kept,
+        save=save,
         store=store,
         stamp={name: made_by[name] for name in ("commit", "date")},
     )
-    if not cells:
-        raise UserError(
-            "nothing to measure: without a defence gray-box is white-box; give others "
-            "of --threats or --defenses"
-        )
     if any(evaluation.cell_name(cell) not in kept for cell in cells):
         store(cells)  # else the file stays as it was measured
     for name, findings in record["soundness"].items():
         for finding in findings:
-            if finding["tripped"]:
+            if finding["tripped"] or finding.get("wants"):
                 progress.line(f"{name}: {finding['check']}: {finding['sentence']}")
     trained = loaded.settings.defense
     trained_with = method_of(trained).title if trained else "no defence"

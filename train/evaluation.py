@@ -37,12 +37,16 @@ from splic_jax import transform
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.transforms import TransformConfig, returns_images
 from train import attackers, quality
+from train.attacked_images import AttackedImages, Name
 from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 from train.data import Dataset
 from train.progress import Progress
 
 THREATS = tuple(ATTACKS_OF)
 PAPER_PGD: Mapping[str, AttackSettings] = {"pgd": PRESETS["pgd"]}
+
+# What the words for an attack end with where its images were saved.
+EIGHT_BITS = ", rounded to 8 bits"
 
 # Images attacked at a time, at most: few enough that a step of progress is seconds.
 MAX_BATCH = 64
@@ -77,6 +81,8 @@ class Cell:
         queries: how often the attacked network saw a version of an image, at most.
         not_finite: how many logits it met that were not finite.
         seed: of the attack and the masks.
+        saved: where the attacked images were written, rounded to 8 bits before they
+            were judged (`train.attacked_images`); None where they were not.
     """
 
     threat: str
@@ -88,6 +94,7 @@ class Cell:
     queries: int = 0
     not_finite: int = 0
     seed: int = 0
+    saved: Mapping[str, str] | None = None
 
     def summary(self) -> dict[str, Any]:
         """The cell as plain values, for JSON; intervals are 95 %."""
@@ -110,6 +117,7 @@ class Cell:
             "psnr_db_by_image": [
                 round(value, 2) if math.isfinite(value) else None for value in self.psnr
             ],
+            **({"saved": dict(self.saved)} if self.saved else {}),
         }
 
 
@@ -129,7 +137,7 @@ def mean_interval(values: np.ndarray) -> dict[str, float]:
 
 attack_batch = jax.jit(
     attackers.attack_batch,
-    static_argnames="attack",
+    static_argnames=("attack", "eight_bits"),
     compiler_options=COMPILER_OPTIONS,
 )
 
@@ -187,6 +195,7 @@ def measure(
     vote: str = "logits",
     surrogate: Callable[[jax.Array], jax.Array] | None = None,
     attacked: dict[Any, Attacked] | None = None,
+    save: AttackedImages | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Cell:
     """Measures one cell.
@@ -207,6 +216,8 @@ def measure(
         surrogate: the network that a black-box attacker attacks, images to logits.
         attacked: where images attacked without a defence are kept for the next call,
             since they are the same for all defences.
+        save: where to write the attacked images, which are then rounded to 8 bits, and
+            judged as they are read from a file.
         advance: called with the number of images done since the last call.
 
     Returns:
@@ -217,18 +228,22 @@ def measure(
     knows = config if attackers.knows_defense(threat) else None
     target = surrogate if threat == "black-box" else logits_fn
     correct, psnr, queries, not_finite = [], [], 0, 0
+    name = planned_name(defense, config, threat, attack, save is not None)
+    to_save = []
     waiting = collections.deque()
 
     def read_down_to(left: int) -> None:
         nonlocal queries, not_finite
         while len(waiting) > left:
-            size, right, decibels, found = jax.device_get(waiting.popleft())
+            size, right, decibels, found, pixels = jax.device_get(waiting.popleft())
             correct.extend(right[:size].tolist())
             if decibels is not None:
                 psnr.extend(decibels[:size].tolist())
             if found is not None:
                 queries = max(queries, int(found[0].max()))
                 not_finite += int(found[1][:size].sum())
+            if pixels is not None:
+                to_save.append(pixels[:size])
             advance(size)
 
     count = len(dataset.images)
@@ -239,31 +254,46 @@ def measure(
         chosen = (start + np.arange(batch)) % count
         # Put in its place, as what an attack returns is; else both are compiled for.
         clean = jax.device_put(dataset.images[chosen], jax.devices()[0])
-        clean = clean.astype(jnp.float32) / 255
+        clean, pixels = clean.astype(jnp.float32) / 255, None
         labels = jnp.asarray(dataset.labels[chosen])
         attack_with = partial(
-            attack_batch, target, clean, labels, attack_key, start, knows, attack
+            attack_batch,
+            target,
+            clean,
+            labels,
+            attack_key,
+            start,
+            knows,
+            attack,
+            eight_bits=save is not None,
         )
-        name = (threat == "black-box", attack, start)
+        made = (threat == "black-box", attack, start)
         images, counted = clean, None
         if threat != "clean":
             if knows is not None:
                 found = attack_with()
-            elif name in attacked:
-                found = attacked[name]
+            elif made in attacked:
+                found = attacked[made]
             else:
-                found = attacked[name] = attack_with()
+                found = attacked[made] = attack_with()
             images, counted = found.images, (found.queries, found.not_finite)
+            if save is not None:  # and read, as the clean ones are above
+                pixels = jnp.round(images * 255).astype(jnp.uint8)
+                images = pixels.astype(jnp.float32) / 255
         predicted, seen = classify_batch(
             logits_fn, images, mask_key, start, config, votes, vote
         )
         decibels = quality.psnr(clean, seen) if seen.shape == clean.shape else None
-        waiting.append((size, predicted == labels, decibels, counted))
+        waiting.append((size, predicted == labels, decibels, counted, pixels))
         read_down_to(batches_ahead())
     read_down_to(0)
+    saved = None
+    if to_save:
+        arrays = np.concatenate(to_save), dataset.labels, np.array(correct)
+        saved = save.write(name, *arrays)
     return Cell(
         threat,
-        attack_words(threat, config, attack),
+        name[-1],
         None if threat == "clean" else attack,
         defense,
         tuple(correct),
@@ -271,6 +301,7 @@ def measure(
         queries,
         not_finite,
         seed,
+        saved,
     )
 
 
@@ -287,6 +318,7 @@ def evaluate(
     surrogate: Callable[[jax.Array], jax.Array] | None = None,
     progress: Progress | None = None,
     done: Mapping[tuple[str, ...], dict[str, Any]] | None = None,
+    save: AttackedImages | None = None,
     store: Callable[[list[dict[str, Any]]], None] = lambda cells: None,
     stamp: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
@@ -301,6 +333,7 @@ def evaluate(
             (`train.attackers.ATTACKS_OF`).
         progress: where to show how far it is; None shows nothing.
         done: summaries measured before, by `cell_name`; not measured again.
+        save: where to write the attacked images; as in `measure`.
         store: called with all summaries so far after each that was measured.
         stamp: entries for every summary, such as the date.
 
@@ -312,11 +345,11 @@ def evaluate(
     for defense, config, threat, attack in planned(
         defenses, threats, attacks, surrogate is not None
     ):
-        words = attack_words(threat, config, attack)
-        found = (done or {}).get((defense, threat, words))
+        name = planned_name(defense, config, threat, attack, save is not None)
+        found = (done or {}).get(name)
         if found is None:
-            name = f"{threat}, defense {defense}"
-            with progress.stage(name, len(dataset.images), lines=False) as advance:
+            title = f"{threat}, defense {defense}"
+            with progress.stage(title, len(dataset.images), lines=False) as advance:
                 cell = measure(
                     logits_fn,
                     dataset,
@@ -329,6 +362,7 @@ def evaluate(
                     vote=vote,
                     surrogate=surrogate,
                     attacked=attacked,
+                    save=save,
                     advance=advance,
                 )
             found = {**cell.summary(), **stamp}
@@ -366,6 +400,20 @@ def planned(
 def cell_name(cell: Mapping[str, Any]) -> tuple[str, str, str]:
     """What tells a summary from the others of its run: defence, threat, attack."""
     return cell["defense"], cell["threat"], cell["attack"]
+
+
+def planned_name(
+    defense: str,
+    config: TransformConfig | None,
+    threat: str,
+    attack: AttackSettings,
+    saved: bool,
+) -> Name:
+    """The `cell_name` that the summary of a cell will have."""
+    words = attack_words(threat, config, attack)
+    if saved and threat != "clean":
+        words += EIGHT_BITS
+    return defense, threat, words
 
 
 def attack_words(

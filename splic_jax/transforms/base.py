@@ -70,9 +70,12 @@ def per_image(one: OfOneImage) -> Transform:
         check(images)
         require_key(key)
         batch = images if images.ndim == 4 else images[None]
-        count = len(batch)
-        if count == 0:  # what comes out may have other channels
-            batch, indices = jnp.zeros((1, *batch.shape[1:]), batch.dtype), None
+        if len(batch) == 0:  # what comes out may have other channels
+            one_image = jax.ShapeDtypeStruct((1, *batch.shape[1:]), batch.dtype)
+            of_one = partial(run, chunk=1, least=1)
+            done = jax.eval_shape(of_one, one_image, jnp.zeros(1, int), (key, config))
+            nothing: Array = jnp.zeros((0, *done.shape[1:]), done.dtype)
+            return nothing
         numbers = numbered(len(batch), first_index, indices)
         platform, shared = jax.default_backend(), (key, config)
         on_cpu = platform == "cpu"
@@ -84,6 +87,7 @@ def per_image(one: OfOneImage) -> Transform:
             )
         else:
             done = run_some(batch, numbers, shared)
-        return done[:count] if images.ndim == 4 else done[0]
+        transformed: Array = done if images.ndim == 4 else done[0]
+        return transformed
 
     return transform

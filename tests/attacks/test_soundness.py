@@ -12,8 +12,11 @@ import scipy.stats
 
 from attacks import bpda, norms, pgd
 from attacks.soundness import (
+    OF_ATTACK,
+    OF_CLASSIFIER,
     check_attack,
     check_ball,
+    check_batch,
     check_black_box,
     check_classifier,
     check_epsilons,
@@ -29,7 +32,7 @@ from attacks.types import Attacked
 
 CLASSES, SHAPE = 5, (6, 5, 3)
 WEIGHTS = np.random.default_rng(0).normal(size=(90, CLASSES)).astype(np.float32) / 9
-KEY = jax.random.key(0)
+KEY, KEY2 = jax.random.key(0), jax.random.key(1)
 
 
 def linear(images, key):
@@ -128,6 +131,81 @@ def test_an_answer_that_is_missing_under_one_key_is_random():
     assert check_random(logits).tripped
     logits[0, 0, 0] = np.nan
     assert not check_random(logits).tripped
+
+
+def normalised(images, key):
+    """Batch normalisation in training mode."""
+    flat = images.reshape(len(images), -1)
+    flat = (flat - flat.mean(axis=0)) / jnp.sqrt(flat.var(axis=0) + 1e-3)
+    return flat @ WEIGHTS
+
+
+def test_images_that_interact_trip():
+    found = of_classifier(normalised, questions=2, starts=0)
+    assert tripped(found.values()) == {"batch"}
+    assert found["batch"].values["difference"] > 0.1
+    assert found["batch"].values["alone"] > 0.5
+    assert "running averages" in found["batch"].sentence
+    # The same network with the averages of its training.
+    images, _ = some(16)
+    mean, deviation = images.mean(axis=0), images.std(axis=0)
+    still = lambda images, key: linear((images - mean) / deviation + 0.5, key)
+    assert not check_batch(still, images, KEY).tripped
+    random = lambda images, key: normalised(images, key) + random_answers(images, key)
+    assert of_classifier(random, questions=2, starts=0)["batch"].tripped
+    by_count = lambda images, key: linear(images, key) * len(images)
+    found = check_batch(by_count, images, KEY)
+    assert found.tripped and found.values["difference"] == 0
+
+
+def one_image_at_a_time(noise):
+    """Adds noise to each image, drawn from a key of its own: `noise(key, index)`."""
+
+    def logits_fn(images, key):
+        keys = jax.vmap(noise, (None, 0))(key, jnp.arange(len(images)))
+        drawn = jax.vmap(lambda key: jax.random.normal(key, SHAPE))(keys)
+        return linear(images + drawn, key)
+
+    return logits_fn
+
+
+@pytest.mark.parametrize(
+    "logits_fn",
+    [
+        # As transforms of this project draw: from the key and the image's index.
+        one_image_at_a_time(jax.random.fold_in),
+        one_image_at_a_time(lambda key, index: jax.random.fold_in(KEY, index)),
+        one_image_at_a_time(lambda key, index: key),
+        random_answers,
+        # In its place of the batch, and of another number where the batch is another.
+        lambda x, key: linear(x, key) + jax.random.permutation(key, len(x))[:, None],
+    ],
+)
+def test_random_images_of_a_batch_do_not_interact(logits_fn):
+    images, _ = some(9)
+    is_random = check_random(np.stack([logits_fn(images, k) for k in (KEY, KEY2)]))
+    found = check_batch(logits_fn, images, KEY, random=is_random.tripped)
+    assert not found.tripped
+    assert found.values["difference"] == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_what_a_precision_rounds_is_no_interaction(dtype):
+    images, _ = some(9)
+    coarse = lambda x, key: (
+        (x - 0.5).reshape(len(x), -1).astype(dtype) @ (WEIGHTS.astype(dtype))
+    )
+    assert not check_batch(coarse, images, KEY).tripped
+    # As a device that takes another program for one image, with products in few bits.
+    rounds = lambda x, key: linear(x, key) * (1 + 1e-2 * (len(x) == 1))
+    assert not check_batch(rounds, images, KEY).tripped
+
+
+def test_a_network_of_convolutions_keeps_its_images_apart():
+    images, _ = networks.data(9, seed=5)
+    found = check_batch(networks.network(), images, KEY)
+    assert not found.tripped
+    assert found.values["difference"] == 0 and found.values["alone"] < 1e-5
 
 
 def test_probabilities_trip():
@@ -414,6 +492,66 @@ def test_black_box_is_compared_with_the_worst_case_of_each_image():
     assert "20 % under square" in found.sentence
     as_means = {"one": 0.5, "other": 0.5}
     assert check_black_box(as_means, {"square": 0.2}, 100).tripped
+
+
+# --- Too few images
+
+
+def of_network(count):
+    images, labels = networks.data(8, seed=5)
+    inputs = networks.network(), images[:count], labels[:count], KEY
+    found = check_classifier(*inputs, questions=2, starts=0)
+    return found + check_attack(*inputs, steps=(0, 2), scales=(0,))
+
+
+@pytest.mark.parametrize("count", [0, 6, 7])
+def test_with_too_few_images_a_check_abstains(count):
+    found = of_network(count)
+    assert tripped(found) <= {"steps", "epsilons"} if count == 7 else not tripped(found)
+    wants = {finding.check: finding.wants for finding in found if finding.wants}
+    compare = {"ascent", "epsilons", "unbounded", "steps", "black box"}
+    names = [finding.check for finding in found]
+    assert names == [*OF_CLASSIFIER, *OF_ATTACK]
+    few = dict.fromkeys(compare, 7)
+    assert wants == {0: dict.fromkeys(names, 1), 6: few, 7: {}}[count]
+    said = sentences(found)
+    assert ("ascent wants" in said) == (count < 7)
+    for finding in found:
+        assert not (finding.tripped and finding.wants)
+        assert (f"there are {count}." in finding.sentence) == bool(finding.wants)
+
+
+def test_an_image_is_not_compared_with_itself():
+    assert check_batch(linear, some(1)[0], KEY).wants == 2
+    assert not check_batch(linear, some(2)[0], KEY).wants
+    assert check_batch(normalised, some(2)[0], KEY).tripped
+
+
+def test_a_wrong_gradient_of_seven_images_trips():
+    def found(count):
+        images, labels = some(count)
+        wrong = lambda images, key: linear(wrong_way(images, key), key)
+        return by_name(check_gradients(wrong, images, labels, KEY, starts=0))["ascent"]
+
+    assert found(7).tripped
+    assert not found(6).tripped and found(6).wants == 7
+    assert found(6).values == {"share": 0.0, "images": 6.0}
+
+
+def test_accuracies_of_few_images_trip_nothing():
+    one, none = {"pgd": 1.0}, {"square": 0.0}
+    for count in (1, 6):
+        assert check_black_box(one, none, count).wants == 7
+        assert check_unbounded(1.0, 10, count).wants == 7
+        assert check_steps({0: 0.0, 1: 1.0}, 10, count).wants == 7
+        assert check_epsilons({0: np.ones(count), 1: np.ones(count)}, 10).wants == 7
+    assert check_black_box(one, none, 7).tripped
+    assert check_unbounded(1.0, 10, 7).tripped
+    assert check_steps({0: 0.0, 1: 1.0}, 10, 7).tripped
+    assert check_epsilons({0: np.ones(7), 1: np.ones(7)}, 10).tripped
+    # Five of nine are lost: no proof, and no reason to doubt.
+    after = np.arange(9) < 4
+    assert not check_epsilons({0: np.ones(9), 1: after}, 10).tripped
 
 
 # --- What is returned

@@ -2,6 +2,7 @@
 
 import json
 import os
+from unittest import mock
 
 import binaries
 import drawn
@@ -195,6 +196,38 @@ def test_votes_and_options_reach_the_defence(first_run):
     assert psnr["usvt"]["mean"] > 10
 
 
+def test_attacked_images_are_saved_as_they_were_judged(first_run, schema_errors):
+    folder, _ = first_run
+    flags = (
+        "--checkpoint=out/bare",
+        f"--num_test={COUNT}",
+        "--defenses=none",
+        "--threats=white-box",
+        "--nosoundness",
+        "--out=out/saved.json",
+    )
+    plain = binaries.run("train.evaluate", *flags, "--attacks=fgsm", cwd=folder)
+    assert plain.returncode == 0, plain.stderr
+    flags = (*flags, "--attacks=fgsm", "--save_attacked=out/attacked")
+    done = binaries.run("train.evaluate", *flags, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "out" / "saved.json").read_text())
+    assert schema_errors(record) == []
+    assert "saved" in record["cells"][0] and "saved" not in record["cells"][1]
+    assert record["cells"][0]["attack"].endswith("rounded to 8 bits")
+    path = folder / "out" / "attacked" / record["cells"][0]["saved"]["file"]
+    assert len(list(path.with_suffix("").glob("*.png"))) == COUNT
+    # Nothing is measured again, but what is no longer there.
+    again = binaries.run("train.evaluate", *flags, cwd=folder)
+    assert "2 cells are done from before" in again.stdout
+    (path.with_suffix("") / "00000.png").unlink()
+    assert binaries.run("train.evaluate", *flags, cwd=folder).returncode == 0
+    assert (path.with_suffix("") / "00000.png").is_file()
+    flags = (*flags, "--seed=1", "--out=out/other.json")
+    other = binaries.run("train.evaluate", *flags, cwd=folder)
+    assert other.returncode == 1 and "give another --save_attacked" in other.stderr
+
+
 def test_the_registry_is_listed(first_run):
     folder, _ = first_run
     done = binaries.start("train.evaluate", "--list", cwd=folder)
@@ -217,9 +250,7 @@ MISTAKES = {
     "--checkpoint=out/bare --rank=40": "--rank=40 exceeds",
     "--checkpoint=out/bare --epsilon=nan": "--epsilon must be",
     "--checkpoint=out/bare --threats=black-box": "needs --surrogate",
-    "--checkpoint=out/bare --nosoundness --threats=gray-box --defenses=none": (
-        "nothing to measure"
-    ),
+    "--checkpoint=out/bare --threats=gray-box --defenses=none": "nothing to measure",
 }
 
 
@@ -227,7 +258,9 @@ MISTAKES = {
 def test_a_users_mistake_is_one_line(first_run, case):
     folder, _ = first_run
     flags = (*case.split(), "--out=out/none.json")
-    done = binaries.run("train.evaluate", *flags, cwd=folder)
+    # Said before the network is looked at, which would take a while.
+    with mock.patch("train.evaluate.soundness_of", side_effect=AssertionError):
+        done = binaries.run("train.evaluate", *flags, cwd=folder)
     assert done.returncode == 1
     assert MISTAKES[case] in done.stderr and done.stderr.count("\n") == 1
     assert not (folder / "out" / "none.json").exists()

@@ -35,6 +35,8 @@ CHECKS: Mapping[str, str] = {
     "not, so the classifier looks broken instead of robust.",
     "random": "Does the same image get the same answer twice? If not, one answer says "
     "little: gradients have to be averaged, and verdicts repeated.",
+    "batch": "Does an image get the same logits whatever the other images of its batch "
+    "are? If not, an accuracy depends on how the images were put together.",
     "probabilities": "Are these logits, or probabilities already? A second softmax has "
     "hardly any slope where the classifier is sure.",
     "classes": "Are there classes enough for the losses that compare several of them?",

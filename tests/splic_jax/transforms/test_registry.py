@@ -56,6 +56,17 @@ def test_what_the_registry_says_of_a_method_is_so(name, training_images):
         transform(IMAGES * jnp.nan, KEY, config)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_no_images_give_none(name, training_images):
+    method = METHODS[name]
+    config = fitted(method.config, training_images, KEY)
+    apply = lambda images: transform(images, KEY, config)
+    for function, dtype in ((apply, jnp.float32), (jax.jit(apply), jnp.uint8)):
+        done = function(jnp.zeros((0, 12, 10, 3), dtype))
+        assert done.shape == (0, 12, 10, method.channels(config, 3))
+        assert done.dtype == dtype
+
+
 @pytest.mark.parametrize(
     "name",
     # Of the parts of the barrage most have one.

@@ -1,0 +1,58 @@
+"""No images, and so no results: of the right shape, and without a question."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# Arguments of attacks that have an entry for each image.
+PER_IMAGE = ("attacked", "images", "labels", "targets", "starts")
+
+
+def takes_none(attack: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Gives an attack's result for no images, which are left where all are broken.
+
+    A network need not take an empty batch; many that flatten their images do not. So
+    the shapes are those that the attack has for one image, which is only traced, but
+    for their length; settings are checked as ever.
+
+    Args:
+        attack: with an argument `images`, whose results are arrays with an entry for
+            each image.
+    """
+    names = tuple(inspect.signature(attack).parameters)
+
+    @functools.wraps(attack)
+    def attack_or_none(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        shape: tuple[int, ...] = getattr(given.get("images"), "shape", ())
+        if len(shape) != 4 or shape[0]:
+            return attack(*args, **kwargs)
+
+        def of_one(per_image: dict[str, Any]) -> Result:
+            return attack(**{**given, **per_image})  # type: ignore[call-arg]
+
+        named = {k: v for k, v in given.items() if k in PER_IMAGE and v is not None}
+        result = jax.eval_shape(of_one, jax.tree.map(_one, named))
+        empty: Result = jax.tree.map(_none, result)
+        return empty
+
+    return attack_or_none
+
+
+def _one(array: Any) -> jax.ShapeDtypeStruct:
+    """The shape of one entry where there is none; of what is no such array, its own."""
+    shape = jnp.shape(array)
+    count = (1,) if shape[:1] == (0,) else shape[:1]
+    dtype = jnp.asarray(array).dtype
+    return jax.ShapeDtypeStruct((*count, *shape[1:]), dtype)
+
+
+def _none(result: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros((0, *result.shape[1:]), result.dtype)
