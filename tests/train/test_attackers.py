@@ -4,11 +4,19 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import networks
 import numpy as np
 import pytest
 
+from attacks.soundness import check_batch
 from splic_jax import SPLICConfig
-from splic_jax.transforms import BitDepthConfig, ThermometerConfig, USVTConfig
+from splic_jax.transforms import (
+    METHODS,
+    BitDepthConfig,
+    ThermometerConfig,
+    USVTConfig,
+    fitted,
+)
 from train import attackers, evaluation, planning
 from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 
@@ -125,3 +133,22 @@ def test_the_plan_lists_the_cells_that_are_measured(capsys):
 )
 def test_questions_are_counted_as_the_attack_asks_them(attack, count):
     assert planning.questions(attack) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_no_defence_is_taken_for_images_that_interact(name, fixed):
+    """Their draws follow the key and the place, or with a fixed key the place alone."""
+    training = jax.random.uniform(KEY, (64, 12, 10, 3))
+    config = fitted(METHODS[name].config, training, KEY)
+    # Of codes the first channels are as good as images.
+    bare = lambda images: networks.network()(images[..., :3], KEY)
+    logits_fn = attackers.defended(bare, config, 0, "bpda")
+    asked = (lambda images, key: logits_fn(images, KEY)) if fixed else logits_fn
+    images = jnp.asarray(networks.data(4, seed=5)[0])
+    random = METHODS[name].random and not fixed
+    found = check_batch(asked, images, KEY, random=random, alone=2)
+    assert not found.tripped
+    assert found.values["difference"] < 1e-6
+    assert found.values["alone"] < 1e-4
