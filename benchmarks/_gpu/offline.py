@@ -22,6 +22,7 @@ from unittest import mock
 
 import jax
 import rich.console
+import rich.markup
 import rich.table
 from jax.experimental import topologies
 
@@ -284,25 +285,26 @@ def table(title: str, records: Sequence[Mapping[str, Any]]) -> rich.table.Table:
     """The records as a table for the terminal."""
     grid = rich.table.Table(
         title=title,
-        caption="operations launched: outside of loops, and in one turn of each loop; "
-        "calls of libraries in loops",
+        caption="operations launched: outside of loops, and in a turn of each loop, "
+        "added up; calls of libraries in loops",
     )
     for heading in ("item", "program"):
         grid.add_column(heading)
-    for heading in ("once", "a turn", "calls", "fusions", "MiB", "s"):
+    for heading in ("once", "loops", "in them", "calls", "MiB", "s"):
         grid.add_column(heading, justify="right")
     for record in records:
         if "failed" in record:
-            grid.add_row(record["item"], f"{record['program']}: {record['failed']}")
+            words = rich.markup.escape(record["failed"])
+            grid.add_row(record["item"], f"{record['program']}: {words}")
             continue
         serial = record["serial_library_calls"].values()
         grid.add_row(
             record["item"],
             record["program"],
             str(record["operations"]),
-            " + ".join(str(loop["operations"]) for loop in record["loops"]),
+            str(len(record["loops"])),
+            str(sum(loop["operations"] for loop in record["loops"])),
             str(sum(entry["calls"] for entry in serial)),
-            str(record["fusions"]),
             f"{record['temporaries_mib']:.0f}",
             f"{record['trace_s'] + record['compile_s']:.1f}",
         )
