@@ -2,7 +2,8 @@
 
 JAX's CUDA plugin brings the compiler, and `h100.txtpb` says what it compiles for.
 Nothing runs, so nothing is tried out either: which algorithms of the libraries would be
-the fastest is left open, and where they stand in the program is not.
+the fastest is left open, and where they stand in the program is not. A call that takes
+many matrices may do them one after another; that is not seen from here.
 """
 
 import contextlib
