@@ -218,7 +218,9 @@ def compile_for(context: Context, names: Sequence[str], target: str, label: str)
     # Before anyone is told that there is another device.
     facts = {"provenance": provenance.provenance(), "target": target}
     facts["xla_flags"] = " ".join(offline.XLA_FLAGS)
-    records, done = [], set()
+    path = context.out / "gpu_compile.json"
+    records: list[dict[str, Any]] = []
+    done: set[Any] = set()
     with offline.target(target) as sharding:
         for name in names:
             try:
@@ -227,18 +229,16 @@ def compile_for(context: Context, names: Sequence[str], target: str, label: str)
                 words = f"{type(error).__name__}: {error}"[:300]
                 records.append({"item": name, "program": "all", "failed": words})
                 context.line(f"{name}: {words}")
-                continue
+                programs = []
             for program in programs:
                 if program.key in done:
                     continue
                 done.add(program.key)
                 records.append(offline.compiled(name, program, sharding))
-                seconds = records[-1].get("compile_s")
-                words = records[-1].get("failed") or f"{seconds} s"
+                words = records[-1].get("failed") or f"{records[-1]['compile_s']} s"
                 context.line(f"{name} {program.name}: {words}")
+            offline.write_section(path, label, facts, records)
     offline.show(f"Compiled for {target}", records)
-    path = context.out / "gpu_compile.json"
-    offline.write_section(path, label, facts, records)
     return 1 if any("failed" in record for record in records) else 0
 
 
