@@ -25,7 +25,8 @@ usage: ./launch.sh [command] [flags]
   purify      purify images, folders, arrays or a data set
   reproduce   rerun the paper's tables and figures; --list names them
   report      everything in results/ as one HTML page, out/report.html
-  bench NAME  run a benchmark; without NAME, all of them; --help lists them
+  bench NAME  run a benchmark; without NAME, all of them, of which gpu is only
+              rehearsed; --help lists them
   test        ruff, mypy and pytest, in minutes; --all runs the slow tests too, and
               what else follows goes to pytest
   help        this text
@@ -177,7 +178,18 @@ quickstart | train | evaluate | purify | reproduce | report)
 bench)
   name=${1:-}
   if [[ -z $name ]]; then
-    for name in $(benchmarks); do (run_module "benchmarks.$name"); done
+    failed=()
+    for name in $(benchmarks); do
+      flags=()
+      # It wants a GPU and data of its own; a rehearsal wants neither.
+      if [[ $name == gpu ]]; then flags=(--rehearse); fi
+      # In a process of its own, since `set -e` would not hold in a part of this one.
+      status=0
+      "$BASH" "${BASH_SOURCE[0]}" bench "$name" ${flags[@]+"${flags[@]}"} || status=$?
+      if ((status == 130)); then exit "$status"; fi # Ctrl-C is meant for all
+      if ((status)); then failed+=("$name"); fi
+    done
+    if ((${#failed[@]})); then fail 1 "these benchmarks failed: ${failed[*]}"; fi
     exit 0
   fi
   if [[ $name == -* ]]; then

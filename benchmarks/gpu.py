@@ -3,6 +3,7 @@
     ./launch.sh bench gpu --data=DIR --budget_s=600
     ./launch.sh bench gpu --data=DIR --budget_s=200 --items=A,B,C
     ./launch.sh bench gpu --rehearse
+    ./launch.sh bench gpu --compile_for=h100 --items=library
 
 Each item writes its results to a JSON file of its own in --out when it is done, and
 most of them after each row. What does not fit into the budget is skipped and named; an
@@ -13,6 +14,10 @@ training and test images), ``cifar10_lossless_test.npz`` and ``resnet56_cifar10.
 --rehearse runs every item at toy size, on drawn images, on any device. --compile names
 the programs of the items instead, compiled for the device that is there. An item's
 programs are compiled in threads before it is timed; those of later ones meanwhile.
+
+--compile_for=h100 compiles them for an H100, which need not be there, and describes in
+a section of gpu_compile.json what would run; nothing is timed. Some items' programs
+want the data. The item "library", which only is compiled, does not.
 """
 
 import concurrent.futures
@@ -26,10 +31,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from absl import app, flags
+from absl import flags
 
-from benchmarks._gpu import networks
-from benchmarks._gpu.context import Context, Program
+from benchmarks._gpu import networks, offline
+from benchmarks._gpu.context import FILES, Context, Program
+from train import errors, provenance
+from train.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -41,23 +48,26 @@ class Item(NamedTuple):
         title: in words.
         seconds: it is expected to take; it is not begun with less than half of it left.
         module: of `benchmarks._gpu`.
-        run: the name of a function of the context there that returns a record.
+        run: the name of a function of the context there that returns a record; None
+            for an item of which only programs are compiled.
         programs: of one that returns its programs; None for an item without.
         record: name of its file.
         alone: whether it must not be timed while others compile.
+        data: whether it reads the data.
     """
 
     title: str
     seconds: float
     module: str
-    run: str
+    run: str | None
     programs: str | None
     record: str
     alone: bool = False
+    data: bool = True
 
 
 ITEMS: Mapping[str, Item] = {
-    "A": Item("packages and devices", 15, "check", "run", None, "check", True),
+    "A": Item("packages and devices", 15, "check", "run", None, "check", True, False),
     "D": Item(
         "ResNet-18", 60, "training", "run_vanilla", "programs_vanilla", "vanilla"
     ),
@@ -65,7 +75,9 @@ ITEMS: Mapping[str, Item] = {
         "ResNet-18, SPLIC", 80, "training", "run_splic", "programs_splic", "splic"
     ),
     "B": Item("completion", 60, "completion", "run", "programs", "completion", True),
-    "C": Item("attacks", 50, "attack_speed", "run", "programs", "attack_speed", True),
+    "C": Item(
+        "attacks", 50, "attack_speed", "run", "programs", "attack_speed", True, False
+    ),
     "G": Item("BPDA", 45, "tables", "run_bpda", "programs_bpda", "bpda"),
     "F": Item("Table 3", 55, "tables", "run_gray_box", "programs_gray_box", "gray_box"),
     "H": Item(
@@ -117,28 +129,41 @@ ITEMS: Mapping[str, Item] = {
         "programs_gray_box_slow",
         "gray_box_slow",
     ),
+    "library": Item(
+        "what users compile", 0, "library", None, "programs", "library", data=False
+    ),
 }
 
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    flags.DEFINE_list("items", list(ITEMS), f"of {', '.join(ITEMS)}, in this order")
+    flags.DEFINE_list(
+        "items", None, f"of {', '.join(ITEMS)}, in this order; default all"
+    )
     flags.DEFINE_float("budget_s", 540, "seconds for all", lower_bound=1)
     flags.DEFINE_string("data", "data/gpu", "folder of the data")
     flags.DEFINE_string("out", "out/gpu", "folder for the results")
     flags.DEFINE_string("state", "out/gpu_state", "folder for networks and programs")
     flags.DEFINE_bool("rehearse", False, "everything at toy size")
     flags.DEFINE_bool("compile", False, "only compile the programs, and say how long")
+    flags.DEFINE_enum(
+        "compile_for", None, offline.TARGETS, "only compile, for a device elsewhere"
+    )
+    flags.DEFINE_string("label", "now", "section that --compile_for writes")
     flags.DEFINE_bool("export", False, "write networks to --out, in bfloat16")
     flags.DEFINE_integer("compilers", 24, "threads that compile", lower_bound=1)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     del argv
-    unknown = [name for name in FLAGS.items if name not in ITEMS]
-    if unknown:
-        raise app.UsageError(f"no item {unknown[0]}; choose from {', '.join(ITEMS)}")
     began = time.monotonic()
+    only_compile = FLAGS.compile or FLAGS.compile_for is not None
+    names = FLAGS.items
+    if names is None:
+        names = [name for name in ITEMS if only_compile or ITEMS[name].run]
+    for name in names:
+        if name not in ITEMS:
+            raise UserError(f"no item {name!r}; choose from {', '.join(ITEMS)}")
     context = Context(
         data=pathlib.Path(FLAGS.data),
         out=pathlib.Path(FLAGS.out),
@@ -146,20 +171,78 @@ def main(argv: Sequence[str]) -> None:
         toy=FLAGS.rehearse,
         deadline=began + FLAGS.budget_s,
     )
-    for folder in (context.out, context.state):
-        folder.mkdir(parents=True, exist_ok=True)
+    # Or else every kind of line of a caller makes a program of its own.
+    jax.config.update("jax_include_full_tracebacks_in_locations", False)
+    if FLAGS.compile_for is not None:
+        offline.require_plugin()
+        if not offline.is_prepared():
+            return offline.run_prepared("benchmarks.gpu", sys.argv[1:])
+        return compile_for(context, names, FLAGS.compile_for, FLAGS.label)
+    if not context.toy:
+        _check_device()
+        if not only_compile:
+            _check_data(context, names)
+    try:
+        for folder in (context.out, context.state):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
     # Where a thread has compiled a program, a later call of it is read from here.
     jax.config.update("jax_compilation_cache_dir", str(context.state / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # Or else every kind of line of a caller makes a program of its own.
-    jax.config.update("jax_include_full_tracebacks_in_locations", False)
-    failed = run_items(
-        context, FLAGS.items, FLAGS.compilers, only_compile=FLAGS.compile
-    )
+    failed = run_items(context, names, FLAGS.compilers, only_compile=only_compile)
     context.line(f"all in {time.monotonic() - began:.0f} s")
     if failed:
-        sys.exit(1)
+        context.line(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _check_device() -> None:
+    if jax.default_backend() != "gpu":
+        raise UserError(
+            "JAX sees no GPU; --rehearse runs all at toy size on any device, and "
+            f"--compile_for={offline.TARGETS[0]} compiles for a GPU that is not there"
+        )
+
+
+def _check_data(context: Context, names: Sequence[str]) -> None:
+    missing = [name for name in FILES if not (context.data / name).is_file()]
+    if missing and any(ITEMS[name].data for name in names):
+        without = [n for n, item in ITEMS.items() if item.run and not item.data]
+        raise UserError(
+            f"{context.data} lacks {', '.join(missing)}; name their folder with --data,"
+            f" or choose --items={','.join(without)} or --rehearse"
+        )
+
+
+def compile_for(context: Context, names: Sequence[str], target: str, label: str) -> int:
+    """Compiles the items' programs for a device elsewhere; returns the exit code."""
+    # Before anyone is told that there is another device.
+    facts = {"provenance": provenance.provenance(), "target": target}
+    facts["xla_flags"] = " ".join(offline.XLA_FLAGS)
+    path = context.out / "gpu_compile.json"
+    records: list[dict[str, Any]] = []
+    done: set[Any] = set()
+    with offline.target(target) as sharding:
+        for name in names:
+            try:
+                programs = programs_of(context, name)
+            except Exception as error:
+                words = f"{type(error).__name__}: {error}"[:300]
+                records.append({"item": name, "program": "all", "failed": words})
+                context.line(f"{name}: {words}")
+                programs = []
+            for program in programs:
+                if program.key in done:
+                    continue
+                done.add(program.key)
+                records.append(offline.compiled(name, program, sharding))
+                words = records[-1].get("failed") or f"{records[-1]['compile_s']} s"
+                context.line(f"{name} {program.name}: {words}")
+            offline.write_section(path, label, facts, records)
+    offline.show(f"Compiled for {target}", records)
+    return 1 if any("failed" in record for record in records) else 0
 
 
 def run_items(
@@ -186,8 +269,11 @@ def run_items(
             entry["waited_for_compilers_s"] = round(time.monotonic() - began, 1)
             if only_compile:
                 continue
-            if context.left() < ITEMS[name].seconds / 2 and not context.toy:
+            if ITEMS[name].run is None:
+                entry["skipped"] = "it is only compiled, by --compile or --compile_for"
+            elif context.left() < ITEMS[name].seconds / 2 and not context.toy:
                 entry["skipped"] = f"{context.left():.0f} s were left"
+            if "skipped" in entry:
                 context.line(f"{name} skipped: {entry['skipped']}")
             elif not _run(context, name, entry):
                 failed.append(name)
@@ -223,10 +309,9 @@ class Compilers:
         """Has the programs of an item compiled, but those that are already."""
         futures = self._items.setdefault(item, [])
         for program in programs:
-            key = program.function, program.name
-            if key not in self._programs:
-                self._programs[key] = self._submitted(item, program)
-            futures.append(self._programs[key])
+            if program.key not in self._programs:
+                self._programs[program.key] = self._submitted(item, program)
+            futures.append(self._programs[program.key])
 
     def _submitted(self, item: str, program: Program) -> concurrent.futures.Future:
         family, first = program.family, None
@@ -266,6 +351,7 @@ def _run(context: Context, name: str, entry: dict[str, Any]) -> bool:
     context.line(f"{name} {item.title}: begins, {context.left():.0f} s are left")
     began = time.monotonic()
     try:
+        assert item.run is not None
         record = getattr(_module(item), item.run)(context)
         context.save(item.record, record)
         if FLAGS.export and networks.exists(context, item.record):
@@ -294,4 +380,4 @@ def programs_of(context: Context, name: str) -> Sequence[Program]:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    errors.run(main)

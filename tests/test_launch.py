@@ -27,6 +27,7 @@ case "$1 $2 ${{3:-}}" in
 "-c import sys; print(sys.executable) ") echo "$0" ;;
 "-c "*) echo {version} && exit {too_old} ;;
 "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+"-P -m ${{FAILING:-nothing}}") exit "${{STATUS:-1}}" ;;
 "-m pip install") sleep "${{PIP_SECONDS:-0}}" && exit "${{PIP_STATUS:-0}}" ;;
 esac
 """
@@ -310,6 +311,27 @@ def test_without_a_name_every_benchmark_runs(checkout):
     assert [run.arguments[2:] for run in module_runs(calls)] == [
         ("benchmarks.gradients",)
     ]
+
+
+def test_a_benchmark_that_fails_stops_no_other(checkout):
+    for name in ("agreement", "gpu"):
+        (checkout.root / "benchmarks" / f"{name}.py").touch()
+    code, _, errors, calls = checkout.run("bench", FAILING="benchmarks.agreement")
+    assert code == 1
+    assert errors.splitlines()[-1] == "error: these benchmarks failed: agreement"
+    assert [run.arguments[2:] for run in module_runs(calls)] == [
+        ("benchmarks.agreement",),
+        ("benchmarks.gpu", "--rehearse"),  # without a GPU it can do no more
+        ("benchmarks.gradients",),
+    ]
+
+
+def test_interrupting_a_benchmark_ends_all(checkout):
+    (checkout.root / "benchmarks" / "agreement.py").touch()
+    interrupted = {"FAILING": "benchmarks.agreement", "STATUS": "130"}
+    code, _, _, calls = checkout.run("bench", **interrupted)
+    assert code == 130
+    assert len(module_runs(calls)) == 1
 
 
 def test_benchmarks_are_listed(checkout):

@@ -16,6 +16,9 @@ from PIL import Image
 
 from train import files, provenance
 
+_JPEG, _LOSSLESS = "cifar10_jpeg.npz", "cifar10_lossless_test.npz"
+FILES = _JPEG, _LOSSLESS, "resnet56_cifar10.npz"  # of the data
+
 _DECODERS = 16
 _TOY_TRAIN, _TOY_TEST = 256, 64
 
@@ -39,6 +42,11 @@ class Program(NamedTuple):
     arguments: tuple[Any, ...]
     options: Mapping[str, Any] = {}
     family: str | None = None
+
+    @property
+    def key(self) -> tuple[Any, str]:
+        """Equal for programs that are the same, which several items may run."""
+        return self.function, self.name
 
 
 class Images(NamedTuple):
@@ -105,14 +113,14 @@ class Context:
         """600 original test images."""
         if self.toy:
             return _toy(_TOY_TEST, 1)
-        with np.load(self.data / "cifar10_lossless_test.npz") as archive:
+        with np.load(self.data / _LOSSLESS) as archive:
             images, labels = archive["images"], archive["labels"].astype(np.int32)
         return Images(images, labels, "CIFAR-10, 600 original test images")
 
 
 @functools.cache
 def _jpeg(folder: pathlib.Path, split: str) -> Images:
-    with np.load(folder / "cifar10_jpeg.npz") as archive:
+    with np.load(folder / _JPEG) as archive:
         header = archive["header"].tobytes()
         scans = archive[f"{split}_scans"].tobytes()
         ends = np.cumsum(archive[f"{split}_lengths"], dtype=np.int64)
