@@ -28,10 +28,12 @@ from attacks.ascent import (
     merge,
     nothing_kept,
     preference,
+    stopped,
 )
 from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
 from attacks.oracle import Answer, Goal, ask, goal
+from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 NORMS = ("linf", "l2")
@@ -40,6 +42,7 @@ NORMS = ("linf", "l2")
 STEP_WEIGHT = 0.75
 
 
+@in_working_precision
 def autopgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -151,6 +154,7 @@ def autopgd(
     )
 
 
+@in_working_precision
 def targeted_autopgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -239,7 +243,7 @@ def targeted_autopgd(
         runs=runs,
         goal_of=towards,
         judged=away._replace(loss=of_best_target),
-        clean=clean._replace(loss=of_best_target(clean.logits)),
+        clean=clean._replace(loss=of_best_target(clean.logits).astype(images.dtype)),
     )
 
 
@@ -365,7 +369,10 @@ def _best_of(
                 ask, logits_fn, goal_of(index), samples=samples, chunk=chunk
             )
             found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
-            found = found._replace(not_finite=jnp.where(left, found.not_finite, 0))
+            found = found._replace(
+                not_finite=jnp.where(left, found.not_finite, 0),
+                flat=jnp.where(left, found.flat, 0),
+            )
             asked = jnp.where(left, (steps + 1) * samples, 0)
             better = merge(kept, found, prefers, left & (found.wrong >= 0))
             return better, queries + asked
@@ -380,6 +387,7 @@ def _best_of(
         jax.random.fold_in(key, 1 + runs),
         evaluations=settings.evaluations,
         queries=queries,
+        status=stopped(kept, at_wrong=not settings.randomized),
     )
 
 

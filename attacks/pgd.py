@@ -30,15 +30,18 @@ from attacks.ascent import (
     merge,
     nothing_kept,
     preference,
+    stopped,
 )
 from attacks.losses import Loss
 from attacks.oracle import Answer, ask, goal
+from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 # A step's size: one for all, or `index of the step -> size`, as optax's schedules are.
 StepSize = Real[ArrayLike, ""] | Callable[[Array], ArrayLike]
 
 
+@in_working_precision
 def pgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -176,9 +179,11 @@ def pgd(
         jax.random.fold_in(key, 2),
         evaluations=evaluations,
         queries=restarts * (steps + 1) * eot_samples,
+        status=stopped(kept),
     )
 
 
+@in_working_precision
 def fgsm(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -234,6 +239,7 @@ def fgsm(
     )
 
 
+@in_working_precision
 def mi_fgsm(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
