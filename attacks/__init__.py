@@ -34,6 +34,10 @@ Verdicts:
     judge: accuracy over several keys, for classifiers that are random.
     check_classifier, check_attack, sentences: can the evaluation be believed?
 
+Every result says for each image why the attack stopped, in `Attacked.status`, a code of
+`Status`. Images and logits may be of any floating dtype; attacks compute in the images'
+own, or in float32 where theirs is narrower.
+
 What attacks maximise is in `attacks.losses`, single checks in `attacks.soundness`.
 """
 
@@ -69,4 +73,5 @@ from attacks.square import square as square
 from attacks.transfer import transfer as transfer
 from attacks.types import Attacked as Attacked
 from attacks.types import LogitsFunction as LogitsFunction
+from attacks.types import Status as Status
 from attacks.types import Transform as Transform

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
 from attacks.judge import judged_goal
 from attacks.oracle import Answer, Goal
-from attacks.types import Attacked, LogitsFunction
+from attacks.types import Attacked, LogitsFunction, Status
 
 Tree = TypeVar("Tree")
 
@@ -29,12 +29,20 @@ class Rule(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The image an attack would return if it ended now, and what is known of it."""
+    """The image an attack would return if it ended now, and what is known of it.
+
+    Attributes:
+        images, loss: as they are.
+        wrong: how often the answer to it was wrong; -1 where none was finite.
+        not_finite: how many answers were not, to any image.
+        flat: how many steps had no slope to follow, less those that had one.
+    """
 
     images: Float[Array, "n h w c"]
     loss: Float[Array, " n"]
     wrong: Float[Array, " n"]
     not_finite: Int32[Array, " n"]
+    flat: Int32[Array, " n"]
 
 
 # (kept so far, new) -> where the new ones are preferred
@@ -67,7 +75,8 @@ def nothing_kept(images: Array) -> Kept:
     """Before the first answer: the images given, worse than any."""
     n, dtype = len(images), images.dtype
     least = jnp.full(n, -jnp.inf, dtype)
-    return Kept(images, least, jnp.full(n, -1, dtype), jnp.zeros(n, jnp.int32))
+    none = jnp.zeros(n, jnp.int32)
+    return Kept(images, least, jnp.full(n, -1, dtype), none, none)
 
 
 def keep(kept: Kept, images: Array, answer: Answer, prefers: Preference) -> Kept:
@@ -75,8 +84,16 @@ def keep(kept: Kept, images: Array, answer: Answer, prefers: Preference) -> Kept
     not_finite = answer.not_finite
     if not_finite is None:
         not_finite = (~answer.finite).astype(jnp.int32)
-    new = Kept(images, answer.loss, answer.wrong, not_finite)
+    flat = jnp.zeros_like(kept.flat)
+    if answer.gradient is not None:
+        flat = flatness(answer.gradient)
+    new = Kept(images, answer.loss, answer.wrong, not_finite, flat)
     return merge(kept, new, prefers, answer.finite)
+
+
+def flatness(slope: Float[Array, "n h w c"]) -> Int32[Array, " n"]:
+    """1 where a slope is 0 in every pixel, -1 where it is not."""
+    return jnp.where((slope == 0).all(axis=(1, 2, 3)), 1, -1).astype(jnp.int32)
 
 
 def merge(
@@ -86,7 +103,9 @@ def merge(
     if answered is None:
         answered = other.wrong >= 0
     better = choose(answered & prefers(kept, other), other, kept)
-    return better._replace(not_finite=kept.not_finite + other.not_finite)
+    return better._replace(
+        not_finite=kept.not_finite + other.not_finite, flat=kept.flat + other.flat
+    )
 
 
 def choose(chosen: Bool[Array, " n"], new: Tree, old: Tree) -> Tree:
@@ -144,6 +163,7 @@ def finish(
     *,
     evaluations: int,
     queries: Integer[Array, " n"] | int,
+    status: Int32[Array, " n"] | int,
 ) -> Attacked:
     """Judges what was kept, under keys that the attack has not seen.
 
@@ -154,6 +174,7 @@ def finish(
         key: of the last questions.
         evaluations: how many of them.
         queries: how often the classifier was asked before, for each image.
+        status: why the attack stopped.
 
     Returns:
         The result of the attack.
@@ -166,7 +187,28 @@ def finish(
         judged.loss,
         jnp.broadcast_to(jnp.asarray(queries + evaluations, jnp.int32), len(images)),
         kept.not_finite + ~judged.finite,
+        jnp.broadcast_to(jnp.asarray(status, jnp.int32), len(images)),
     )
+
+
+def stopped(
+    kept: Kept,
+    otherwise: Integer[ArrayLike, "*n"] = Status.BUDGET,
+    *,
+    at_wrong: bool = False,
+) -> Int32[Array, " n"]:
+    """Why an attack stopped, for all that is known of what it kept.
+
+    Args:
+        kept: the images.
+        otherwise: what it is where nothing kept says more.
+        at_wrong: whether the attack asks no more once an answer is wrong.
+    """
+    status = jnp.where(kept.flat > 0, Status.NO_GRADIENT.value, otherwise)
+    status = jnp.where(kept.wrong < 0, Status.NOT_FINITE.value, status)
+    if at_wrong:
+        status = jnp.where(kept.wrong >= 1, Status.SUCCEEDED.value, status)
+    return status.astype(jnp.int32)
 
 
 def image_keys(

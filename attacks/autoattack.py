@@ -11,15 +11,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, merge, nothing_kept, preference
+from attacks.ascent import Kept, finish, merge, nothing_kept, preference, stopped
 from attacks.autopgd import NORMS, autopgd, targeted_autopgd
 from attacks.empty import takes_none
 from attacks.fab import fab
 from attacks.judge import judged_goal
 from attacks.losses import cross_entropy, dlr
 from attacks.oracle import goal
+from attacks.precision import in_working_precision
 from attacks.square import square
-from attacks.types import Attacked, LogitsFunction
+from attacks.types import Attacked, LogitsFunction, Status
 
 VERSIONS = ("standard", "plus", "rand")
 
@@ -41,6 +42,7 @@ class Stage(NamedTuple):
 
 
 @takes_none
+@in_working_precision
 def autoattack(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -160,18 +162,26 @@ def autoattack(
     def compared(kept: Kept, candidates: Array, allowed: Array) -> Kept:
         judged = judged_goal(logits_fn, wanted, candidates, compare_key, evaluations)
         not_finite = (allowed & ~judged.finite).astype(jnp.int32)
-        new = Kept(candidates, judged.loss, 1 - judged.accuracy, not_finite)
+        flat = jnp.zeros_like(not_finite)  # that is for the stages to say
+        new = Kept(candidates, judged.loss, 1 - judged.accuracy, not_finite, flat)
         return merge(kept, new, prefers, allowed & judged.finite)
 
     everywhere = jnp.ones(len(images), bool)
     kept = compared(nothing_kept(images), images, everywhere)
     queries = jnp.full(len(images), evaluations, jnp.int32)
+    unknown = Status.NOT_FINITE if stages else Status.BUDGET
+    status = jnp.full(len(images), unknown, jnp.int32)
     for stage, stage_key in zip(stages, stage_keys, strict=True):
         left = everywhere if randomized else kept.wrong < 1
 
         def attack(
-            stage: Stage, key: PRNGKeyArray, kept: Kept, queries: Array, left: Array
-        ) -> tuple[Kept, Array]:
+            stage: Stage,
+            key: PRNGKeyArray,
+            kept: Kept,
+            queries: Array,
+            status: Array,
+            left: Array,
+        ) -> tuple[Kept, Array, Array]:
             found = stage.attack(
                 logits_fn,
                 images,
@@ -186,14 +196,18 @@ def autoattack(
             kept = compared(kept, found.images, left & inside)
             not_finite = kept.not_finite + jnp.where(left, found.not_finite, 0)
             asked = jnp.where(left, found.queries + evaluations, 0)
-            return kept._replace(not_finite=not_finite), queries + asked
+            # What a stage calls success counts where `compared` agrees.
+            reason = jnp.maximum(found.status, Status.BUDGET.value)
+            status = jnp.where(left, jnp.minimum(status, reason), status)
+            return kept._replace(not_finite=not_finite), queries + asked, status
 
-        kept, queries = jax.lax.cond(
+        kept, queries, status = jax.lax.cond(
             left.any(),
             partial(attack, stage, stage_key),
-            lambda kept, queries, left: (kept, queries),
+            lambda kept, queries, status, left: (kept, queries, status),
             kept,
             queries,
+            status,
             left,
         )
     return finish(
@@ -203,6 +217,7 @@ def autoattack(
         verdict_key,
         evaluations=evaluations,
         queries=queries,
+        status=stopped(kept, status, at_wrong=not randomized),
     )
 
 

@@ -28,11 +28,13 @@ from attacks.ascent import (
     merge,
     nothing_kept,
     preference,
+    stopped,
 )
 from attacks.empty import takes_none
 from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
 from attacks.oracle import Answer, Goal, ask, goal
+from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 NORMS = ("linf", "l2")
@@ -42,6 +44,7 @@ STEP_WEIGHT = 0.75
 
 
 @takes_none
+@in_working_precision
 def autopgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -155,6 +158,7 @@ def autopgd(
 
 
 @takes_none
+@in_working_precision
 def targeted_autopgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -243,7 +247,7 @@ def targeted_autopgd(
         runs=runs,
         goal_of=towards,
         judged=away._replace(loss=of_best_target),
-        clean=clean._replace(loss=of_best_target(clean.logits)),
+        clean=clean._replace(loss=of_best_target(clean.logits).astype(images.dtype)),
     )
 
 
@@ -369,7 +373,10 @@ def _best_of(
                 ask, logits_fn, goal_of(index), samples=samples, chunk=chunk
             )
             found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
-            found = found._replace(not_finite=jnp.where(left, found.not_finite, 0))
+            found = found._replace(
+                not_finite=jnp.where(left, found.not_finite, 0),
+                flat=jnp.where(left, found.flat, 0),
+            )
             asked = jnp.where(left, (steps + 1) * samples, 0)
             better = merge(kept, found, prefers, left & (found.wrong >= 0))
             return better, queries + asked
@@ -384,6 +391,7 @@ def _best_of(
         jax.random.fold_in(key, 1 + runs),
         evaluations=settings.evaluations,
         queries=queries,
+        status=stopped(kept, at_wrong=not settings.randomized),
     )
 
 

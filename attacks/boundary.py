@@ -34,7 +34,8 @@ from attacks.empty import takes_none
 from attacks.losses import MARGIN
 from attacks.norms import per_image
 from attacks.oracle import ask, goal
-from attacks.types import Attacked, LogitsFunction
+from attacks.precision import as_shown, in_working_precision, remeasured
+from attacks.types import Attacked, LogitsFunction, Status
 
 Images = Float[Array, "n h w c"]
 PerImage = Float[Array, " n"]
@@ -77,6 +78,7 @@ class _Walk(NamedTuple):
 
 
 @takes_none
+@in_working_precision
 def boundary(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -277,20 +279,32 @@ def boundary(
         step,
         (jnp.int32(1), walk),
     )
+    status = jnp.where(walk.done, Status.CONVERGED.value, Status.BUDGET.value)
+    status = jnp.where(walk.distance == 0, Status.SUCCEEDED.value, status)
+    status = jnp.where(found, status, Status.NO_START.value)
+    status = jnp.where(walk.lost == walk.asked, Status.NOT_FINITE.value, status)
     verdict = partial(
         finish,
         logits_fn,
         wanted,
         evaluations=evaluations,
         queries=walk.asked * eot_samples,
+        status=status,
     )
     inside = norms.project(walk.current, clean, epsilon, norm)
     kept = nothing_kept(walk.current)._replace(not_finite=walk.lost)
+    shown = as_shown(logits_fn, walk.current)
     return Boundary(
         verdict(kept=kept, key=verdict_keys[0]),
         verdict(kept=kept._replace(images=inside), key=verdict_keys[1]),
-        jnp.where(found, walk.distance, jnp.inf),
-        jnp.where(found, norms.size(walk.current - clean, "linf"), jnp.inf),
+        remeasured(
+            logits_fn,
+            jnp.where(found, walk.distance, jnp.inf),
+            walk.current,
+            clean,
+            "l2",
+        ),
+        jnp.where(found, norms.size(shown - clean, "linf"), jnp.inf),
     )
 
 

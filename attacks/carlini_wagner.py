@@ -19,11 +19,24 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
+from attacks.ascent import (
+    Kept,
+    choose,
+    finish,
+    flatness,
+    merge,
+    nothing_kept,
+    stopped,
+    wrong_first,
+)
 from attacks.empty import takes_none
 from attacks.losses import MARGIN
 from attacks.oracle import Answer, Goal, ask, goal
-from attacks.types import Attacked, LogitsFunction
+from attacks.precision import as_shown, in_working_precision
+from attacks.types import Attacked, LogitsFunction, Status
+
+# A pixel x(w) hardly changes with w where x (1 - x) is below this.
+SATURATED = 0.01
 
 
 class CarliniWagner(NamedTuple):
@@ -49,6 +62,7 @@ class CarliniWagner(NamedTuple):
 
 
 @takes_none
+@in_working_precision
 def carlini_wagner(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -100,7 +114,11 @@ def carlini_wagner(
         steps: of Adam for each c; >= 1.
         initial_const: the first c; > 0.
         abort_early: whether an image is done with a c when its objective has not
-            fallen by 0.01 % within a tenth of the steps.
+            fallen by 0.01 % within a tenth of the steps, no pixel is on its way out of
+            the ends of [0, 1], and no error is near. At the ends x(w) is flat: a pixel
+            of 0 or 1 needs hundreds of steps of w until it changes, and the objective
+            with it. An error is near where the margin, which may be nothing beside the
+            confidence, grows fast enough to be won in as many steps again.
         targets: integers in [0, classes), the classes to move to; None for any other.
         eot_samples: keys over which gradients are averaged, and the logits that are
             compared with the confidence. Of a random classifier the images with lucky
@@ -160,70 +178,90 @@ def carlini_wagner(
 
     def minimize(
         const: Array, kept: Kept, queries: Array, key: PRNGKeyArray
-    ) -> tuple[Kept, Array, Array]:
+    ) -> tuple[Kept, Array, Array, Array]:
         def step(carry: _Descent) -> _Descent:
-            index, w, state, kept, active, checked, found, queries = carry
+            index, w, state, kept, active, seen, found, queries = carry
             current = _from_tanh(w)
             answer = oracle(current, jax.random.fold_in(key, index))
             queries += jnp.where(active, eot_samples, 0)
             shift = current - mapped
             objective = jnp.sum(shift**2, axis=(1, 2, 3)) - const * answer.loss
+            assert answer.gradient is not None
+            flat = jnp.where(active & (answer.loss < 0), flatness(answer.gradient), 0)
             if abort_early:
                 due = (index % check_every == 0) & answer.finite
-                active &= ~due | (objective <= 0.9999 * checked)
-                checked = jnp.where(due, objective, checked)
+                falls = objective <= 0.9999 * seen.objective
+                margins = wanted.loss(answer.logits).astype(dtype)
+                at = _Look(objective, w, margins)
+                falls |= _leaves_saturation(w, seen.w, learning_rate * check_every)
+                falls |= (margins <= 0) & (-margins < 10 * (margins - seen.margins))
+                active &= ~due | falls
+                seen = choose(due, at, seen)
             new = _candidate(answer, wanted, images, current, confidence, active)
+            new = new._replace(flat=flat)
             found |= new.wrong > 0
             kept = merge(kept, new, wrong_first)
-            assert answer.gradient is not None
             slope = 2 * shift - norms.per_image(const) * answer.gradient
             slope *= 2 * current * (1 - current)  # of x(w)
             update, state = optimizer.update(slope, state)
-            return index + 1, w + update, state, kept, active, checked, found, queries
+            return index + 1, w + update, state, kept, active, seen, found, queries
 
         def goes_on(carry: _Descent) -> Array:
             index, _, _, _, active, *_ = carry
             return (index < steps) & active.any()
 
+        infinite = jnp.full(n, jnp.inf, dtype)
         start = (
             jnp.int32(0),
             origin,
             optimizer.init(origin),
             kept,
             jnp.ones(n, bool),
-            jnp.full(n, jnp.inf, dtype),
+            _Look(infinite, origin, -infinite),
             jnp.zeros(n, bool),
             queries,
         )
-        *_, kept, _, _, found, queries = jax.lax.while_loop(goes_on, step, start)
-        return kept, found, queries
+        *_, kept, spent, _, found, queries = jax.lax.while_loop(goes_on, step, start)
+        return kept, found, queries, spent
 
     def search(index: Array, carry: _Search) -> _Search:
-        const, lower, upper, kept, queries = carry
+        const, lower, upper, kept, queries, spent = carry
         if binary_search_steps >= 10:
             smallest = jnp.minimum(upper, 1e10)
             const = jnp.where(index == binary_search_steps - 1, smallest, const)
-        kept, found, queries = minimize(
+        kept, found, queries, more = minimize(
             const, kept, queries, jax.random.fold_in(key, index)
         )
         upper = jnp.where(found, const, upper)
         lower = jnp.where(found, lower, const)
         const = jnp.where(jnp.isinf(upper), const * 10, (lower + upper) / 2)
-        return const, lower, upper, kept, queries
+        return const, lower, upper, kept, queries, spent | more
 
     const = jnp.full(n, initial_const, dtype)
     bounds = 0 * const, jnp.full(n, jnp.inf, dtype)
-    start = (const, *bounds, nothing_kept(images), jnp.zeros(n, jnp.int32))
-    *_, kept, queries = jax.lax.fori_loop(0, binary_search_steps, search, start)
+    start = (
+        const,
+        *bounds,
+        nothing_kept(images),
+        jnp.zeros(n, jnp.int32),
+        jnp.zeros(n, bool),
+    )
+    *_, kept, queries, spent = jax.lax.fori_loop(0, binary_search_steps, search, start)
+    otherwise = jnp.where(spent, Status.BUDGET.value, Status.CONVERGED.value)
 
     judged_key, projected_key = jax.random.split(
         jax.random.fold_in(key, binary_search_steps)
     )
     verdict = partial(
-        finish, logits_fn, wanted, evaluations=evaluations, queries=queries
+        finish,
+        logits_fn,
+        wanted,
+        evaluations=evaluations,
+        queries=queries,
+        status=stopped(kept, otherwise),
     )
     inside = norms.project(kept.images, images, epsilon, "linf")
-    difference = kept.images - images
+    difference = as_shown(logits_fn, kept.images) - images
     return CarliniWagner(
         verdict(kept=kept, key=judged_key),
         verdict(kept=kept._replace(images=inside), key=projected_key),
@@ -232,15 +270,40 @@ def carlini_wagner(
     )
 
 
-# The index, w, the optimizer's state, what is kept, which go on, their objective when
-# it was last looked at, which were found, and queries.
-_Descent = tuple[Array, Array, Any, Kept, Array, Array, Array, Array]
-# The constant and its bounds, what is kept, and queries.
-_Search = tuple[Array, Array, Array, Kept, Array]
+class _Look(NamedTuple):
+    """Where an image was when it was last looked at for progress."""
+
+    objective: Float[Array, " n"]
+    w: Float[Array, "n h w c"]
+    margins: Float[Array, " n"]
+
+
+# The index, w, the optimizer's state, what is kept, which go on, where they were, which
+# were found, and queries.
+_Descent = tuple[Array, Array, Any, Kept, Array, _Look, Array, Array]
+# The constant and its bounds, what is kept, queries, and for which images all the steps
+# of a constant were taken.
+_Search = tuple[Array, Array, Array, Kept, Array, Array]
 
 
 def _from_tanh(w: Array) -> Array:
     return (jnp.tanh(w) + 1) / 2
+
+
+def _leaves_saturation(w: Array, before: Array, furthest: ArrayLike) -> Array:
+    """Whether a pixel of an image is on its way out of the ends of the box.
+
+    Args:
+        w: of all images.
+        before: the same when it was last looked at.
+        furthest: how far Adam can have moved it since.
+    """
+    saturated = _from_tanh(w) * _from_tanh(-w) < SATURATED
+    inward = jnp.abs(before) - jnp.abs(w)
+    # The slope grows by exp(2 d) where w moves by d: a pixel that moves by 0.05 in a
+    # tenth of the steps is at full speed within all of them.
+    leaves = inward > jnp.minimum(0.05, 0.1 * furthest)
+    return (saturated & leaves).any(axis=(1, 2, 3))
 
 
 def _candidate(
@@ -252,9 +315,10 @@ def _candidate(
     active: Array,
 ) -> Kept:
     """Images to be kept: of the confident ones the nearest, else the largest margin."""
-    won = wanted.loss(answer.logits)
+    won = wanted.loss(answer.logits).astype(clean.dtype)
     confident = won > confidence
     worth = jnp.where(confident, -norms.size(images - clean, "l2"), won)
     counts = active & answer.finite
     wrong = jnp.where(counts, confident.astype(clean.dtype), -1)
-    return Kept(images, worth, wrong, (active & ~answer.finite).astype(jnp.int32))
+    unanswered = (active & ~answer.finite).astype(jnp.int32)
+    return Kept(images, worth, wrong, unanswered, jnp.zeros_like(unanswered))

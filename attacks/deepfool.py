@@ -16,15 +16,25 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, merge, nothing_kept, wrong_first
+from attacks.ascent import (
+    Kept,
+    finish,
+    flatness,
+    merge,
+    nothing_kept,
+    stopped,
+    wrong_first,
+)
 from attacks.empty import takes_none
 from attacks.loops import canonical
 from attacks.losses import likeliest_others, margin, of_class
 from attacks.oracle import goal, mean_logits
+from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 
 @takes_none
+@in_working_precision
 def deepfool(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -123,7 +133,8 @@ def deepfool(
         wrong = wanted.reached(logits) & finite
         counts = jnp.where(active & finite, wrong.astype(current.dtype), -1)
         unanswered = (active & ~finite).astype(jnp.int32)
-        new = Kept(current, wanted.loss(logits), counts, unanswered)
+        margins = wanted.loss(logits).astype(current.dtype)
+        new = Kept(current, margins, counts, unanswered, jnp.zeros_like(unanswered))
         return merge(kept, new, wrong_first), active & ~wrong
 
     query_key, judge_key = jax.random.split(key)
@@ -148,7 +159,10 @@ def deepfool(
         rows = jnp.eye(answers, dtype=lead.dtype)[:, None]
         rows = jnp.broadcast_to(rows, (answers, *lead.shape))
         slopes = canonical(jax.vmap(pull))(rows)[0]
-        total += norms.per_image(active) * _shortest(lead, slopes, norm)
+        way = _shortest(lead.astype(current.dtype), slopes, norm)
+        flat = jnp.where(active, flatness(way), 0)
+        kept = kept._replace(flat=kept.flat + flat)
+        total += norms.per_image(active) * way
         moved = jnp.clip(images + (1 + overshoot) * total, 0, 1)
         current = jnp.where(norms.per_image(active), moved, current)
         return index + 1, current, total, kept, active, queries
@@ -179,6 +193,7 @@ def deepfool(
         judge_key,
         evaluations=evaluations,
         queries=queries,
+        status=stopped(kept, at_wrong=True),
     )
 
 

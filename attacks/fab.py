@@ -11,13 +11,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, folded, image_keys
+from attacks.ascent import Kept, finish, flatness, folded, image_keys, stopped
 from attacks.empty import takes_none
 from attacks.loops import canonical
 from attacks.losses import is_class, likeliest_others, margin, of_class
 from attacks.norms import per_image
 from attacks.oracle import Answer, ask, goal, mean_logits
-from attacks.types import Attacked, LogitsFunction
+from attacks.precision import in_working_precision, remeasured
+from attacks.types import Attacked, LogitsFunction, Status
 
 Images = Float[Array, "n h w c"]
 PerImage = Float[Array, " n"]
@@ -27,6 +28,7 @@ DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
 @takes_none
+@in_working_precision
 def fab(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -156,7 +158,7 @@ def fab(
     near = norms.project(found.images, clean, epsilon, norm)
     within = found.distances <= jnp.asarray(epsilon, clean.dtype)
     result = jnp.where(per_image(within), near, clean)
-    return _judged(logits_fn, labels, result, found, key, evaluations)
+    return _judged(logits_fn, labels, result, found, key, evaluations, epsilon)
 
 
 class Minimal(NamedTuple):
@@ -174,6 +176,7 @@ class Minimal(NamedTuple):
 
 
 @takes_none
+@in_working_precision
 def fab_minimal(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -248,8 +251,11 @@ def fab_minimal(
         evaluations=evaluations,
         first_index=first_index,
     )
-    attacked = _judged(logits_fn, labels, found.images, found, key, evaluations)
-    return Minimal(attacked, found.distances)
+    attacked = _judged(logits_fn, labels, found.images, found, key, evaluations, 0)
+    clean = jnp.asarray(images)
+    return Minimal(
+        attacked, remeasured(logits_fn, found.distances, found.images, clean, norm)
+    )
 
 
 def shortest_move(
@@ -337,12 +343,18 @@ def _steepest_first(slopes: Array, most: Array, goals: Array) -> Array:
 
 
 class _Found(NamedTuple):
-    """The closest misclassified image so far, and what it took."""
+    """The closest misclassified image so far, and what it took.
+
+    `answered` is where an answer was finite, and `flat` how many steps had no slope,
+    less those that had one.
+    """
 
     images: Images
     distances: PerImage
     queries: Int32[Array, " n"]
     not_finite: Int32[Array, " n"]
+    answered: Bool[Array, " n"]
+    flat: Int32[Array, " n"]
 
 
 def _noted(
@@ -360,6 +372,7 @@ def _noted(
         images=jnp.where(per_image(closer), images, found.images),
         distances=jnp.where(closer, distances, found.distances),
         not_finite=not_finite,
+        answered=found.answered | (active & answer.finite),
     ), crossed
 
 
@@ -422,6 +435,8 @@ def _search(
         jnp.full(len(clean), jnp.inf, dtype),
         jnp.full(len(clean), eot_samples, jnp.int32),
         jnp.zeros(len(clean), jnp.int32),
+        jnp.zeros(len(clean), bool),
+        jnp.zeros(len(clean), jnp.int32),
     )
     here = jnp.zeros(len(clean), dtype)
     found, _ = _noted(nothing, clean, here, answer, jnp.ones(len(clean), bool))
@@ -458,7 +473,8 @@ def _search(
             nearer = clean + (moved - clean) * jnp.asarray(beta, dtype)
             current = jnp.where(per_image(crossed), nearer, moved)
             missed = found.not_finite + (running & ~finite)
-            return current, found._replace(not_finite=missed)
+            flat = found.flat + jnp.where(running, flatness(slope), 0)
+            return current, found._replace(not_finite=missed, flat=flat)
 
         _, found = jax.lax.fori_loop(0, steps, step, (start, found))
         each = 2 if target_classes is not None else classes + 1
@@ -481,15 +497,21 @@ def _judged(
     found: _Found,
     key: PRNGKeyArray,
     evaluations: int,
+    stop: ArrayLike,
 ) -> Attacked:
+    """Asked for the verdict; `stop` is the distance within which runs end."""
     unknown = found.distances
+    done = found.distances <= jnp.asarray(stop, unknown.dtype)
+    answered = jnp.where(found.answered, 0.0, -1.0).astype(unknown.dtype)
+    kept = Kept(images, unknown, answered, found.not_finite, found.flat)
     return finish(
         logits_fn,
         goal(margin, labels),
-        Kept(images, unknown, unknown, found.not_finite),
+        kept,
         jax.random.split(key, 3)[2],
         evaluations=evaluations,
         queries=found.queries,
+        status=jnp.where(done, Status.SUCCEEDED.value, stopped(kept)),
     )
 
 
@@ -513,7 +535,7 @@ def _towards(
         (slope,) = canonical(pull)(difference)
         gap = of_class(logits, classes) - of_class(logits, labels)
         slope = jnp.where(per_image(finite) & jnp.isfinite(slope), slope, 0)
-        return jnp.where(finite, gap, 0), slope
+        return jnp.where(finite, gap, 0).astype(images.dtype), slope
 
     return towards, finite
 

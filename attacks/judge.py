@@ -21,6 +21,7 @@ from attacks.inputs import (
 from attacks.loops import canonical
 from attacks.losses import Loss, cross_entropy
 from attacks.oracle import Goal, goal
+from attacks.precision import in_working_precision
 from attacks.types import LogitsFunction
 
 
@@ -42,6 +43,7 @@ class Judged(NamedTuple):
 
 
 @takes_none
+@in_working_precision
 def judge(
     logits_fn: LogitsFunction,
     images: Float[Array, "n h w c"],
@@ -108,7 +110,8 @@ def judged_goal(
         logits = canonical(logits_fn)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
         named = jnp.where(finite, logits.argmax(axis=-1), -1)
-        return jax.nn.one_hot(named, logits.shape[1]), wanted.loss(logits), finite
+        votes = jax.nn.one_hot(named, logits.shape[1], dtype=images.dtype)
+        return votes, wanted.loss(logits).astype(images.dtype), finite
 
     if evaluations == 1:
         votes, loss, finite = one(key)

@@ -129,7 +129,7 @@ def of_class(logits: Logits, classes: Classes) -> Losses:
 
 def is_class(logits: Logits, classes: Classes) -> Bool[Array, "n classes"]:
     """Which logit is that of the class, for each image."""
-    return jnp.arange(logits.shape[1]) == classes[:, None]
+    return jnp.arange(logits.shape[1])[None] == classes[:, None]
 
 
 def likeliest_others(

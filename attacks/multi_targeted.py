@@ -14,10 +14,12 @@ from attacks.empty import takes_none
 from attacks.losses import Loss, likeliest_others, margin, targeted_difference
 from attacks.oracle import Answer, ask, goal
 from attacks.pgd import StepSize, pgd
-from attacks.types import Attacked, LogitsFunction
+from attacks.precision import in_working_precision
+from attacks.types import Attacked, LogitsFunction, Status
 
 
 @takes_none
+@in_working_precision
 def multi_targeted(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -117,7 +119,10 @@ def multi_targeted(
     targets = likeliest_others(clean.logits, labels, count)
     targets = jnp.repeat(targets, restarts, axis=0)
 
-    def run(kept: Kept, target_and_index: tuple[Array, Array]) -> tuple[Kept, None]:
+    def run(
+        carry: tuple[Kept, Array], target_and_index: tuple[Array, Array]
+    ) -> tuple[tuple[Kept, Array], None]:
+        kept, status = carry
         targets, index = target_and_index
         pgd_key, value_key = jax.random.split(jax.random.fold_in(run_key, index))
         # A loss and no `targets`: any wrong answer is a success of the run.
@@ -136,12 +141,15 @@ def multi_targeted(
             **{"keep_best": True, **options},
         )
         kept = keep(kept, found.images, value(found.images, value_key), best)
-        return kept._replace(not_finite=kept.not_finite + found.not_finite), None
+        kept = kept._replace(not_finite=kept.not_finite + found.not_finite)
+        return (kept, jnp.minimum(status, found.status)), None
 
     nothing = nothing_kept(images)
     nothing = nothing._replace(not_finite=(~clean.finite).astype(jnp.int32))
     runs = len(targets)
-    kept, _ = jax.lax.scan(run, nothing, (targets, jnp.arange(runs)))
+    worst = jnp.full(len(images), Status.NOT_FINITE, jnp.int32)
+    carry, each = (nothing, worst), (targets, jnp.arange(runs))
+    (kept, status), _ = jax.lax.scan(run, carry, each)
     return finish(
         logits_fn,
         wanted,
@@ -149,4 +157,5 @@ def multi_targeted(
         verdict_key,
         evaluations=evaluations,
         queries=eot_samples + runs * ((steps + 2) * eot_samples + 1),
+        status=status,
     )

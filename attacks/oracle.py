@@ -112,7 +112,7 @@ def ask(
 
     def loss_sum(images: Array, key: PRNGKeyArray) -> tuple[Array, tuple[Array, Array]]:
         logits = logits_fn(images, key)
-        loss = wanted.loss(logits)
+        loss = wanted.loss(logits).astype(images.dtype)
         # The images do not interact: the gradient of the sum holds that of each.
         return loss.sum(), (loss, logits)
 

@@ -30,10 +30,12 @@ from attacks.ascent import (
     merge,
     nothing_kept,
     preference,
+    stopped,
 )
 from attacks.empty import takes_none
 from attacks.losses import Loss
 from attacks.oracle import Answer, ask, goal
+from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 # A step's size: one for all, or `index of the step -> size`, as optax's schedules are.
@@ -41,6 +43,7 @@ StepSize = Real[ArrayLike, ""] | Callable[[Array], ArrayLike]
 
 
 @takes_none
+@in_working_precision
 def pgd(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -179,10 +182,12 @@ def pgd(
         jax.random.fold_in(key, 2),
         evaluations=evaluations,
         queries=restarts * (steps + 1) * eot_samples,
+        status=stopped(kept),
     )
 
 
 @takes_none
+@in_working_precision
 def fgsm(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -239,6 +244,7 @@ def fgsm(
 
 
 @takes_none
+@in_working_precision
 def mi_fgsm(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],

@@ -16,14 +16,17 @@ from attacks.ascent import (
     merge,
     nothing_kept,
     preference,
+    stopped,
 )
 from attacks.empty import takes_none
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import ask, goal
-from attacks.types import Attacked, LogitsFunction
+from attacks.precision import in_working_precision
+from attacks.types import Attacked, LogitsFunction, Status
 
 
 @takes_none
+@in_working_precision
 def sparse_rs(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -180,7 +183,8 @@ def sparse_rs(
             )
             searching = active(kept)
             lost = (searching & ~answer.finite).astype(jnp.int32)
-            new = Kept(candidates, answer.loss, answer.wrong, lost)
+            unasked = jnp.zeros_like(lost)  # no slope is
+            new = Kept(candidates, answer.loss, answer.wrong, lost, unasked)
             answered = searching & answer.finite
             better = answered & prefers(kept, new)
             state = choose(better, proposed, state)
@@ -206,6 +210,7 @@ def sparse_rs(
         verdict_key,
         evaluations=evaluations,
         queries=asked * eot_samples,
+        status=stopped(kept, at_wrong=not randomized) if pixels else Status.BUDGET,
     )
 
 

@@ -12,14 +12,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Rule, ascend, finish, image_keys, preference
+from attacks.ascent import Rule, ascend, finish, image_keys, preference, stopped
 from attacks.empty import takes_none
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import Answer, ask, goal
+from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 
 @takes_none
+@in_working_precision
 def spsa(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -164,6 +166,7 @@ def spsa(
         verdict_key,
         evaluations=evaluations,
         queries=(steps * (2 * samples + 1) + 1) * eot_samples,
+        status=stopped(kept),
     )
 
 

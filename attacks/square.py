@@ -21,10 +21,12 @@ from attacks.ascent import (
     merge,
     nothing_kept,
     preference,
+    stopped,
 )
 from attacks.empty import takes_none
 from attacks.losses import Loss, margin
 from attacks.oracle import ask, goal
+from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 Image = Float[Array, "h w c"]
@@ -35,6 +37,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @takes_none
+@in_working_precision
 def square(
     logits_fn: LogitsFunction,
     images: Num[Array | np.ndarray, "n h w c"],
@@ -212,6 +215,7 @@ def square(
         judge_key,
         evaluations=evaluations,
         queries=asked * samples,
+        status=stopped(best, at_wrong=not randomized),
     )
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int32, Integer, Num, PRNGKeyArray
 
 from attacks import inputs
 from attacks.ascent import finish, nothing_kept
 from attacks.empty import takes_none
 from attacks.oracle import goal
+from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 
@@ -43,7 +44,8 @@ def transfer(
     Returns:
         The images as the attack returned them; ``success``, ``loss`` (the
         cross-entropy, in nats), ``queries`` and ``not_finite`` are those of the target,
-        which is asked for the verdict only. What the source was asked is not counted.
+        which is asked for the verdict only. What the source was asked is not counted;
+        ``status`` is that of the attack on it.
 
     Raises:
         ValueError, TypeError: as `pgd` and as the attack.
@@ -73,11 +75,34 @@ def transfer(
     images, labels, _ = inputs.checked(target_fn, images, labels, key, targets)
     craft_key, verdict_key = jax.random.split(key)
     crafted = attack(source_fn, images, labels, craft_key, **options)
-    return finish(
+    return _judged(
         target_fn,
-        goal(None, labels, targets),
-        nothing_kept(crafted.images),
+        crafted.images,
+        labels,
         verdict_key,
+        targets=targets,
+        evaluations=evaluations,
+        status=crafted.status,
+    )
+
+
+@in_working_precision
+def _judged(
+    logits_fn: LogitsFunction,
+    images: Float[Array, "n h w c"],
+    labels: Integer[Array, " n"],
+    key: PRNGKeyArray,
+    *,
+    targets: Num[Array | np.ndarray, " n"] | None,
+    evaluations: int,
+    status: Int32[Array, " n"],
+) -> Attacked:
+    return finish(
+        logits_fn,
+        goal(None, labels, targets),
+        nothing_kept(images),
+        key,
         evaluations=evaluations,
         queries=0,
+        status=status,
     )
