@@ -11,20 +11,24 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from splic_jax.batches import (
+    WithFinite,
     accelerator_chunk,
     can_be_split,
     check,
     map_chunks,
     map_pieces,
     numbered,
+    require_finite,
 )
 from splic_jax.fields import Settings
+from splic_jax.keys import mappable
 
 # ``(image [h, w, c], key, config) -> image``, floats in [0, 1].
 OfOneImage = Callable[[Float[Array, "h w c"], PRNGKeyArray, Any], Array]
 
 
-# ``(images, key, config, *, first_index=0, indices=None) -> images``.
+# ``(images, key, config, *, first_index=0, indices=None, check_finite=False)
+# -> images``.
 Transform = Callable[..., Array]
 
 
@@ -41,16 +45,17 @@ def per_image(one: OfOneImage) -> Transform:
         one: ``(image, key, config) -> image``, of floats in [0, 1]; pure.
 
     Returns:
-        ``transform(images, key, config, *, first_index=0, indices=None)``. Images are
-        ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4 channels, floats in [0, 1] or
-        uint8, and come back clipped to that range, in their dtype. It raises a
-        `ValueError` for images that are not, as `splic_jax.purify` does.
+        ``transform(images, key, config, *, first_index=0, indices=None,
+        check_finite=False)``. Images are ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4
+        channels, floats in [0, 1] or uint8, and come back clipped to that range, in
+        their dtype. It raises a `ValueError` for images that are not, and by
+        `check_finite` for results that are not finite, as `splic_jax.purify` does.
     """
 
     @partial(jax.jit, static_argnames=("chunk", "least"))
     def run(
         images: Array, indices: Array, shared: tuple[Array, Any], chunk: int, least: int
-    ) -> Array:
+    ) -> WithFinite:
         key, config = shared
 
         def run_one(image: Array, index: Array) -> Array:
@@ -65,6 +70,7 @@ def per_image(one: OfOneImage) -> Transform:
         *,
         first_index: Int[ArrayLike, ""] = 0,
         indices: Int[Array | np.ndarray, " count"] | None = None,
+        check_finite: bool = False,
     ) -> Array:
         check(images)
         batch = images if images.ndim == 4 else images[None]
@@ -72,16 +78,19 @@ def per_image(one: OfOneImage) -> Transform:
         if count == 0:  # what comes out may have other channels
             batch, indices = jnp.zeros((1, *batch.shape[1:]), batch.dtype), None
         numbers = numbered(len(batch), first_index, indices)
-        platform, shared = jax.default_backend(), (key, config)
+        platform, shared = jax.default_backend(), (mappable(key), config)
         on_cpu = platform == "cpu"
         chunk = 1 if on_cpu else min(accelerator_chunk(batch.shape[1:]), len(batch))
         run_some = partial(run, chunk=chunk, least=2 if on_cpu else 1)
         if can_be_split(batch, numbers, shared):
-            done = map_pieces(
+            done, finite = map_pieces(
                 run_some, batch, numbers, shared, chunk, platform=platform
             )
         else:
-            done = run_some(batch, numbers, shared)
-        return done[:count] if images.ndim == 4 else done[0]
+            done, finite = run_some(batch, numbers, shared)
+        if check_finite:
+            require_finite(finite)
+        result: Array = done[:count] if images.ndim == 4 else done[0]
+        return result
 
     return transform
