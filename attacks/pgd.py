@@ -34,6 +34,7 @@ from attacks.ascent import (
 from attacks.losses import Loss
 from attacks.oracle import Answer, ask, goal
 from attacks.types import Attacked, LogitsFunction
+from splic_jax.keys import mappable
 
 # A step's size: one for all, or `index of the step -> size`, as optax's schedules are.
 StepSize = Real[ArrayLike, ""] | Callable[[Array], ArrayLike]
@@ -166,7 +167,7 @@ def pgd(
         return merge(kept, found, best), None
 
     # The first run splits the key, which is to fold in 0 and 1; 2 is the verdict's.
-    fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+    key, fold_in = mappable(key), jax.vmap(jax.random.fold_in, (None, 0))
     keys = jnp.concatenate([key[None], fold_in(key, 2 + jnp.arange(1, restarts))])
     kept, _ = jax.lax.scan(run, nothing_kept(images), keys)
     return finish(

@@ -16,6 +16,7 @@ from attacks.ascent import Rule, ascend, finish, image_keys, preference
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import Answer, ask, goal
 from attacks.types import Attacked, LogitsFunction
+from splic_jax.keys import mappable
 
 
 def spsa(
@@ -190,7 +191,7 @@ def estimate(
     Returns:
         The estimate, and how many questions had no finite answer.
     """
-    delta = jnp.asarray(delta, images.dtype)
+    delta, pair_key = jnp.asarray(delta, images.dtype), mappable(pair_key)
     shape, dtype = images.shape[1:], images.dtype
 
     def draw(key: PRNGKeyArray, index: Array) -> Array:
