@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
 from attacks.judge import judged_goal
+from attacks.keys import mappable
 from attacks.oracle import Answer, Goal
 from attacks.types import Attacked, LogitsFunction, Status
 
@@ -214,9 +215,9 @@ def stopped(
 def image_keys(
     key: PRNGKeyArray, first_index: Integer[ArrayLike, ""], images: Array
 ) -> Key[Array, " n"]:
-    """A key for each image, from its index in the whole set."""
+    """A key for each image, from its index in the whole set; of threefry, always."""
     return jax.vmap(jax.random.fold_in, (None, 0))(
-        key, first_index + jnp.arange(len(images))
+        mappable(key), first_index + jnp.arange(len(images))
     )
 
 

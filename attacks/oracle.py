@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
+from attacks.keys import mappable
 from attacks.loops import canonical
 from attacks.losses import CROSS_ENTROPY, Loss, LossPair
 from attacks.types import LogitsFunction
@@ -138,7 +139,7 @@ def ask(
 
     if samples == 1:
         return one(key)
-    keys, chunk = jax.random.split(key, samples), min(chunk, samples)
+    keys, chunk = jax.random.split(mappable(key), samples), min(chunk, samples)
     first = samples % chunk or chunk  # the odd ones, and then whole chunks
     total, _ = jax.lax.scan(
         lambda total, keys: (_added(total, several(keys)), None),
@@ -165,7 +166,7 @@ def mean_logits(
     if samples == 1:
         return logits_fn(images, key)
     one = jax.checkpoint(lambda key: logits_fn(images, key))
-    keys = jax.random.split(key, samples)
+    keys = jax.random.split(mappable(key), samples)
     logits: Array = jax.lax.map(one, keys, batch_size=min(chunk, samples))
     return logits.mean(axis=0)
 

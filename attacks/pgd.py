@@ -33,6 +33,7 @@ from attacks.ascent import (
     stopped,
 )
 from attacks.empty import takes_none
+from attacks.keys import mappable
 from attacks.losses import Loss
 from attacks.oracle import Answer, ask, goal
 from attacks.precision import in_working_precision
@@ -172,7 +173,7 @@ def pgd(
         return merge(kept, found, best), None
 
     # The first run splits the key, which is to fold in 0 and 1; 2 is the verdict's.
-    fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+    key, fold_in = mappable(key), jax.vmap(jax.random.fold_in, (None, 0))
     keys = jnp.concatenate([key[None], fold_in(key, 2 + jnp.arange(1, restarts))])
     kept, _ = jax.lax.scan(run, nothing_kept(images), keys)
     return finish(

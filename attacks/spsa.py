@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 from attacks import inputs, norms
 from attacks.ascent import Rule, ascend, finish, image_keys, preference, stopped
 from attacks.empty import takes_none
+from attacks.keys import mappable
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import Answer, ask, goal
 from attacks.precision import in_working_precision
@@ -195,7 +196,7 @@ def estimate(
     Returns:
         The estimate, and how many questions had no finite answer.
     """
-    delta = jnp.asarray(delta, images.dtype)
+    delta, pair_key = jnp.asarray(delta, images.dtype), mappable(pair_key)
     shape, dtype = images.shape[1:], images.dtype
 
     def draw(key: PRNGKeyArray, index: Array) -> Array:

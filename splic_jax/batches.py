@@ -8,16 +8,18 @@ import collections
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from splic_jax.arguments import described, require_array
 from splic_jax.checks import reporter
+
+Done = TypeVar("Done", bound=PyTree[Array])
 
 # Values in one chunk on an accelerator, at most: enough to fill it.
 _CHUNK_VALUES = 2**22
@@ -25,6 +27,35 @@ _CHUNK_VALUES = 2**22
 _PIECE_VALUES = 2**17
 
 _report_range = reporter("images must be in [0, 1] and not NaN")
+_report_finite = reporter("a transformed image is not finite")
+
+# Images, and of each whether it is finite.
+WithFinite = tuple[Shaped[Array, "n h w c2"], Bool[Array, " n"]]
+
+
+class NotFiniteError(ValueError):
+    """A transform gave images that are not finite.
+
+    Attributes:
+        images: the index of each in the batch.
+    """
+
+    def __init__(self, images: Sequence[int]):
+        others = f", nor are {len(images) - 1} more" if len(images) > 1 else ""
+        super().__init__(
+            f"images[{images[0]}] is not finite (NaN or infinity) once transformed"
+            f"{others}; its settings take steps too large, or numbers too large or "
+            "small"
+        )
+        self.images = images
+
+
+def require_finite(finite: Bool[Array, " n"]) -> None:
+    """Raises a `NotFiniteError` unless all are; what is being traced cannot be seen."""
+    if not isinstance(finite, jax.core.Tracer):
+        bad = np.flatnonzero(~np.asarray(finite))
+        if len(bad):
+            raise NotFiniteError(bad.tolist())
 
 
 def check(images: Array | np.ndarray) -> None:
@@ -106,7 +137,7 @@ def can_be_split(*arrays: Any) -> bool:
 
 
 def map_pieces(
-    run: Callable[[Array | np.ndarray, Array | np.ndarray, Any], Array],
+    run: Callable[[Array | np.ndarray, Array | np.ndarray, Any], Done],
     images: Shaped[Array | np.ndarray, "n h w c"],
     indices: Int[Array | np.ndarray, " n"],
     shared: Any,
@@ -114,7 +145,7 @@ def map_pieces(
     *,
     platform: str,
     devices: Sequence[jax.Device] | None = None,
-) -> Shaped[Array, "n h w c2"]:
+) -> Done:
     """Runs a compiled function over any number of images, a few of them at a time.
 
     Beyond the images and the result, memory is that of two pieces on each device,
@@ -122,8 +153,8 @@ def map_pieces(
     piece does a few images twice, so that all pieces compile to one program.
 
     Args:
-        run: ``(images, indices, shared) -> images``, compiled; what it returns for an
-            image does not depend on the others.
+        run: ``(images, indices, shared) -> arrays``, compiled, their first axis that of
+            the images; what it returns for one does not depend on the others.
         images: concrete, at least one.
         indices: of the images.
         shared: other arrays that `run` takes.
@@ -140,17 +171,17 @@ def map_pieces(
     size = min(most, count)
     if platform == "cpu":
         size = -(-count // (ways * -(-count // (ways * most))))
-    started: collections.deque[tuple[int, Array]] = collections.deque()
-    result: Array | None = None
+    started: collections.deque[tuple[int, Done]] = collections.deque()
+    result: Done | None = None
 
-    def collect(result: Array | None) -> Array:
+    def collect(result: Done | None) -> Done:
         start, done = started.popleft()
         if devices:
             done = jax.device_put(done, devices[0])
-        if len(done) == count:
+        if size == count:
             return done
         if result is None:
-            filled: Array = _with_room(done, count)
+            filled: Done = _with_room(done, count)
         else:
             filled = _put(result, done, start)
         return filled
@@ -179,13 +210,21 @@ def _part(array: Array | np.ndarray, start: int, size: int) -> Array | np.ndarra
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _with_room(piece: Array, count: int) -> Array:
-    return jnp.pad(piece, ((0, count - len(piece)), (0, 0), (0, 0), (0, 0)))
+def _with_room(piece: PyTree[Array], count: int) -> PyTree[Array]:
+    def pad(piece: Array) -> Array:
+        return jnp.pad(piece, ((0, count - len(piece)), *((0, 0),) * (piece.ndim - 1)))
+
+    return jax.tree.map(pad, piece)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put(result: Array, piece: Array, start: Int[Array, ""]) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(result, piece, start, 0)
+def _put(
+    result: PyTree[Array], piece: PyTree[Array], start: Int[Array, ""]
+) -> PyTree[Array]:
+    def put(result: Array, piece: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(result, piece, start, 0)
+
+    return jax.tree.map(put, result, piece)
 
 
 def map_chunks(
@@ -194,7 +233,7 @@ def map_chunks(
     indices: Int[Array | np.ndarray, " n"],
     chunk: int,
     least: int = 1,
-) -> Shaped[Array, "n h w c2"]:
+) -> WithFinite:
     """Maps a function of some images over a batch of them.
 
     Args:
@@ -208,7 +247,8 @@ def map_chunks(
 
     Returns:
         What `run` returns, clipped to [0, 1], in the dtype and range of the input, with
-        the alpha of the input.
+        the alpha of the input; what is not finite is NaN, and 0 in uint8. And which
+        images are finite.
     """
     if images.dtype == jnp.uint8:
         values = images.astype(jnp.float32) / 255
@@ -226,9 +266,15 @@ def map_chunks(
         lambda piece: run(*piece), (pieces, indices.reshape(-1, chunk))
     )
     values = values.reshape(-1, *values.shape[2:])[: len(images)]
-    values = jnp.clip(values, 0, 1)
+    each = jnp.isfinite(values)
+    finite = each.all(axis=(1, 2, 3))
+    _report_finite(finite.all())
+    # Infinity would else be clipped to white or black.
+    values = jnp.clip(jnp.where(each, values, jnp.nan), 0, 1)
     if images.dtype == jnp.uint8:
-        values = jnp.round(values * 255)
-    return jnp.concatenate(
+        # What a NaN becomes as an integer is for the platform to say.
+        values = jnp.where(jnp.isnan(values), 0, jnp.round(values * 255))
+    values = jnp.concatenate(
         [values.astype(images.dtype), images[..., colours:]], axis=-1
     )
+    return values, finite

@@ -29,6 +29,7 @@ from scipy import stats
 
 from splic_jax.arguments import described, require_array, require_key
 from splic_jax.config import SPLICConfig
+from splic_jax.keys import mappable
 from splic_jax.mask_designs import anchors_of
 from splic_jax.purification import purify
 from splic_jax.transforms.ablation import AblationConfig, ablate
@@ -139,7 +140,7 @@ def certify(
         )
     if images.dtype == jnp.uint8:
         images = np.asarray(images, np.float32) / 255
-    total = samples_select + samples_estimate
+    total, key = samples_select + samples_estimate, mappable(key)
 
     @jax.jit
     def answer(ablated: Array) -> Array:

@@ -88,6 +88,11 @@ def complete(
     nothing to complete from: refused when the mask is concrete, and reported by
     `checkify` when traced, as are anchors that are not finite.
 
+    The completed matrix can be differentiated in reverse mode (`jax.grad`), once: the
+    derivative is that of `complete_rounds` for the number of rounds this took, which
+    small changes of the matrix leave as it is. Memory for it grows with ``max_steps /
+    inner_steps`` iterates.
+
     Args:
         matrix: pixel values; the field's range is [0, 1].
         mask: True at the anchors.
@@ -119,10 +124,103 @@ def _complete(
     if jax.default_backend() == "cpu":
         # One completion after another, or one group after another, stops each as soon
         # as it has converged, and sums in the same order as alone.
-        if in_groups(config, matrix.shape, matrix.dtype):
-            return _grouped(run)(matrix, mask)
-        run = jax.custom_batching.sequential_vmap(run)
-    return run(matrix, mask)
+        grouped = in_groups(config, matrix.shape, matrix.dtype)
+        together = _grouped if grouped else jax.custom_batching.sequential_vmap
+        return differentiable(together(run), config, blocks)(matrix, mask)
+    return differentiable(run, config, blocks)(matrix, mask)
+
+
+def differentiable(
+    run: Callable[[Array, Array], Completion], config: SPLICConfig, blocks: int
+) -> Callable[[Array, Array], Completion]:
+    """`run`, which completes a matrix, or many, until it converges, with a derivative.
+
+    In reverse mode, in the matrix: that of the completed matrix for as many rounds as
+    `run` took. They are run once more for it, and their states kept.
+    """
+
+    @jax.custom_vjp
+    def completed(matrix: Array, mask: Array) -> Completion:
+        return run(matrix, mask)
+
+    def forward(
+        matrix: Array, mask: Array
+    ) -> tuple[Completion, tuple[Array, Array, Array]]:
+        done = run(matrix, mask)
+        return done, (matrix, mask, done.steps // config.inner_steps)
+
+    def backward(
+        residuals: tuple[Array, Array, Array], cotangent: Completion
+    ) -> tuple[Array, None]:
+        pull = functools.partial(_pull_back, config=config, blocks=blocks)
+        if residuals[0].ndim == 3:
+            pull = jax.vmap(pull)
+        return pull(*residuals, cotangent.matrix), None
+
+    completed.defvjp(forward, backward)
+    return completed
+
+
+@functools.partial(jax.jit, static_argnames=("config", "blocks"))
+def _pull_back(
+    matrix: Array,
+    mask: Array,
+    rounds: Array,
+    cotangent: Array,
+    config: SPLICConfig,
+    blocks: int,
+) -> Array:
+    """The derivative of `_run_rounds`, of a number of rounds known at run time alone.
+
+    JAX differentiates no loop of that kind, so the chain rule is written out: the state
+    before each round is kept, and the rounds are gone through backwards.
+    """
+
+    def begin(matrix: Array) -> tuple[tuple[Array, Array], tuple[_Problem, _State]]:
+        problem, state = _start(matrix, mask, config)
+        return (problem.anchors, state.delta), (problem, state)
+
+    _, pull_begin, (problem, start) = jax.vjp(begin, matrix, has_aux=True)
+
+    kept = jax.tree.map(
+        lambda a: jnp.zeros((config.max_rounds, *a.shape), a.dtype), start
+    )
+
+    def record(number: Array, carry: tuple[_State, _State]) -> tuple[_State, _State]:
+        kept, state = carry
+        kept = jax.tree.map(lambda all, one: all.at[number].set(one), kept, state)
+        return kept, _round(state, problem, config, blocks)
+
+    zero = jnp.zeros_like(rounds)
+    kept, last = jax.lax.fori_loop(zero, rounds, record, (kept, start))
+
+    def finish(matrix: Array, x: Array) -> Array:
+        return _finish(x, matrix, problem, config)
+
+    of_matrix, of_x = jax.vjp(finish, matrix, last.x)[1](cotangent)
+
+    def go_back(
+        done: Array, carry: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array, Array]:
+        of_x, of_delta, of_anchors = carry
+        state: _State = jax.tree.map(lambda all: all[rounds - 1 - done], kept)
+
+        def advance(x: Array, delta: Array, anchors: Array) -> tuple[Array, Array]:
+            before = state._replace(x=x, delta=delta)
+            known = problem._replace(anchors=anchors)
+            after = _round(before, known, config, blocks)
+            return after.x, after.delta
+
+        pull = jax.vjp(advance, state.x, state.delta, problem.anchors)[1]
+        of_x, of_delta, more = pull((of_x, of_delta))
+        return of_x, of_delta, of_anchors + more
+
+    carry = (of_x, jnp.zeros_like(start.delta), jnp.zeros_like(problem.anchors))
+    of_x, of_delta, of_anchors = jax.lax.fori_loop(zero, rounds, go_back, carry)
+    # The first x is the anchors.
+    more: Array = pull_begin((of_anchors + of_x, of_delta))[0]
+    total: Array = of_matrix + more
+    return total
 
 
 def in_groups(
@@ -274,8 +372,7 @@ def complete_alternating(
     Args:
         matrix, mask, config, blocks: as in `complete`; ``config.alternate=False`` stops
             after pass 1.
-        rounds: None runs each pass to convergence; a number runs that many rounds and
-            can be differentiated.
+        rounds: None runs each pass to convergence; a number runs that many rounds.
 
     Returns:
         The completed matrix.
@@ -321,7 +418,10 @@ def complete_batch(
 
     def one_pass(matrix: Array, mask: Array) -> Array:
         if rounds is None:
-            return _run_to_convergence(matrix, mask, config, False, blocks).matrix
+            run = functools.partial(
+                _run_to_convergence, config=config, trace=False, blocks=blocks
+            )
+            return differentiable(run, config, blocks)(matrix, mask).matrix
         return _run_rounds(matrix, mask, config, rounds, blocks)
 
     return _map_groups(

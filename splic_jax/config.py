@@ -15,9 +15,12 @@ class SPLICConfig:
 
     Attributes:
         rank: r, the rank each iterate is cut to; None means min(m, n) // 4, at least 1.
-        tv_weight: lambda of eq. (5); >= 0. 0 is SRF, the method of reference [4].
+        tv_weight: lambda of eq. (5); >= 0. 0 is SRF, the method of reference [4]. At
+            most 2 / (mu L), beyond which steps on the total variation grow without
+            bound; see `tv_curvature` for L, 8 by default.
         delta_decay: rho, the factor on delta after each round; in (0, 1).
-        step_size: mu, the gradient step; > 0.
+        step_size: mu, the gradient step; > 0. With the step relative to delta^2 at most
+            2, above which singular values below delta would grow from step to step.
         inner_steps: gradient steps in a round, that is at one delta; >= 1.
         tolerance: epsilon, the relative change of the last step of a round at which
             the loop stops; >= 0, and 0 never stops it early.
@@ -35,8 +38,8 @@ class SPLICConfig:
         rank_cut: cut to `rank` before each step (line 6); if False only the smoothed
             rank lowers the rank.
         tv_scales: levels of the dyadic pyramid that the TV term is summed over; >= 1.
-        pixel_scale: the value a pixel of 1.0 has during the iteration; > 0. It matters
-            for ``step_scaling="printed"`` alone.
+        pixel_scale: the value a pixel of 1.0 has during the iteration; in
+            [1e-3, 1e6]. It matters for ``step_scaling="printed"`` alone.
         channels: "separate" completes each channel as a matrix of its own;
             "concatenated" puts them side by side into one m x (c n) matrix (ME-Net).
         solver: how the singular vectors of each step are found. "fast" follows them
@@ -87,8 +90,8 @@ class SPLICConfig:
             ("tv_weight", "[0, inf)"),
             ("tolerance", "[0, inf)"),
             ("delta_decay", "(0, 1)"),
-            ("step_size", "(0, inf)"),
-            ("pixel_scale", "(0, inf)"),
+            ("step_size", "(0, 1e9]"),
+            ("pixel_scale", "[1e-3, 1e6]"),
             ("keep_probability", "(0, 1]"),
         ):
             require_number(self, name, interval)
@@ -103,6 +106,19 @@ class SPLICConfig:
             ("rank_cut", (True, False)),
         ):
             require_choice(self, name, choices)
+        if self.step_scaling == "relative" and self.step_size > 2:
+            raise ValueError(
+                "step_size must be at most 2 for the step relative to delta^2, which "
+                f"is not stable beyond, got {self.step_size!r}"
+            )
+        # As products of decimals are rounded, 0.1 * 2.5 * 8 say.
+        if self.step_size * self.tv_weight * self.tv_curvature > 2 * (1 + 1e-9):
+            most = 2 / (self.step_size * self.tv_curvature)
+            raise ValueError(
+                f"tv_weight must be at most 2 / ({self.tv_curvature} step_size) = "
+                f"{most:.4g} for step_size={self.step_size!r}, got "
+                f"{self.tv_weight!r}: the steps would grow without bound"
+            )
         if self.mask_design == "checkerboard" and self.keep_probability != 0.5:
             raise ValueError(
                 "keep_probability must be 0.5 for the mask design 'checkerboard', got "
@@ -124,6 +140,25 @@ class SPLICConfig:
                 f"{shape[0]} x {shape[1]} matrix; choose at most {smaller}"
             )
         return self.rank
+
+    @property
+    def tv_curvature(self) -> int:
+        r"""The most that the gradient of the total variation stretches a matrix: L.
+
+        A step ``X - mu lambda G(X)`` on the total variation lengthens no matrix while
+        ``mu lambda L <= 2``. For eq. (6) L is the largest eigenvalue of the 5-point
+        Laplacian, below 8 for every shape and near it for large ones. Over a pyramid
+        the second level adds nothing to it, as averages of 2 x 2 pixels do not see the
+        fastest wave, and each further one less than 2, at the repeated corner of odd
+        sides. Eq. (10) has half the neighbours: ``|2 - e^{ia} - e^{ib}| <= 4`` for
+        every wave, and with ``mu lambda 4 <= 2`` each new pixel is a mean of old ones.
+
+        The rank cut and the return to the anchors are projections, which lengthen
+        nothing; what the step on the smoothed rank adds is below mu delta for each
+        singular value. So an iterate then grows by a bounded amount a step, at most.
+        """
+        largest = 8 if self.tv_form == "exact" else 4
+        return largest + 2 * max(0, self.tv_scales - 2)
 
     @property
     def max_rounds(self) -> int:

@@ -1,7 +1,6 @@
 """Settings as frozen dataclasses: their fields, and the checks of them."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import (
     Any,
@@ -13,6 +12,7 @@ from typing import (
 )
 
 import jax
+import numpy as np
 
 Config = TypeVar("Config")
 
@@ -64,6 +64,9 @@ def require_integer(config: Settings, *names: str, least: int = 1) -> None:
 def require_number(config: Settings, name: str, interval: str) -> None:
     """Raises a `ValueError` unless a field is a number in an interval.
 
+    And unless it is 0 or one that float32, in which most is computed, holds with all
+    its digits: others would become infinite or 0.
+
     Args:
         config: the settings.
         name: of the field.
@@ -75,8 +78,14 @@ def require_number(config: Settings, name: str, interval: str) -> None:
     low, high = (float(limit) for limit in interval[1:-1].split(","))
     above = value > low or (interval[0] == "[" and value == low)
     below = value < high or (interval[-1] == "]" and value == high)
-    if not (above and below) or math.isnan(value):
+    if not (above and below) or value != value:
         raise ValueError(f"{name} must be in {interval}, got {value!r}")
+    finfo = np.finfo(np.float32)
+    if value != 0 and not float(finfo.tiny) <= abs(value) <= float(finfo.max):
+        raise ValueError(
+            f"{name} must be 0 or between {finfo.tiny:.2g} and {finfo.max:.2g} in "
+            f"size, as float32 holds no other number, got {value!r}"
+        )
 
 
 def require_choice(config: Settings, name: str, choices: Sequence[object]) -> None:

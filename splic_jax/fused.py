@@ -87,9 +87,10 @@ def complete_batch(
         )
 
     def one_pass(matrices: Array, masks: Array) -> Array:
-        return complete_fused(
-            matrices, masks, config, blocks=blocks, interpret=interpret
-        ).matrix
+        run = functools.partial(
+            complete_fused, config=config, blocks=blocks, interpret=interpret
+        )
+        return completion.differentiable(run, config, blocks)(matrices, masks).matrix
 
     return completion._alternate(one_pass, matrices, masks, config)
 
@@ -113,7 +114,7 @@ def complete_fused(
     places to fill in are read again in each step, from the nearest cache. A step takes
     between half a MFLOP and one, as it makes one correction or three.
 
-    Not differentiable: see `splic_jax.complete_rounds`.
+    Not differentiable by itself: see `splic_jax.completion.differentiable`.
 
     Args:
         matrices: pixel values.

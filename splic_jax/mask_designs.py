@@ -44,7 +44,7 @@ def checkerboard(
             "keep_probability must be 0.5 for the mask design 'checkerboard', "
             f"got {keep_probability}"
         )
-    phase = jax.random.bernoulli(key).astype(jnp.int32)
+    phase = jax.random.bernoulli(key, jnp.float32(0.5)).astype(jnp.int32)
     if shape == (1, 1):
         phase = jnp.zeros_like(phase)
     rows, columns = (jnp.arange(side) for side in shape)
@@ -96,7 +96,7 @@ def blocks(
     Where none is drawn, the one nearest to it is taken.
     """
     grid = [-(-side // block) for side in shape]
-    uniform = jax.random.uniform(key, (grid[0] * grid[1],)).reshape(grid)
+    uniform = jax.random.uniform(key, (grid[0] * grid[1],), jnp.float32).reshape(grid)
     drawn = (uniform < keep_probability) | (uniform == uniform.min())
     mask = jnp.repeat(jnp.repeat(drawn, block, axis=0), block, axis=1)
     return mask[: shape[0], : shape[1]]

@@ -52,6 +52,6 @@ def sample_mask(
             mask = jnp.stack(masks, axis=-1)
         return jnp.broadcast_to(mask, shape)
     drawn = (height, width, 1 if kind == "shared" else channels)
-    uniform = jax.random.uniform(key, drawn)
+    uniform = jax.random.uniform(key, drawn, jnp.float32)
     least = jnp.min(uniform, axis=(0, 1), keepdims=True)
     return jnp.broadcast_to((uniform < keep_probability) | (uniform == least), shape)

@@ -11,17 +11,20 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from splic_jax.arguments import require_key
 from splic_jax.batches import (
+    WithFinite,
     accelerator_chunk,
     can_be_split,
     check,
     map_chunks,
     map_pieces,
     numbered,
+    require_finite,
 )
 from splic_jax.channels import from_matrices, to_matrices
 from splic_jax.completion import GROUP, in_groups
 from splic_jax.config import SPLICConfig
 from splic_jax.fused import complete_batch, runs_kernel, supports
+from splic_jax.keys import mappable
 from splic_jax.masks import sample_mask
 
 # Images in one chunk where the CPU does `GROUP` matrices at a time: of colour images
@@ -52,6 +55,7 @@ def purify(
     indices: Int[Array | np.ndarray, " count"] | None = None,
     rounds: int | None = None,
     devices: Sequence[jax.Device] | None = None,
+    check_finite: bool = False,
 ) -> Shaped[Array, "..."]:
     """Purifies images by alternated low-rank completion (paper sections 3.2 to 3.4).
 
@@ -67,7 +71,9 @@ def purify(
     of images (a memory-mapped array is read as it goes), unless `jax.jit` or another
     transformation is around it, which takes the images as a whole. Compiled once for
     each shape of an image, `config` and chunk size, and for batches of less than a few
-    chunks; pure, so `jax.jit`, and `jax.grad` with `rounds` given, apply.
+    chunks; pure, so `jax.jit` and `jax.grad` apply: the derivative is that of as many
+    rounds as each completion took (`splic_jax.complete`). Forward mode (`jax.jvp`) is
+    for `rounds` with ``solver="exact"`` alone.
 
     Args:
         images: ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4 channels, floats in
@@ -79,8 +85,11 @@ def purify(
         indices: the index of each image, in [0, 2^31), where they do not follow one
             another; `first_index` is not used then.
         rounds: None runs each completion until it converges; a number runs that many
-            rounds, which can be differentiated in reverse mode.
+            rounds.
         devices: spread the images over these devices; None runs where they are.
+        check_finite: wait for the result, and raise a `NotFiniteError` (a `ValueError`)
+            if an image of it is not finite; without, such values are NaN, and 0 in
+            uint8. Under `jax.jit` it does nothing.
 
     Returns:
         Purified images, of the shape, dtype and range of the input (float64 needs
@@ -108,7 +117,7 @@ def purify(
         return jnp.asarray(images)
     platform = devices[0].platform if devices else jax.default_backend()
     chunk = chunk_size or default_chunk_size(batch.shape[1:], platform, config)
-    indices = numbered(len(batch), first_index, indices)
+    indices, key = numbered(len(batch), first_index, indices), mappable(key)
 
     def chunk_of(count: int) -> int:
         if chunk_size:
@@ -124,17 +133,17 @@ def purify(
 
     def run(
         images: Array | np.ndarray, indices: Array | np.ndarray, key: Array
-    ) -> Array:
+    ) -> WithFinite:
         size = chunk_of(len(images))
-        done: Array = purify_batch(images, indices, key, config, size, rounds)
+        done: WithFinite = purify_batch(images, indices, key, config, size, rounds)
         return done
 
     if split:
-        purified = map_pieces(
+        purified, finite = map_pieces(
             run, batch, indices, key, chunk, platform=platform, devices=devices
         )
     elif not devices:
-        purified = run(batch, indices, key)
+        purified, finite = run(batch, indices, key)
     else:
         parts = [
             run(*jax.device_put((batch[part], indices[part], key), device))
@@ -145,7 +154,10 @@ def purify(
             )
             if len(part)
         ]
-        purified = jnp.concatenate(jax.device_put(parts, devices[0]))
+        parts = jax.device_put(parts, devices[0])
+        purified, finite = (jnp.concatenate(of) for of in zip(*parts, strict=True))
+    if check_finite:
+        require_finite(finite)
     return purified if images.ndim == 4 else purified[0]
 
 
@@ -175,7 +187,7 @@ def _purify_batch(
     config: SPLICConfig,
     chunk: int,
     rounds: int | None,
-) -> Shaped[Array, "n h w c"]:
+) -> WithFinite:
     def purify_chunk(images: Array, indices: Array) -> Array:
         return _purify_chunk(images, indices, key, config, rounds)
 

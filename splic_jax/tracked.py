@@ -214,7 +214,7 @@ def _limited(tangent: Array, square: Array) -> Array:
 @kernel
 def _inverse_root(t2: Array) -> Array:
     """``(I - T2)^{-1/2}`` of a small T2, to second order."""
-    return jnp.eye(len(t2)) + t2 / 2 + 0.375 * dot(t2, t2)
+    return jnp.eye(len(t2), dtype=t2.dtype) + t2 / 2 + 0.375 * dot(t2, t2)
 
 
 def _rotation(t: Array) -> Array:
@@ -230,7 +230,10 @@ def _and_times(t: Array, root: Array) -> Array:
 @kernel
 def _newton(rotation: Array) -> Array:
     """What brings a matrix that is nearly orthogonal nearer, by Newton and Schulz."""
-    return 1.5 * jnp.eye(len(rotation)) - dot_tn(rotation, rotation) / 2
+    return (
+        1.5 * jnp.eye(len(rotation), dtype=rotation.dtype)
+        - dot_tn(rotation, rotation) / 2
+    )
 
 
 def _rotate(now: Leading, rotation: Array) -> Leading:
@@ -323,12 +326,12 @@ def _moved(now: Array, step: Array, scale: Array) -> Array:
 
 @kernel
 def _defect(vectors: Array) -> Array:
-    return jnp.eye(vectors.shape[1]) - dot_tn(vectors, vectors)
+    return jnp.eye(vectors.shape[1], dtype=vectors.dtype) - dot_tn(vectors, vectors)
 
 
 @kernel
 def _inverse_root_to_third(defect: Array, square: Array) -> Array:
-    root = jnp.eye(len(defect)) + defect / 2 + 0.375 * square
+    root = jnp.eye(len(defect), dtype=defect.dtype) + defect / 2 + 0.375 * square
     return root + 0.3125 * dot(square, defect)
 
 
@@ -370,7 +373,12 @@ def _of_orthonormal(gram: Array, defect: Array, values: Array) -> Array:
 def _small_rotation(t: Array, defect: Array) -> Array:
     """Rotates by T and makes orthonormal; both to second order."""
     both = t + defect / 2
-    return jnp.eye(len(t)) + both + dot(both, both) / 2 + dot(defect, defect) / 4
+    return (
+        jnp.eye(len(t), dtype=t.dtype)
+        + both
+        + dot(both, both) / 2
+        + dot(defect, defect) / 4
+    )
 
 
 def _floor(delta: Array, squares: Array) -> Array:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sklearn.manifold import TSNE
 
 from splic_jax import SPLICConfig, complete, sample_mask, transform
+from splic_jax.keys import mappable
 from splic_jax.transforms import TransformConfig, replace
 from train.quality import Quality, quality
 
@@ -92,7 +93,8 @@ def sweep(
         ValueError: for a field or a value that the method does not take.
     """
     for value in values:
-        made = transform(images, key, replace(config, {field: value}))
+        settings = replace(config, {field: value})
+        made = transform(images, key, settings, check_finite=True)
         yield Swept(value, made, quality(made, reference))
 
 
@@ -116,7 +118,7 @@ def convergence(
     shape = images.shape[1:]
 
     def trace(image, index):
-        image_key = jax.random.fold_in(key, index)
+        image_key = jax.random.fold_in(mappable(key), index)
         mask = sample_mask(image_key, shape, config.keep_probability, config.mask)
 
         def of_channel(channel, mask):

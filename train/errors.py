@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, logging
 
+from splic_jax.batches import NotFiniteError
 from train.devices import use_all_cores
 
 
@@ -26,7 +27,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         use_all_cores()
         try:
             return main(argv)
-        except UserError as error:
+        except (UserError, NotFiniteError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:

@@ -40,6 +40,7 @@ from train import attackers, quality
 from train.attacked_images import AttackedImages, Name
 from train.attackers import ATTACKS_OF, PRESETS, AttackSettings
 from train.data import Dataset
+from train.finite import is_finite, require_finite
 from train.progress import Progress
 
 THREATS = tuple(ATTACKS_OF)
@@ -154,6 +155,8 @@ def classify_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns predictions, and the images as the network saw them (the first time).
 
+    An image that the defence ever made infinite or NaN is NaN in the latter.
+
     With several `votes` the defence draws as often, and the mean of the logits decides,
     or with ``vote="majority"`` the class named most often (the first of equals).
     """
@@ -175,10 +178,14 @@ def classify_batch(
             return jax.nn.one_hot(logits.argmax(axis=-1), logits.shape[-1])
         return logits
 
-    def count(total, key):
-        return total + ballot(look(key)[0]), None
+    def count(carry, key):
+        total, finite = carry
+        logits, again = look(key)
+        return (total + ballot(logits), finite & is_finite(again)), None
 
-    total, _ = jax.lax.scan(count, ballot(logits), keys[1:])
+    start = ballot(logits), is_finite(seen)
+    (total, finite), _ = jax.lax.scan(count, start, keys[1:])
+    seen = jnp.where(finite[:, None, None, None], seen, jnp.nan)
     return total.argmax(axis=-1), seen
 
 
@@ -222,6 +229,9 @@ def measure(
 
     Returns:
         The cell.
+
+    Raises:
+        UserError: for an image that is not finite behind the defence.
     """
     attacked = {} if attacked is None else attacked
     attack_key, mask_key = jax.random.split(jax.random.key(seed))
@@ -235,7 +245,10 @@ def measure(
     def read_down_to(left: int) -> None:
         nonlocal queries, not_finite
         while len(waiting) > left:
-            size, right, decibels, found, pixels = jax.device_get(waiting.popleft())
+            start, size, right, decibels, found, pixels, finite = jax.device_get(
+                waiting.popleft()
+            )
+            require_finite(finite[:size], start, defense)
             correct.extend(right[:size].tolist())
             if decibels is not None:
                 psnr.extend(decibels[:size].tolist())
@@ -284,7 +297,8 @@ def measure(
             logits_fn, images, mask_key, start, config, votes, vote
         )
         decibels = quality.psnr(clean, seen) if seen.shape == clean.shape else None
-        waiting.append((size, predicted == labels, decibels, counted, pixels))
+        right, finite = predicted == labels, is_finite(seen)
+        waiting.append((start, size, right, decibels, counted, pixels, finite))
         read_down_to(batches_ahead())
     read_down_to(0)
     saved = None

@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 import splic_jax
+from splic_jax.batches import NotFiniteError
+from splic_jax.keys import generator
 from splic_jax.purification import default_chunk_size
 from splic_jax.transforms import TransformConfig, as_dict
 from train.data import Dataset
@@ -95,6 +97,7 @@ def _inputs(
         "splic_jax_source": _source_digest(),
         "jax": jax.__version__,
         "platform": jax.default_backend(),
+        "masks": generator(jax.random.key(seed)),
     }
 
 
@@ -139,7 +142,12 @@ def _compute(
             key = jax.random.fold_in(jax.random.key(seed), mask)
             piece = images[start : start + len(target)]
             try:
-                target[:] = apply(piece, key, first_index=start)
+                target[:] = apply(piece, key, first_index=start, check_finite=True)
+            except NotFiniteError as error:
+                raise UserError(
+                    f"image {start + error.images[0]} is not finite once transformed; "
+                    "choose milder settings of the defense"
+                ) from error
             except ValueError as error:
                 raise UserError(f"cannot purify the images: {error}") from error
             write_whole(path, hashlib.sha256(target).digest() + target.tobytes())

@@ -8,13 +8,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Int, Key, Shaped
 
 import splic_jax
 from splic_jax import SPLICConfig, purify
+from splic_jax.batches import NotFiniteError
+from splic_jax.keys import GENERATOR, generator
 from splic_jax.purification import default_chunk_size
 from train.devices import spread
 from train.quality import Quality, quality
+
+# What masks depended on before it was recorded, if nobody had set JAX otherwise.
+_UNRECORDED = {"key_type": GENERATOR, "jax_threefry_partitionable": True}
+
+
+def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description, of `Purifier` or read from a record, to tell it from others.
+
+    Without what older records lack, where it is what they were made with.
+    """
+    description = dict(description)
+    if description.get("masks") == _UNRECORDED:
+        del description["masks"]
+    return description
 
 
 class Purified(NamedTuple):
@@ -78,7 +94,13 @@ class Purifier:
             "splic_jax": splic_jax.__version__,
             "seed": self.seed,
             "config": dataclasses.asdict(self.config),
+            "masks": generator(self.key),
         }
+
+    @property
+    def key(self) -> Key[Array, ""]:
+        """The key of the masks, of the type that JAX is set to."""
+        return jax.random.key(self.seed)
 
     def piece_size(self, shape: tuple[int, int, int]) -> int:
         """Images of this shape in a piece; never depends on how many there are."""
@@ -93,6 +115,7 @@ class Purifier:
         Compiles once for each shape, for a piece is filled up with its last image.
 
         Raises:
+            NotFiniteError: for images that are not finite once purified.
             ValueError: for images or settings that `purify` does not take.
         """
         # JAX takes no byte order but the machine's.
@@ -100,14 +123,19 @@ class Purifier:
         filling = self.piece_size(images.shape[1:]) - len(images)
         inputs = np.concatenate([inputs, np.repeat(inputs[-1:], filling, axis=0)])
         devices = spread()
-        purified = purify(
-            inputs,
-            jax.random.key(self.seed),
-            self.config,
-            chunk_size=None if devices else len(inputs),
-            indices=np.concatenate([indices, np.repeat(indices[-1:], filling)]),
-            devices=devices,
-        )
+        try:
+            purified = purify(
+                inputs,
+                self.key,
+                self.config,
+                chunk_size=None if devices else len(inputs),
+                indices=np.concatenate([indices, np.repeat(indices[-1:], filling)]),
+                devices=devices,
+                check_finite=True,
+            )
+        except NotFiniteError as error:
+            bad = [number for number in error.images if number < len(images)]
+            raise NotFiniteError(bad) from None
         psnr, ssim = jax.device_get(_quality(inputs, purified))
         result = np.array(purified)[: len(images)].astype(images.dtype)
         if images.shape[-1] in (2, 4):

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from splic_jax.batches import NotFiniteError
 from train import files
 from train.data import Dataset
 from train.errors import UserError
 from train.files import printable
 from train.progress import Progress
-from train.purifier import Purifier, Tally
+from train.purifier import Purifier, Tally, comparable
 
 SUFFIXES = (".npy", ".npz")
 _CHECKED_AT_ONCE = 256
@@ -148,7 +149,8 @@ def _read_finished(target: pathlib.Path, head: dict[str, Any]) -> Tally | None:
     entries = _read_lines(_record_path(target))
     if not entries or not target.is_file():
         return None
-    if entries[0] != {**head, "output_sha256": files.digest_of(target)}:
+    head = {**head, "output_sha256": files.digest_of(target)}
+    if comparable(entries[0]) != comparable(head):
         return None
     tally = Tally(before=len(entries) - 1)
     for entry in entries[1:]:
@@ -240,7 +242,7 @@ def _purify_into(
     lines = _read_lines(record)
     if not lines and partial.exists():
         raise UserError(f"{partial} is in the way and was not made here; remove it")
-    if lines[:1] != [head]:
+    if [comparable(line) for line in lines[:1]] != [comparable(head)]:
         if lines:
             progress.line(printable(f"{partial} was of other settings: starting over"))
         shutil.rmtree(partial, ignore_errors=True)
@@ -280,6 +282,13 @@ def _purify_into(
                 indices = np.array(missing[first : first + size])
                 try:
                     purified = purifier(images[indices], indices)
+                except NotFiniteError as error:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    where = f"{name or 'image'}[{indices[error.images[0]]}]"
+                    raise UserError(
+                        f"{source.name}: {where} is not finite once purified; choose "
+                        "milder settings"
+                    ) from error
                 except (ValueError, jax.errors.JaxRuntimeError) as error:
                     shutil.rmtree(partial, ignore_errors=True)
                     reason = str(error).splitlines()[0]

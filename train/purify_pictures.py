@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from splic_jax.batches import NotFiniteError
 from train import files, pictures
 from train.errors import UserError
 from train.files import printable
 from train.pictures import Picture, PictureError
 from train.progress import Progress
-from train.purifier import Purifier, Tally
+from train.purifier import Purified, Purifier, Tally, comparable
 
 # More than this many shapes to compile for are worth a word.
 MANY_SHAPES = 8
@@ -59,7 +60,7 @@ class _Record:
     def __init__(self, path: pathlib.Path, settings: dict[str, Any]):
         self._path = path
         self._settings = settings
-        text = json.dumps(settings, sort_keys=True).encode()
+        text = json.dumps(comparable(settings), sort_keys=True).encode()
         self._key = hashlib.sha256(text).hexdigest()[:16]
         self._entries = {}
         self._has_settings = False
@@ -223,10 +224,21 @@ def _purify_piece(
     if not ready:
         return
 
-    images = np.stack([picture.pixels for _, picture in ready])
-    indices = np.array([pending.source.index for pending, _ in ready])
+    def purified_together() -> Purified:
+        images = np.stack([picture.pixels for _, picture in ready])
+        return purifier(images, np.array([p.source.index for p, _ in ready]))
+
     try:
-        purified = purifier(images, indices)
+        try:
+            purified = purified_together()
+        except NotFiniteError as error:
+            for number in error.images:
+                reason = "it is not finite once purified; choose milder settings"
+                fail(ready[number][0].source, reason)
+            ready = [x for i, x in enumerate(ready) if i not in error.images]
+            if not ready:
+                return
+            purified = purified_together()
     except (ValueError, jax.errors.JaxRuntimeError) as error:
         for pending, _ in ready:
             fail(pending.source, f"cannot be purified: {str(error).splitlines()[0]}")

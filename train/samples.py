@@ -267,7 +267,7 @@ def make_samples(
     attacked = evaluation.attack_batch(
         networks["bare"], clean, dataset.labels, attack_key, 0, None, attack
     ).images
-    purified = purify(attacked, mask_key, config)
+    purified = purify(attacked, mask_key, config, check_finite=True)
     views = dict(zip(VIEWS, (clean, attacked, purified), strict=True))
     _write_sheet(
         folder / "samples.png",
@@ -282,6 +282,7 @@ def make_samples(
                 attacked[:explored],
                 mask_key,
                 dataclasses.replace(config, **chosen),
+                check_finite=True,
             )
             # An image's tiles stand together.
             tiles[index :: len(settings)] = tiles_of(seen)

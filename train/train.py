@@ -38,6 +38,7 @@ from train import flags as shared_flags
 from train.checkpoints import LoadedModel
 from train.data import Dataset
 from train.errors import UserError
+from train.finite import is_finite, require_finite
 from train.metrics import MetricWriter
 from train.progress import Progress
 from train.purified import purified_dataset
@@ -72,7 +73,8 @@ def _correct(logits_function, images, labels):
 def _correct_behind(logits_function, images, labels, indices, config, key):
     images = images.astype(jnp.float32) / 255
     seen = transform(images, key, config, indices=indices)
-    return logits_function(seen).argmax(axis=-1) == labels, seen[:SHOWN]
+    hits = logits_function(seen).argmax(axis=-1) == labels
+    return hits, seen[:SHOWN], is_finite(seen)
 
 
 def accuracy_of(
@@ -99,7 +101,9 @@ def accuracy_of(
         if config is None:
             hits = _correct(*batch_of)
         else:
-            hits, seen = _correct_behind(*batch_of, chosen, config, key)
+            hits, seen, finite = _correct_behind(*batch_of, chosen, config, key)
+            finite = np.asarray(finite)[: len(images) - start]
+            require_finite(finite, start, "of the network")
             if not start:
                 show(seen)
         correct += int(hits[: len(images) - start].sum())
@@ -229,7 +233,8 @@ def train(
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss is {loss} in epoch {epoch}; choose a smaller "
-                    "--learning_rate and another --out"
+                    "--learning_rate, or milder settings of --defense, and another "
+                    "--out"
                 )
             variables = nnx.merge_state(state.parameters, state.statistics)
             test_accuracy = accuracy_of(

@@ -12,20 +12,24 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from splic_jax.arguments import require_key
 from splic_jax.batches import (
+    WithFinite,
     accelerator_chunk,
     can_be_split,
     check,
     map_chunks,
     map_pieces,
     numbered,
+    require_finite,
 )
 from splic_jax.fields import Settings
+from splic_jax.keys import mappable
 
 # ``(image [h, w, c], key, config) -> image``, floats in [0, 1].
 OfOneImage = Callable[[Float[Array, "h w c"], PRNGKeyArray, Any], Array]
 
 
-# ``(images, key, config, *, first_index=0, indices=None) -> images``.
+# ``(images, key, config, *, first_index=0, indices=None, check_finite=False)
+# -> images``.
 Transform = Callable[..., Array]
 
 
@@ -42,16 +46,17 @@ def per_image(one: OfOneImage) -> Transform:
         one: ``(image, key, config) -> image``, of floats in [0, 1]; pure.
 
     Returns:
-        ``transform(images, key, config, *, first_index=0, indices=None)``. Images are
-        ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4 channels, floats in [0, 1] or
-        uint8, and come back clipped to that range, in their dtype. It refuses images
-        and keys that are not, as `splic_jax.purify` does.
+        ``transform(images, key, config, *, first_index=0, indices=None,
+        check_finite=False)``. Images are ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4
+        channels, floats in [0, 1] or uint8, and come back clipped to that range, in
+        their dtype. It refuses images and keys that are not, and by `check_finite`
+        results that are not finite, as `splic_jax.purify` does.
     """
 
     @partial(jax.jit, static_argnames=("chunk", "least"))
     def run(
         images: Array, indices: Array, shared: tuple[Array, Any], chunk: int, least: int
-    ) -> Array:
+    ) -> WithFinite:
         key, config = shared
 
         def run_one(image: Array, index: Array) -> Array:
@@ -66,6 +71,7 @@ def per_image(one: OfOneImage) -> Transform:
         *,
         first_index: Int[ArrayLike, ""] = 0,
         indices: Int[Array | np.ndarray, " count"] | None = None,
+        check_finite: bool = False,
     ) -> Array:
         check(images)
         require_key(key)
@@ -73,20 +79,24 @@ def per_image(one: OfOneImage) -> Transform:
         if len(batch) == 0:  # what comes out may have other channels
             one_image = jax.ShapeDtypeStruct((1, *batch.shape[1:]), batch.dtype)
             of_one = partial(run, chunk=1, least=1)
-            done = jax.eval_shape(of_one, one_image, jnp.zeros(1, int), (key, config))
+            done, _ = jax.eval_shape(
+                of_one, one_image, jnp.zeros(1, int), (mappable(key), config)
+            )
             nothing: Array = jnp.zeros((0, *done.shape[1:]), done.dtype)
             return nothing
         numbers = numbered(len(batch), first_index, indices)
-        platform, shared = jax.default_backend(), (key, config)
+        platform, shared = jax.default_backend(), (mappable(key), config)
         on_cpu = platform == "cpu"
         chunk = 1 if on_cpu else min(accelerator_chunk(batch.shape[1:]), len(batch))
         run_some = partial(run, chunk=chunk, least=2 if on_cpu else 1)
         if can_be_split(batch, numbers, shared):
-            done = map_pieces(
+            done, finite = map_pieces(
                 run_some, batch, numbers, shared, chunk, platform=platform
             )
         else:
-            done = run_some(batch, numbers, shared)
+            done, finite = run_some(batch, numbers, shared)
+        if check_finite:
+            require_finite(finite)
         transformed: Array = done if images.ndim == 4 else done[0]
         return transformed
 

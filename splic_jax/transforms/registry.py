@@ -84,8 +84,7 @@ class Method:
         config: its default settings; their type tells the transforms apart.
         apply: ``(images, key, config, *, first_index, indices) -> images``.
         random: whether the key matters.
-        differentiable: whether `jax.grad` through it gives its true derivative
-            (`purify` wants `rounds` for that).
+        differentiable: whether `jax.grad` through it gives its true derivative.
         attack: the adaptive attack to break it with.
         fit: ``(training images, key, config) -> config``, for a transform that needs
             something of a training set first; None for one that does not.
@@ -339,6 +338,7 @@ def transform(
     *,
     first_index: Int[ArrayLike, ""] = 0,
     indices: Int[Array | np.ndarray, " count"] | None = None,
+    check_finite: bool = False,
 ) -> Shaped[Array, "..."]:
     """Transforms images by the method that the settings belong to.
 
@@ -351,6 +351,9 @@ def transform(
         config: of a class in `METHODS`: `SPLICConfig`, `USVTConfig`, ...
         first_index: index of the first image.
         indices: the index of each image, where they do not follow one another.
+        check_finite: wait for the result, and raise a `NotFiniteError` (a `ValueError`)
+            if an image of it is not finite; without, such values are NaN, and 0 in
+            uint8. Under `jax.jit` it does nothing.
 
     Returns:
         Transformed images, in the dtype and range of the input.
@@ -367,7 +370,14 @@ def transform(
         [[[1. 1. 1.]]]
     """
     apply = method_of(config).apply
-    return apply(images, key, config, first_index=first_index, indices=indices)
+    return apply(
+        images,
+        key,
+        config,
+        first_index=first_index,
+        indices=indices,
+        check_finite=check_finite,
+    )
 
 
 def fitted(config: Config, training_images: ArrayLike, key: PRNGKeyArray) -> Config:

@@ -32,9 +32,10 @@ class SRFConfig:
     Attributes:
         keep_probability: chance of a pixel to be kept; in (0, 1].
         start: the first delta, as a multiple of the largest singular value of the kept
-            pixels (the others 0); > 0.
+            pixels (the others 0); in (0, 1e6].
         delta_decay: c, the factor on delta after each round; in (0, 1).
-        step_size: mu, of the gradient step, which is that times delta^2; > 0.
+        step_size: mu, of the gradient step, which is that times delta^2; in (0, 2],
+            beyond which singular values below delta would grow from step to step.
         inner_steps: L, gradient steps in a round, that is at one delta; >= 1.
         tolerance: epsilon, the relative change by a round at which the loop stops;
             >= 0.
@@ -59,9 +60,9 @@ class SRFConfig:
 
     def __post_init__(self) -> None:
         require_masking(self)
-        require_number(self, "start", "(0, inf)")
+        require_number(self, "start", "(0, 1e6]")
         require_number(self, "delta_decay", "(0, 1)")
-        require_number(self, "step_size", "(0, inf)")
+        require_number(self, "step_size", "(0, 2]")
         require_number(self, "tolerance", "[0, inf)")
         require_integer(self, "inner_steps", "max_rounds")
 

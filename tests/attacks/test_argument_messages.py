@@ -143,4 +143,4 @@ def test_results_of_other_images_are_not_compared():
     with pytest.raises(ValueError, match=r"attacked .* images, \(2, .*got \(1, 3"):
         attacks.soundness.check_ball(IMAGES[:1], IMAGES, 0.1)
     with pytest.raises(ValueError, match="accuracy of each image"):
-        attacks.soundness.check_steps({0: np.ones(3), 7: np.ones(2)}, 4)
+        attacks.soundness.check_steps({0: np.ones(9), 7: np.ones(8)}, 4)

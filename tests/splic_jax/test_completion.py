@@ -230,7 +230,7 @@ def test_full_rank_equals_no_cut():
 
 def test_blocks_keep_total_variation_within_each_image():
     left, right = smooth_image((8, 8), 1), smooth_image((8, 8), 2)
-    config = SPLICConfig(rank_cut=False, tolerance=0.0, max_steps=7, tv_weight=1.0)
+    config = SPLICConfig(rank_cut=False, tolerance=0.0, max_steps=7, tv_weight=0.5)
     config_tv_only = dataclasses.replace(config, delta_decay=1e-9, max_steps=14)
     wide = np.concatenate([left, right], axis=1).astype(np.float32)
     mask = random_mask((8, 16))
@@ -305,3 +305,34 @@ def test_another_matrix_compiles_nothing(run):
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not [event for event in programs if "compile" in event]
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        ((7, 5), {"tolerance": 0.02, "inner_steps": 2, "max_steps": 40}),
+        pytest.param((17, 16), {"tolerance": 0.02}, marks=pytest.mark.slow),
+        pytest.param((66, 17), {"tolerance": 0.05}, marks=pytest.mark.slow),
+    ],
+)
+def test_an_early_stop_has_the_derivative_of_the_rounds_it_took(shape, settings):
+    config = SPLICConfig(**settings)
+    images = np.stack([smooth_image(shape, 1), smooth_image(shape, 2)])
+    images = images.astype(np.float32) * np.array([1, 0.5], np.float32)[:, None, None]
+    masks = np.stack([random_mask(shape)] * 2)
+    weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    steps = jax.vmap(lambda x, m: complete(x, m, config).steps)(images, masks)
+    assert (0 < steps).all() and (steps < config.max_steps).all()  # they stop early
+
+    def stopped(images):
+        return jax.vmap(lambda x, m: complete(x, m, config).matrix)(images, masks)
+
+    got = jax.grad(lambda x: jnp.sum(weights * stopped(x)))(images)
+    for index, image in enumerate(images):
+        rounds = int(steps[index]) // config.inner_steps
+        fixed = lambda x, m=masks[index], r=rounds: jnp.sum(
+            weights * complete_rounds(x, m, config, rounds=r)
+        )
+        expected = jax.grad(fixed)(image)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(got[index], expected, rtol=0, atol=2e-5 * scale)

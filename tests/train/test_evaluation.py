@@ -7,9 +7,11 @@ import pytest
 from scipy import stats
 
 from splic_jax import SPLICConfig
+from splic_jax.transforms import BilateralConfig
 from train import evaluation
 from train.attackers import AttackSettings
 from train.data import Dataset
+from train.errors import UserError
 from train.evaluation import Cell
 
 QUICK = SPLICConfig(max_steps=7, tolerance=0.0)
@@ -163,6 +165,21 @@ def test_classify_shows_what_the_network_saw(dataset):
     assert (bare == images).all()
     _, seen = evaluation.classify_batch(LOGITS, images, jax.random.key(0), 0, QUICK)
     assert (seen != images).any()
+
+
+@pytest.mark.parametrize("votes", [1, 2])
+def test_an_image_that_is_not_finite_is_named(dataset, votes):
+    with pytest.raises(UserError, match="^image 0 is not finite behind the defense b"):
+        evaluation.measure(
+            LOGITS,
+            dataset,
+            "clean",
+            "b",
+            BilateralConfig(colour_std=1e-30),  # its square is 0 in float32
+            attack=ATTACK,
+            seed=0,
+            votes=votes,
+        )
 
 
 def cell(defense, threat, correct, psnr):

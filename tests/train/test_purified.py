@@ -10,6 +10,7 @@ import pytest
 
 import splic_jax
 from splic_jax import SPLICConfig
+from splic_jax.transforms import BilateralConfig
 from train import purified
 from train.data import Dataset
 from train.errors import UserError
@@ -29,7 +30,8 @@ class Counted:
     def __init__(self, stop_after: int | None = None):
         self.stop_after, self.calls = stop_after, 0
 
-    def __call__(self, images, key, config, *, first_index, devices):
+    def __call__(self, images, key, config, *, first_index, devices, check_finite):
+        assert check_finite
         if self.calls == self.stop_after:
             raise KeyboardInterrupt
         self.calls += 1
@@ -215,3 +217,10 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch) -> None:
         purified.purified_dataset(dataset_of(), SPLICConfig(rank=7), cache_dir=tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("*.npy"))
+
+
+def test_an_image_that_is_not_finite_is_named_and_not_kept(tmp_path):
+    config = BilateralConfig(colour_std=1e-30)  # its square is 0 in float32
+    with pytest.raises(UserError, match="^image 0 is not finite once transformed"):
+        purified.purified_dataset(dataset_of(), config, cache_dir=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -22,7 +22,8 @@ from PIL import Image
 
 from splic_jax import SPLICConfig
 from splic_jax import purify as purify_images
-from train import data, purify, purify_pictures
+from splic_jax.batches import NotFiniteError
+from train import data, purifier, purify, purify_pictures
 from train.errors import UserError
 from train.purifier import Purifier
 
@@ -317,6 +318,56 @@ def test_a_setting_that_fits_no_picture_names_each(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def spoil(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    """Has the image of this index, where it is purified, come out not finite."""
+
+    def spoiled(images, key, config, *, indices, check_finite, **options):
+        assert check_finite
+        bad = np.flatnonzero(indices == index).tolist()
+        if bad:
+            raise NotFiniteError(bad)
+        return purify_images(images, key, config, indices=indices, **options)
+
+    monkeypatch.setattr(purifier, "purify", spoiled)
+
+
+def test_a_picture_that_is_not_finite_is_named_and_not_written(
+    tmp_path, capsys, monkeypatch
+):
+    for name in ("a.png", "b.png", "c.png"):
+        save(tmp_path / "in" / name, random_pixels())
+    spoil(monkeypatch, int(hashlib.sha256(b"b.png").hexdigest()[:8], 16) // 2)
+    command = (f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}")
+    assert run(*command, "--batch=3") == 1
+    shown = capsys.readouterr().out
+    assert "b.png: it is not finite once purified; choose milder settings" in shown
+    assert set(contents(tmp_path / "out")) == {"a.png", "c.png", "purify.jsonl"}
+    np.testing.assert_array_equal(
+        read(tmp_path / "out" / "c.png"), expected(random_pixels(), "c.png")
+    )
+
+
+def test_masks_of_another_kind_of_key_are_not_mixed_in(tmp_path, capsys):
+    save(tmp_path / "in" / "a.png", random_pixels())
+    out = tmp_path / "out"
+    command = (f"--input={tmp_path / 'in'}", f"--output={out}")
+    assert run(*command) == 0
+    text = (out / "purify.jsonl").read_text()
+    settings = json.loads(text.splitlines()[0])
+    assert settings["values"].pop("masks")["key_type"] == "threefry2x32"
+    # A record of before goes on.
+    old = json.dumps(settings["values"], sort_keys=True).encode()
+    assert settings["settings"] == hashlib.sha256(old).hexdigest()[:16]
+    before = contents(out)
+    save(tmp_path / "in" / "b.png", random_pixels(seed=1))
+    with (
+        jax.default_prng_impl("rbg"),
+        pytest.raises(UserError, match="a.png would be overwritten"),
+    ):
+        run(*command)
+    assert contents(out) == before
+
+
 # Arrays.
 
 
@@ -437,6 +488,35 @@ def test_results_of_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsy
     )
 
 
+def test_an_image_that_is_not_finite_is_named_and_nothing_written(
+    tmp_path, monkeypatch
+):
+    np.save(tmp_path / "in.npy", random_pixels((4, *SHAPE)))
+    spoil(monkeypatch, 3)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"in.npy: image\[3\] is not finite"):
+        run(f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / 'o.npy'}")
+    assert contents(tmp_path) == before
+
+
+def test_an_array_of_an_older_record_is_done_already(tmp_path, capsys):
+    np.save(tmp_path / "in.npy", random_pixels((2, *SHAPE)))
+    command = (f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / 'out.npy'}")
+    assert run(*command) == 0
+    record = tmp_path / "out.npy.jsonl"
+    head, *rest = record.read_text().splitlines(keepends=True)
+    old = {k: v for k, v in json.loads(head).items() if k != "masks"}
+    record.write_text(json.dumps(old) + "\n" + "".join(rest))
+    capsys.readouterr()
+    assert run(*command) == 0
+    assert "is done already" in capsys.readouterr().out
+    with (
+        jax.default_prng_impl("rbg"),
+        pytest.raises(UserError, match="would be overwritten"),
+    ):
+        run(*command)
+
+
 def test_dataset_comes_out_as_npz(tmp_path, monkeypatch):
     images = random_pixels((4, *SHAPE))
     labels = np.array([3, 1, 4, 1], np.int32)
@@ -520,6 +600,13 @@ def make_inputs(folder: pathlib.Path) -> None:
         ("--input=cut.npy --output=out.npy", "cannot read cut.npy"),
         ("--input=twice.npz --output=out.npz", "it has 2 arrays called images"),
         ("--input=good.npy --output=out.npy --keep_probability=0", "--keep_prob"),
+        (
+            "--input=good.npy --output=out.npy --tv_weight=1",
+            "most 2 / (8 step_size)",
+        ),
+        ("--input=pictures --output=out --tv_weight=10", "--tv_weight must be at most"),
+        ("--input=pictures --output=out --splic_step_size=1e300", "--splic_step_size"),
+        ("--input=pictures --output=out --splic_pixel_scale=1e38", "[1e-3, 1e6]"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

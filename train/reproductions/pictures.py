@@ -132,7 +132,7 @@ def ranks_of_photograph(
     shown, psnr = {"original": np.asarray(image[0])}, {}
     for rank in workshop.scale.photograph_ranks:
         config = dataclasses.replace(SPLICConfig(), rank=rank)
-        made = transform(image, workshop.keys()[1], config)
+        made = transform(image, workshop.keys()[1], config, check_finite=True)
         psnr[f"{rank}"] = float(quality(made, image).psnr[0])
         shown[f"r = {rank}, {psnr[f'{rank}']:.1f} dB"] = np.asarray(made[0])
     drawing.pictures(path, shown)
@@ -169,7 +169,10 @@ def features_of(
         chosen = (start + np.arange(batch)) % len(images)
         pixels = jnp.asarray(images[chosen], jnp.float32) / 255
         if config is not None:
-            pixels = transform(pixels, workshop.keys()[1], config, first_index=start)
+            key = workshop.keys()[1]
+            pixels = transform(
+                pixels, key, config, first_index=start, check_finite=True
+            )
         found.append(np.asarray(apply(pixels)))
     return np.concatenate(found)[: len(images)]
 
