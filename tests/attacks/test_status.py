@@ -222,3 +222,18 @@ def test_carlini_wagner_still_stops_where_nothing_moves():
     )
     assert (found.unconstrained.queries == 2 * 101 + 1).all()
     assert (found.unconstrained.status == Status.NO_GRADIENT).all()
+
+
+def test_images_that_were_given_up_on_are_reported():
+    attack, options = EVERY["pgd"]
+    found = attack(constant, IMAGES, LABELS, KEY, **options)
+    finding = attacks.soundness.check_given_up(found)
+    assert finding.tripped
+    assert (
+        finding.values["share"] == finding.values["no_gradient"] == pytest.approx(1 / 3)
+    )
+    assert "33.3 %" in finding.sentence
+    spent = found._replace(status=jnp.full(3, Status.BUDGET, jnp.int32))
+    assert not attacks.soundness.check_given_up(spent).tripped
+    nothing = jax.tree.map(lambda x: x[:0], found)
+    assert not attacks.soundness.check_given_up(nothing).tripped
