@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Integer, Num, PRNGKeyArray, Real
+from jaxtyping import Array, Bool, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
@@ -117,8 +117,8 @@ def carlini_wagner(
             fallen by 0.01 % within a tenth of the steps, no pixel is on its way out of
             the ends of [0, 1], and no error is near. At the ends x(w) is flat: a pixel
             of 0 or 1 needs hundreds of steps of w until it changes, and the objective
-            with it. An error is near where the margin, which may be nothing beside the
-            confidence, grows fast enough to be won in as many steps again.
+            with it. An error is near where the margin, nothing beside the confidence,
+            grows fast enough to be won in as many steps as there are for a c.
         targets: integers in [0, classes), the classes to move to; None for any other.
         eot_samples: keys over which gradients are averaged, and the logits that are
             compared with the confidence. Of a random classifier the images with lucky
@@ -194,7 +194,7 @@ def carlini_wagner(
                 margins = wanted.loss(answer.logits).astype(dtype)
                 at = _Look(objective, w, margins)
                 falls |= _leaves_saturation(w, seen.w, learning_rate * check_every)
-                falls |= (margins <= 0) & (-margins < 10 * (margins - seen.margins))
+                falls |= _nears_an_error(margins, seen.margins, confidence)
                 active &= ~due | falls
                 seen = choose(due, at, seen)
             new = _candidate(answer, wanted, images, current, confidence, active)
@@ -290,7 +290,9 @@ def _from_tanh(w: Array) -> Array:
     return (jnp.tanh(w) + 1) / 2
 
 
-def _leaves_saturation(w: Array, before: Array, furthest: ArrayLike) -> Array:
+def _leaves_saturation(
+    w: Array, before: Array, furthest: ArrayLike
+) -> Bool[Array, " n"]:
     """Whether a pixel of an image is on its way out of the ends of the box.
 
     Args:
@@ -304,6 +306,18 @@ def _leaves_saturation(w: Array, before: Array, furthest: ArrayLike) -> Array:
     # tenth of the steps is at full speed within all of them.
     leaves = inward > jnp.minimum(0.05, 0.1 * furthest)
     return (saturated & leaves).any(axis=(1, 2, 3))
+
+
+def _nears_an_error(
+    margins: Array, before: Array, confidence: ArrayLike
+) -> Bool[Array, " n"]:
+    """Whether a margin is won soon that is too small for the objective to show it.
+
+    The objective would have to fall by 0.01 % ten times, of the confidence and the
+    margin together.
+    """
+    unseen = (margins <= 0) & (-margins < 0.001 * (confidence - margins))
+    return unseen & (-margins < 10 * (margins - before))
 
 
 def _candidate(

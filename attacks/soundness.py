@@ -43,7 +43,7 @@ from attacks import inputs, losses, norms
 from attacks.ascent import image_keys
 from attacks.judge import Judged, judge
 from attacks.pgd import pgd
-from attacks.types import Attacked, LogitsFunction
+from attacks.types import Attacked, LogitsFunction, Status
 
 # One for all images, or one for each.
 Accuracy = ArrayLike
@@ -730,6 +730,32 @@ def check_unbounded(
         "Such an attack could make every image the same grey, so it is not the "
         "classifier that withstands but the attack that fails: look at the gradients, "
         "and at the size and the number of steps.",
+    )
+
+
+def check_given_up(attacked: Attacked) -> Finding:
+    """Trips where an attack gave up on images: it failed, and not for want of budget.
+
+    Args:
+        attacked: the result; of attacks with two readings ``found.unconstrained``.
+    """
+    status, failed = np.asarray(attacked.status), ~np.asarray(attacked.success)
+    reasons = [reason for reason in Status if reason > Status.BUDGET]
+    shares = {
+        reason.name.lower(): float((failed & (status == reason)).sum())
+        / max(len(failed), 1)
+        for reason in reasons
+    }
+    share = sum(shares.values())
+    named = ", ".join(f"{name} {_percent(x)}" for name, x in shares.items() if x)
+    return _finding(
+        "given_up",
+        share > 0,
+        {"share": share, **shares},
+        f"The attack gave up on {_percent(share)} of the images"
+        + (f" ({named})" if named else ""),
+        "That it did not break them says nothing of the classifier: see "
+        "`attacks.Status`, and try another attack, loss or start.",
     )
 
 
