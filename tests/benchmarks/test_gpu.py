@@ -294,15 +294,16 @@ def test_the_librarys_programs_are_programs(context):
 
 
 @pytest.mark.slow
-def test_the_library_is_compiled_for_a_gpu(tmp_path, folders):
+def test_the_library_is_compiled_for_a_gpu(tmp_path, folders, capfd):
     try:
         offline.require_plugin()
     except UserError as error:
         pytest.skip(str(error))
     options = "--compile_for=h100", "--rehearse", "--items=library", "--label=here"
-    done = binaries.start("benchmarks.gpu", *options, *folders)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Compiled for h100" in done.stdout
+    done = binaries.run("benchmarks.gpu", *options, *folders)
+    printed = capfd.readouterr()  # by the process that it starts
+    assert done.returncode == 0, printed.out + done.stderr
+    assert "Compiled for h100" in printed.out
     path = tmp_path / "out" / "gpu_compile.json"
     records = json.loads(path.read_text())["here"]["programs"]
     kernels = [r for r in records if "purify, kernel" in r["program"]]
