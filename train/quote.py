@@ -379,6 +379,7 @@ BLOCKS: dict[str, Callable[[pathlib.Path], str]] = {
     "gpu_in_short": quote_gpu.gpu_in_short,
     "gpu_speed": quote_gpu.gpu_speed,
     "gpu_kernel": quote_gpu.gpu_kernel,
+    "gpu_compiled": quote_gpu.gpu_compiled,
     "gpu_training": quote_gpu.gpu_training,
     "gpu_table3": quote_gpu.gpu_table3,
     "gpu_white_box": quote_gpu.gpu_white_box,

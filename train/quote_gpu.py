@@ -138,6 +138,41 @@ def gpu_kernel(results: pathlib.Path) -> str:
     )
 
 
+def gpu_compiled(results: pathlib.Path) -> str:
+    """What XLA makes of the library for an H100, before and after it was looked at."""
+    record = json.loads((results / "gpu_compile.json").read_text())
+
+    def of(section: str) -> dict[str, Mapping[str, Any]]:
+        programs = record[section]["programs"]
+        return {p["program"]: p for p in programs if p["item"] == "library"}
+
+    def loops(program: Mapping[str, Any]) -> int:
+        return sum(loop["times"] == "data dependent" for loop in program["loops"])
+
+    before, after = of("before"), of("after")
+    rows = [["program", "fusions", "loops that depend on data", "temporaries, MiB"]]
+    for name in before.keys() & after.keys():
+        pair = before[name], after[name]
+        rows.append(
+            [
+                name,
+                " to ".join(f"{p['fusions']:,}" for p in pair),
+                " to ".join(f"{loops(p)}" for p in pair),
+                " to ".join(f"{p['temporaries_mib']:,.0f}" for p in pair),
+            ]
+        )
+    rows[1:] = sorted(rows[1:])
+    return (
+        f"{markdown_table(rows, 1)}\n\n"
+        "Compiled without a GPU, by jax "
+        f'{record["after"]["provenance"]["versions"]["jax"]}; "products" is '
+        "`tracked`. Commits "
+        f"{record['before']['provenance']['commit']} and "
+        f"{record['after']['provenance']['commit']}. "
+        "[results/gpu_compile.json](../results/gpu_compile.json)"
+    )
+
+
 def gpu_training(results: pathlib.Path) -> str:
     """Training images a second, and accuracy."""
     rows = [["ResNet-18 trained on", "epochs", "s an epoch", "images a second"]]
