@@ -106,7 +106,9 @@ def shift_colours(
     if image.shape[-1] == 1:
         return image + brightness
     # The directions leave the luma as it is: they are orthogonal to its weights.
-    directions = jnp.asarray([[1, -LUMA[0] / LUMA[1], 0], [0, -LUMA[2] / LUMA[1], 1]])
+    directions = jnp.asarray(
+        [[1, -LUMA[0] / LUMA[1], 0], [0, -LUMA[2] / LUMA[1], 1]], image.dtype
+    )
     return image + (brightness + first * directions[0] + second * directions[1])
 
 

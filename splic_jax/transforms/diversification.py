@@ -8,6 +8,7 @@ from jax.scipy.fft import dctn, idctn
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splic_jax.fields import config, require_choice, require_integer
+from splic_jax.keys import GENERATOR
 from splic_jax.transforms.base import per_image
 
 SUBBANDS = ("horizontal", "vertical", "diagonal", "all")
@@ -78,9 +79,11 @@ def diversify_one(
     shape = image.shape[:2]
     chosen = in_subband(shape, config.subband)
     coefficients = dctn(image, axes=(0, 1), norm="ortho")
-    secret = jax.random.key(config.secret)
+    secret = jax.random.key(config.secret, impl=GENERATOR)
     if config.operation == "sign":
-        signs = jax.random.bernoulli(secret, 0.5, (chosen.size,)).reshape(shape)
+        signs = jax.random.bernoulli(secret, jnp.float32(0.5), (chosen.size,)).reshape(
+            shape
+        )
         turned = chosen & signs
         scrambled = jnp.where(turned[..., None], -coefficients, coefficients)
     else:

@@ -69,8 +69,8 @@ def fit_bank(
             f"got shape {images.shape}"
         )
     count, height, width, channels = images.shape
-    limits = jnp.asarray([count, height - size + 1, width - size + 1])
-    places = jax.random.randint(key, (config.bank_size, 3), 0, limits)
+    limits = jnp.asarray([count, height - size + 1, width - size + 1], jnp.int32)
+    places = jax.random.randint(key, (config.bank_size, 3), 0, limits, jnp.int32)
     number, top, left = np.asarray(places).T[:, :, None, None]
     within = np.arange(size)
     patches = images[number, top + within[:, None], left + within]
@@ -142,7 +142,8 @@ def nearest(
     product = jnp.matmul(patches, bank.T, precision="highest")
     closeness = 2 * product - jnp.sum(bank**2, -1)
     _, best = jax.lax.top_k(closeness, min(neighbours, len(bank)))
-    choice = jax.random.randint(key, (len(patches), 1), 0, best.shape[1])
+    shape, count = (len(patches), 1), best.shape[1]
+    choice = jax.random.randint(key, shape, 0, count, jnp.int32)
     return jnp.take_along_axis(best, choice, 1)[:, 0]
 
 

@@ -196,7 +196,7 @@ def _fit(images: Array, key: PRNGKeyArray, config: SparseCodingConfig) -> Array:
 
     def draw(key: PRNGKeyArray, count: int) -> Array:
         below = jnp.array([len(images), *(side - size + 1 for side in shape)])
-        share = jax.random.uniform(key, (count * 3,)).reshape(count, 3)
+        share = jax.random.uniform(key, (count * 3,), jnp.float32).reshape(count, 3)
         where = jnp.minimum((share * below).astype(jnp.int32), below - 1)
         return jax.vmap(one_patch)(where)
 
@@ -222,9 +222,11 @@ def _fit(images: Array, key: PRNGKeyArray, config: SparseCodingConfig) -> Array:
     noise_key, start_key, learn_key = jax.random.split(key, 3)
     start = draw(start_key, config.atoms)
     # Flat patches say nothing about an atom.
-    noise = jax.random.normal(noise_key, (start.size,)).reshape(start.shape)
+    noise = jax.random.normal(noise_key, (start.size,), jnp.float32).reshape(
+        start.shape
+    )
     start = _unit(start, _unit(noise, jnp.ones_like(noise) / start.shape[1] ** 0.5))
-    zeros = jnp.zeros((config.atoms, config.atoms)), jnp.zeros_like(start)
+    zeros = jnp.zeros((config.atoms, config.atoms), start.dtype), jnp.zeros_like(start)
     numbers = jnp.arange(config.learning_steps, dtype=jnp.float32)
     steps = numbers, jax.random.split(learn_key, config.learning_steps)
     (dictionary, _, _), _ = jax.lax.scan(learn, (start, *zeros), steps)
