@@ -283,6 +283,7 @@ def boundary(
     status = jnp.where(walk.distance == 0, Status.SUCCEEDED.value, status)
     status = jnp.where(found, status, Status.NO_START.value)
     status = jnp.where(walk.lost == walk.asked, Status.NOT_FINITE.value, status)
+    status = status.astype(jnp.int32)  # whatever the width of a Python int
     verdict = partial(
         finish,
         logits_fn,

@@ -69,12 +69,22 @@ def project(images: Images, clean: Images, epsilon: ArrayLike, norm: str) -> Ima
     radius = jnp.broadcast_to(radius, (len(clean),))
     difference = images - clean
     if norm == "l1":
-        nearest = jax.vmap(optax.projections.projection_l1_ball)
+        nearest = jax.vmap(_nearest_in_l1_ball)
         # It divides by the radius; the shrinking below sees to one of 0.
         difference = nearest(difference, jnp.maximum(radius, grain))
     length = size(difference, norm)
     shrink = jnp.where(length > radius, radius / jnp.where(length > 0, length, 1), 1)
     return jnp.clip(clean + difference * per_image(shrink), 0, 1)
+
+
+def _nearest_in_l1_ball(
+    difference: Float[Array, "h w c"], radius: Float[Array, ""]
+) -> Float[Array, "h w c"]:
+    """As `optax.projections.projection_l1_ball`, in the dtype of its argument."""
+    inside = optax.tree.norm(difference, ord=1) <= radius
+    # Optax counts in Python's ints, and with wide types on that makes float64.
+    surface = optax.projections.projection_l1_sphere(difference, radius)
+    return jnp.where(inside, difference, surface.astype(difference.dtype))
 
 
 def bounds(clean: Images, epsilon: Array) -> tuple[Images, Images]:
