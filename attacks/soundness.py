@@ -91,7 +91,7 @@ OF_CLASSIFIER = (
     *("finite", "random", "batch", "probabilities", "classes"),
     *("zero gradient", "finite gradient", "saturation", "ascent"),
 )
-OF_ATTACK = ("ball", "epsilons", "unbounded", "steps", "black box")
+OF_ATTACK = ("ball", "given up", "epsilons", "unbounded", "steps", "black box")
 
 
 def check_classifier(
@@ -196,8 +196,9 @@ def check_attack(
             that is random. Give the attacks theirs.
 
     Returns:
-        The findings, of `check_ball`, `check_epsilons`, `check_unbounded`,
-        `check_steps` and `check_black_box`. Without images all abstain.
+        The findings, of `check_ball`, `check_given_up`, `check_epsilons`,
+        `check_unbounded`, `check_steps` and `check_black_box`. Without images all
+        abstain.
 
     Raises:
         ValueError, TypeError: as the attack.
@@ -229,12 +230,12 @@ def check_attack(
     @partial(jax.jit, static_argnames=("attack", "steps"))
     def run(
         attack: Callable[..., Attacked], epsilon: Array, steps: int | None = None
-    ) -> tuple[Array, Judged]:
+    ) -> tuple[Attacked, Judged]:
         options = {} if steps is None else {"steps": steps}
         attacked = attack(
             logits_fn, images, labels, attack_key, epsilon=epsilon, **options
         )
-        return attacked.images, judge(
+        return attacked, judge(
             logits_fn,
             attacked.images,
             labels,
@@ -251,7 +252,8 @@ def check_attack(
     accuracies = {radius: judged.accuracy for radius, (_, judged) in results.items()}
     attacked, full = results[epsilon]
     findings = [
-        check_ball(attacked, images, epsilon, norm),
+        check_ball(attacked.images, images, epsilon, norm),
+        check_given_up(attacked),
         check_epsilons(accuracies, classes),
         check_unbounded(accuracies[whole_box], classes),
     ]
@@ -749,7 +751,7 @@ def check_given_up(attacked: Attacked) -> Finding:
     share = sum(shares.values())
     named = ", ".join(f"{name} {_percent(x)}" for name, x in shares.items() if x)
     return _finding(
-        "given_up",
+        "given up",
         share > 0,
         {"share": share, **shares},
         f"The attack gave up on {_percent(share)} of the images"

@@ -48,6 +48,8 @@ CHECKS: Mapping[str, str] = {
     "ascent": "Does a small step along the gradient raise the loss more often than a "
     "step in a random direction? If not, the gradient says nothing.",
     "ball": "Are the attacked images inside the ball and inside the range of pixels?",
+    "given up": "Did the attack stop on some images for another reason than that it "
+    "had broken them or spent its budget? That says nothing of the classifier.",
     "epsilons": "Does a larger ball leave less accuracy? Whatever is found in a small "
     "one is in the larger one too.",
     "unbounded": "Does an attack that may change everything leave no more than "
