@@ -211,7 +211,7 @@ def check_attack(
         >>> images, labels = jnp.full((8, 6, 6, 3), 0.6), jnp.zeros(8, int)
         >>> found = check_attack(deaf, images, labels, jax.random.key(0), steps=(0, 7))
         >>> print([finding.check for finding in found if finding.tripped])
-        ['epsilons', 'unbounded', 'steps']
+        ['given up', 'epsilons', 'unbounded', 'steps']
     """
     inputs.require_choice("norm", norm, norms.NORMS)
     inputs.require_positive(epsilon=epsilon)
