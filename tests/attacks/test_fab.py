@@ -178,6 +178,7 @@ def test_what_is_further_than_epsilon_comes_back(norm, target_classes):
     np.testing.assert_array_equal(none.success, np.arange(16) < 2)
 
 
+@pytest.mark.slow
 def test_an_image_within_epsilon_makes_no_more_runs(optimized):
     images = some_images(8, (5, 4, 3))
     labels = named(two_layers, images)

@@ -54,7 +54,9 @@ def test_all_attacks_are_here():
     assert len(ATTACKS) == 18
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_images_give_an_empty_result(name, compiled):
     attack = functools.partial(call, name)

@@ -53,6 +53,7 @@ def test_a_batch_on_two_devices_is_attacked_as_on_one():
     assert done.stdout == "pgd 2\nautopgd 2\nsquare 2\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pgd", "square"])
 def test_vmap_over_keys_is_one_key_after_the_other(name):
     network, (images, labels) = networks.network(), networks.data(2, seed=3)

@@ -76,6 +76,7 @@ def test_the_loop_of_cw_does_the_same():
     check(CW, *attack_speed.loop_cw(slope, IMAGES, LABELS, verdict, **cw_options(CW)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [PGD, CW], ids=["pgd", "cw"])
 def test_pytorch_does_the_same(work):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -89,6 +90,7 @@ def test_pytorch_does_the_same(work):
     check(work, found.permute(0, 2, 3, 1).numpy(), wrong.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [PGD, CW], ids=["pgd", "cw"])
 def test_foolbox_does_the_same(work, monkeypatch):
     import_foolbox()

@@ -108,6 +108,7 @@ def test_a_plan_keeps_what_fits_and_cuts_what_does_not(network, data):
     assert attacking.planned(network, data, attack, None, -5).attack is None
 
 
+@pytest.mark.slow
 def test_gray_box_counts_are_those_of_a_plain_loop(monkeypatch, context, network):
     monkeypatch.setattr(tables, "_network", lambda context, name: network)
     rows = {"none": None, "jpeg": METHODS["jpeg"].config, "splic": QUICK}

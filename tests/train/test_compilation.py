@@ -60,6 +60,7 @@ def test_the_second_start_compiles_nothing(tmp_path: pathlib.Path) -> None:
     assert made and {path.parent for path in made} == {tmp_path / "out" / "compiled"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage", [b"", pytest.param(b"no program", marks=pytest.mark.slow)]
 )
@@ -72,6 +73,7 @@ def test_a_damaged_entry_is_compiled_again(
     assert run(tmp_path) == "72, compiled"
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be(tmp_path: pathlib.Path) -> None:
     (tmp_path / "out").write_text("in the way")
     assert run(tmp_path) == "72, compiled"
@@ -90,6 +92,7 @@ def test_the_flag_chooses(tmp_path: pathlib.Path) -> None:
     assert {path.parent.name for path in entries(tmp_path)} == {"mine"}
 
 
+@pytest.mark.slow
 def test_jaxs_own_setting_stands(tmp_path: pathlib.Path) -> None:
     own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")}
     run(tmp_path, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", **own)

@@ -33,6 +33,7 @@ def first_run(tmp_path_factory, optimized_module):
     return folder, done
 
 
+@pytest.mark.slow
 def test_draws_a_figure_that_needs_no_network_and_does_so_once(tmp_path):
     flags = ("--scale=smoke", "--only=figure4", "--out=out")
     done = run(*flags, cwd=tmp_path)
