@@ -504,7 +504,7 @@ def of_network(count):
     return found + check_attack(*inputs, steps=(0, 2), scales=(0,))
 
 
-@pytest.mark.parametrize("count", [0, 6, 7])
+@pytest.mark.parametrize("count", [0, 6, pytest.param(7, marks=pytest.mark.slow)])
 def test_with_too_few_images_a_check_abstains(count):
     found = of_network(count)
     assert tripped(found) <= {"steps", "epsilons"} if count == 7 else not tripped(found)

@@ -17,6 +17,7 @@ from attacks.types import Attacked
 KEY = jax.random.key(0)
 IMAGES = networks.some_images(3, (4, 4, 3))
 LABELS = np.array([1, 0, 0])  # of which the second is wrong for `constant`
+QUICK = ("pgd", "autopgd", "carlini_wagner", "deepfool", "square")
 EVERY = {
     "fgsm": (attacks.fgsm, {}),
     "pgd": (attacks.pgd, {"steps": 2}),
@@ -76,7 +77,13 @@ def silent(images, key):
 @pytest.mark.parametrize(
     "compiled", [True, pytest.param(False, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in EVERY
+    ],
+)
 def test_every_attack_says_why_it_stopped(name, compiled):
     attack, options = EVERY[name]
     for network in constant, silent:

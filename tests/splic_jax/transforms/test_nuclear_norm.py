@@ -145,6 +145,7 @@ def test_an_image_that_stalls_stops_on_an_accelerator(monkeypatch):
         assert value == pytest.approx(exact, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, weight", [*CASES, ((32, 96), 0.05)])
 def test_an_accelerator_stops_no_sooner_without_rounding(
     x64, monkeypatch, shape, weight

@@ -56,6 +56,7 @@ def test_what_the_registry_says_of_a_method_is_so(name, training_images):
         transform(IMAGES * jnp.nan, KEY, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_no_images_give_none(name, training_images):
     method = METHODS[name]
