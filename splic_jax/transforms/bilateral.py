@@ -19,7 +19,7 @@ class BilateralConfig:
 
     Attributes:
         radius: of the round window, in pixels; >= 1.
-        space_std: sigma_d, of the Gaussian of the distance in pixels; > 0.
+        space_std: sigma_d, of the Gaussian of the distance in pixels; in (0, 1e18].
         colour_std: sigma_r, of the Gaussian of the distance in colour, where a channel
             goes from 0 to 1; > 0.
         colour_distance: between two colours. "euclidean" as in Tomasi and Manduchi;
@@ -36,8 +36,8 @@ class BilateralConfig:
 
     def __post_init__(self) -> None:
         require_integer(self, "radius")
-        require_number(self, "space_std", "(0, inf)")
-        require_number(self, "colour_std", "(0, inf)")
+        require_number(self, "space_std", "(0, 1e18]")
+        require_number(self, "colour_std", "(0, 1e18]")
         require_choice(self, "colour_distance", ("euclidean", "manhattan"))
 
 

@@ -25,7 +25,7 @@ class TVMinimisationConfig:
     Attributes:
         keep_probability: chance of a value to be kept (the paper drops with the other
             probability); in (0, 1].
-        tv_weight: lambda_TV; >= 0.
+        tv_weight: lambda_TV; in [0, 1e18], as float32 has to hold its square.
         form: what is summed up as the total variation. "pixels" is the length of each
             pixel's gradient, as the authors' default solver takes it; "rows" is the
             length of the difference of each two neighbouring rows, and columns, as the
@@ -45,7 +45,7 @@ class TVMinimisationConfig:
 
     def __post_init__(self) -> None:
         require_number(self, "keep_probability", "(0, 1]")
-        require_number(self, "tv_weight", "[0, inf)")
+        require_number(self, "tv_weight", "[0, 1e18]")
         require_choice(self, "form", ("pixels", "rows"))
         require_choice(self, "mask", ("shared", "independent"))
         require_integer(self, "steps")
