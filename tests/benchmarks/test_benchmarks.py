@@ -96,8 +96,8 @@ def test_purify_by_the_kernel(tmp_path):
         assert row["mean_difference"] < 1e-3
         assert row["share_near"] > 0.999
     counts = record["fused"]
-    # Anchors, places and result of 16 x 16, vectors of 16 x 8 padded to 16; 4 numbers.
-    assert counts["bytes_per_image"] == 2 * 3 * 4 * (4 * 16 * 16 + 4)
+    # Anchors, places and result of 16 x 16, vectors of 16 x 8 padded to 16; 3 numbers.
+    assert counts["bytes_per_image"] == 2 * 3 * 4 * (4 * 16 * 16 + 3)
     assert counts["steps_per_completion"] == 14
     assert 1 <= counts["corrections_per_step"] <= 3
     # So little memory would hold it up: bytes / (GB/s), in ms.
