@@ -116,7 +116,7 @@ def purify(
     if len(batch) == 0:
         return jnp.asarray(images)
     platform = devices[0].platform if devices else jax.default_backend()
-    chunk = chunk_size or default_chunk_size(batch.shape[1:], platform, config)
+    chunk = chunk_size or default_chunk_size(batch.shape[1:], platform, config, rounds)
     indices, key = numbered(len(batch), first_index, indices), mappable(key)
 
     def chunk_of(count: int) -> int:
@@ -162,7 +162,10 @@ def purify(
 
 
 def default_chunk_size(
-    shape: tuple[int, ...], platform: str, config: SPLICConfig = SPLICConfig()
+    shape: tuple[int, ...],
+    platform: str,
+    config: SPLICConfig = SPLICConfig(),
+    rounds: int | None = None,
 ) -> int:
     """Images of this shape that `purify` processes at a time on this platform.
 
@@ -173,8 +176,12 @@ def default_chunk_size(
         return _CHUNK_OF_GROUPS if in_groups(config, shape[:2]) else 1
     height, width, channels = shape
     blocks = 1 if config.channels == "separate" else channels
-    if runs_kernel(config) and supports(
-        config, (height, blocks * width), blocks=blocks
+    matrix = height, blocks * width
+    # A number of rounds is not for the kernel, and its derivative keeps every step.
+    if (
+        rounds is None
+        and runs_kernel(config)
+        and supports(config, matrix, blocks=blocks)
     ):
         return accelerator_chunk(shape, _CHUNK_VALUES_OF_KERNEL)
     return accelerator_chunk(shape)

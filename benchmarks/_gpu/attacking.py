@@ -307,19 +307,9 @@ def _whole(data: Data, found: Sequence[Array]) -> Int8[np.ndarray, " n"]:
 
 
 def _apply(config: TransformConfig) -> Callable[..., Array]:
-    """Of `(images, key, *, indices)`; a batch on an accelerator is one chunk of SPLIC.
-
-    Else the chunk, which follows from the size of an image, would be filled up.
-    """
-    if not isinstance(config, SPLICConfig):
-        return partial(transform, config=config)
-    if jax.default_backend() == "cpu":
-        return partial(purify, config=config)
-
-    def whole(images: Array, key: Array, **options: Any) -> Array:
-        return purify(images, key, config, chunk_size=len(images), **options)
-
-    return whole
+    """Of `(images, key, *, indices)`; of SPLIC also with `rounds`."""
+    apply = purify if isinstance(config, SPLICConfig) else transform
+    return partial(apply, config=config)
 
 
 def _added(

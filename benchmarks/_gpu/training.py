@@ -196,8 +196,7 @@ def run_epoch(
     order = order[: steps * recipe.batch].reshape(steps, recipe.batch)
     defence = None
     if recipe.config is not None:
-        # The batch in one chunk, as a larger one would be filled up.
-        defence = partial(purify, config=recipe.config, chunk_size=recipe.batch)
+        defence = partial(purify, config=recipe.config)
 
     def step(state: State, drawn: Any) -> tuple[State, tuple[jax.Array, jax.Array]]:
         chosen, key = drawn
@@ -232,8 +231,8 @@ def logits_of(variables: Any, images: jax.Array, *, model: str) -> jax.Array:
 def purify_piece(
     images: jax.Array, indices: jax.Array, key: jax.Array, *, config: SPLICConfig
 ) -> jax.Array:
-    """`splic_jax.purify` in a single chunk."""
-    return purify(images, key, config, indices=indices, chunk_size=len(images))
+    """`splic_jax.purify`, compiled as a whole."""
+    return purify(images, key, config, indices=indices)
 
 
 @jax.jit

@@ -15,6 +15,7 @@ from splic_jax import (
     tiles,
     total_variation_gradient,
 )
+from splic_jax.purification import default_chunk_size
 
 _spec = importlib.util.spec_from_file_location(
     "reference", pathlib.Path(__file__).with_name("reference.py")
@@ -281,3 +282,13 @@ def test_purify_on_a_gpu_takes_the_kernel(monkeypatch, solver, channels):
     assert lowered.count("xla.gpu.triton") == 2 * (solver == "fast")
     # Nor do XLA's products, whose order of sums may depend on the batch.
     assert solver == "tracked" or "stablehlo.dot_general" not in lowered
+
+
+def test_chunks_are_larger_where_the_kernel_takes_them(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    shape = 32, 32, 3
+    of_kernel = default_chunk_size(shape, "gpu")
+    of_products = default_chunk_size(shape, "gpu", SPLICConfig(solver="tracked"))
+    assert of_kernel > of_products
+    # Its derivative keeps every step, and is not the kernel's.
+    assert default_chunk_size(shape, "gpu", rounds=16) == of_products
