@@ -2,11 +2,11 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from toys import LOGITS, brightness
 
 from train import evaluation
 from train.attacked_images import AttackedImages
@@ -18,15 +18,6 @@ COUNT = 70  # two batches, the second filled up
 # Not a multiple of 1/255, and one step: images end between two levels.
 ATTACK = AttackSettings(name="fgsm", epsilon=2.6 / 255)
 STEM = "none/white-box/fgsm-l-inf-2.6-255-rounded-to-8-bits"
-
-
-def brightness(images):
-    """Logits of two classes, dark and light."""
-    light = 40 * (images.mean(axis=(1, 2, 3)) - 0.5)
-    return jnp.stack([-light, light], axis=1)
-
-
-LOGITS = jax.tree_util.Partial(brightness)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from toys import LOGITS, brightness
 
 from splic_jax import SPLICConfig
 from splic_jax.transforms import BilateralConfig
@@ -16,15 +17,6 @@ from train.evaluation import Cell
 
 QUICK = SPLICConfig(max_steps=7, tolerance=0.0)
 ATTACK = AttackSettings(steps=2)
-
-
-def brightness(images):
-    """Logits of two classes, dark and light; steep, so that 8/255 turns many over."""
-    light = 40 * (images.mean(axis=(1, 2, 3)) - 0.5)
-    return jnp.stack([-light, light], axis=1)
-
-
-LOGITS = jax.tree_util.Partial(brightness)
 
 
 @pytest.fixture(scope="module")
