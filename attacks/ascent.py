@@ -1,6 +1,7 @@
 """The loop that gradient attacks share: step, project, keep, and judge at the end."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
-from attacks.judge import judged_goal
+from attacks.judge import Judged, judged_goal
 from attacks.keys import mappable
 from attacks.oracle import Answer, Goal
 from attacks.types import Attacked, LogitsFunction, Status
@@ -119,7 +120,7 @@ def choose(chosen: Bool[Array, " n"], new: Tree, old: Tree) -> Tree:
     return mixed
 
 
-def ascend(
+def climb(
     oracle: Callable[..., Answer],
     rule: Rule,
     start: Float[Array, "n h w c"],
@@ -127,20 +128,20 @@ def ascend(
     *,
     steps: int,
     prefers: Preference,
-) -> Kept:
+) -> tuple[Float[Array, "n h w c"], Kept]:
     """Moves images by a rule, a fixed number of steps.
 
     Args:
         oracle: ``(images, key, gradient=True) -> answer``.
         rule: how to move.
         start: images.
-        key: of the questions, which get one each of their own.
-        steps: number of steps; the classifier is asked before each with the gradient,
-            and without it after the last one.
+        key: of the queries, which get one each of their own.
+        steps: number of steps; the classifier is asked before each, with the gradient.
         prefers: which of the images to keep.
 
     Returns:
-        The kept images.
+        The images after the last step, which the classifier has not been asked about,
+        and those kept of the ones before.
     """
 
     def step(index: Array, carry: tuple[Array, Any, Kept]) -> tuple[Array, Any, Kept]:
@@ -152,6 +153,24 @@ def ascend(
 
     carry = (start, rule.init(start), nothing_kept(start))
     images, _, kept = jax.lax.fori_loop(0, steps, step, carry)
+    return images, kept
+
+
+def ascend(
+    oracle: Callable[..., Answer],
+    rule: Rule,
+    start: Float[Array, "n h w c"],
+    key: PRNGKeyArray,
+    *,
+    steps: int,
+    prefers: Preference,
+) -> Kept:
+    """`climb`, and a query without the gradient about where it ends.
+
+    Returns:
+        The kept images.
+    """
+    images, kept = climb(oracle, rule, start, key, steps=steps, prefers=prefers)
     answer = oracle(images, jax.random.fold_in(key, steps), gradient=False)
     return keep(kept, images, answer, prefers)
 
@@ -172,7 +191,7 @@ def finish(
         logits_fn: ``(images, key) -> logits``.
         wanted: the goal.
         kept: the images.
-        key: of the last questions.
+        key: of the last queries.
         evaluations: how many of them.
         queries: how often the classifier was asked before, for each image.
         status: why the attack stopped.
@@ -182,13 +201,61 @@ def finish(
     """
     images = jax.lax.stop_gradient(kept.images)
     judged = judged_goal(logits_fn, wanted, images, key, evaluations)
+    not_finite = kept.not_finite + ~judged.finite
+    kept = kept._replace(images=images, not_finite=not_finite)
+    return _attacked(wanted, kept, judged, queries + evaluations, status)
+
+
+def finish_at(
+    logits_fn: LogitsFunction,
+    wanted: Goal,
+    images: Float[Array, "n h w c"],
+    kept: Kept,
+    key: PRNGKeyArray,
+    *,
+    evaluations: int,
+    queries: int,
+) -> Attacked:
+    """Judges where an attack ended, by the only query about it.
+
+    An image whose logits are not finite gives way to what was kept, which is judged.
+
+    Args:
+        logits_fn, wanted, key, evaluations, queries: as in `finish`.
+        images: where the attack ended.
+        kept: what takes the place of an image without finite logits.
+
+    Returns:
+        The result of the attack.
+    """
+    ask = partial(judged_goal, logits_fn, wanted, key=key, evaluations=evaluations)
+    images = jax.lax.stop_gradient(images)
+    judged = ask(images)
+    answered = judged.finite
+    missed = (~answered).astype(jnp.int32)
+    end = Kept(images, judged.loss, 1 - judged.accuracy, missed, 0 * kept.flat)
+    kept = merge(kept, end, last, answered)
+    judged = jax.lax.cond(answered.all(), lambda: judged, lambda: ask(kept.images))
+    kept = kept._replace(not_finite=kept.not_finite + ~judged.finite)
+    asked = queries + (1 + missed) * evaluations
+    return _attacked(wanted, kept, judged, asked, stopped(kept))
+
+
+def _attacked(
+    wanted: Goal,
+    kept: Kept,
+    judged: Judged,
+    queries: Integer[Array, " n"] | int,
+    status: Int32[Array, " n"] | int,
+) -> Attacked:
+    n = len(kept.images)
     return Attacked(
-        images,
+        kept.images,
         judged.majority if wanted.targeted else ~judged.majority,
         judged.loss,
-        jnp.broadcast_to(jnp.asarray(queries + evaluations, jnp.int32), len(images)),
-        kept.not_finite + ~judged.finite,
-        jnp.broadcast_to(jnp.asarray(status, jnp.int32), len(images)),
+        jnp.broadcast_to(jnp.asarray(queries, jnp.int32), n),
+        kept.not_finite,
+        jnp.broadcast_to(jnp.asarray(status, jnp.int32), n),
     )
 
 

@@ -35,6 +35,7 @@ from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
 from attacks.oracle import Answer, Goal, ask, goal
 from attacks.precision import in_working_precision
+from attacks.remaining import Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
 
 NORMS = ("linf", "l2")
@@ -233,11 +234,12 @@ def targeted_autopgd(
     targets = likeliest_others(clean.logits, labels, runs)
 
     def towards(run: Array) -> Goal:
-        target = targets[run]
-        return away._replace(loss=lambda logits: targeted_dlr(logits, labels, target))
+        return away._replace(measure=targeted_dlr, given=(labels, targets[run]))
 
-    def of_best_target(logits: Array) -> Array:
-        return jax.vmap(targeted_dlr, (None, None, 0))(logits, labels, targets).max(0)
+    def of_best_target(logits: Array, labels: Array, targets: Array) -> Array:
+        return jax.vmap(targeted_dlr, (None, None, 1))(logits, labels, targets).max(0)
+
+    best = away._replace(measure=of_best_target, given=(labels, targets.T))
 
     return _best_of(
         logits_fn,
@@ -246,8 +248,8 @@ def targeted_autopgd(
         settings,
         runs=runs,
         goal_of=towards,
-        judged=away._replace(loss=of_best_target),
-        clean=clean._replace(loss=of_best_target(clean.logits).astype(images.dtype)),
+        judged=best,
+        clean=clean._replace(loss=best.loss(clean.logits).astype(images.dtype)),
     )
 
 
@@ -355,6 +357,10 @@ def _best_of(
     prefers = preference(randomized=settings.randomized)
     rule = _rule(images, epsilon, norm, steps, settings.rho)
     kept, queries = nothing_kept(images), jnp.zeros(len(images), jnp.int32)
+    sizes: tuple[int, ...] = (len(images),)
+    if runs > 1 and not settings.randomized:
+        measure, given = goal_of(jnp.int32(0))[:2]
+        sizes = batch_sizes(logits_fn, measure, given, images, key)
     if clean is not None:
         queries += samples
         kept = keep(kept, images, clean, prefers)
@@ -370,7 +376,12 @@ def _best_of(
             keys = image_keys(start_key, settings.first_index, images)
             start = _start(keys, images, epsilon, norm)
             oracle = partial(
-                ask, logits_fn, goal_of(index), samples=samples, chunk=chunk
+                ask,
+                logits_fn,
+                goal_of(index),
+                samples=samples,
+                chunk=chunk,
+                remaining=Remaining(left, sizes),
             )
             found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
             found = found._replace(

@@ -166,7 +166,7 @@ def carlini_wagner(
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     wanted = goal(None, labels, targets, default=MARGIN)
     hinge = wanted._replace(
-        loss=lambda logits: -jnp.maximum(confidence - wanted.loss(logits), 0)
+        measure=lambda *given: -jnp.maximum(confidence - wanted.measure(*given), 0)
     )
     oracle = partial(ask, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
 

@@ -18,6 +18,7 @@ from attacks.losses import is_class, likeliest_others, margin, of_class
 from attacks.norms import per_image
 from attacks.oracle import Answer, ask, goal, mean_logits
 from attacks.precision import in_working_precision, remeasured
+from attacks.remaining import Remaining, batch_sizes, of_remaining
 from attacks.types import Attacked, LogitsFunction, Status
 
 Images = Float[Array, "n h w c"]
@@ -424,6 +425,7 @@ def _search(
         chunk=eot_chunk,
         gradient=False,
     )
+    sizes = batch_sizes(logits_fn, margin, (labels,), clean, key, samples=eot_samples)
     averaged = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
     dtype = clean.dtype
     start_key, query_key, _ = jax.random.split(key, 3)
@@ -455,19 +457,26 @@ def _search(
         if restarts > 1:
             elsewhere = random_start(folded(keys, index), clean, radius, norm)
             start = jnp.where(index % restarts > 0, elsewhere, clean)
+        target: tuple[Array, ...] = ()
         if target_classes is not None:
-            target = targets[index // restarts]
+            target = (targets[index // restarts],)
 
         def step(index: Array, carry: tuple[Images, _Found]) -> tuple[Images, _Found]:
             current, found = carry
             ask_key, check_key = jax.random.split(jax.random.fold_in(run_key, index))
-            towards, finite = _towards(averaged, current, labels, ask_key)
-            if target_classes is None:
-                gap, slope = _closest(towards, labels, classes, norm)
-            else:
-                gap, slope = towards(target)
+
+            def linearised(batch: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+                current, labels, *target = batch
+                towards, finite = _towards(averaged, current, labels, ask_key)
+                if target:
+                    return (*towards(*target), finite)
+                return (*_closest(towards, labels, classes, norm), finite)
+
+            remaining = Remaining(running, sizes)
+            batch = current, labels, *target
+            gap, slope, finite = of_remaining(linearised, batch, remaining)
             moved = _step(current, clean, gap, slope, norm, alpha_max, eta)
-            answer = oracle(moved, check_key)
+            answer = oracle(moved, check_key, remaining=remaining)
             distances = norms.size(moved - clean, norm)
             found, crossed = _noted(found, moved, distances, answer, running)
             nearer = clean + (moved - clean) * jnp.asarray(beta, dtype)

@@ -47,7 +47,7 @@ def canonical(function: Function) -> Function:
 def _convolves(program: Any) -> bool:
     """Whether there is a convolution outside of loops and branches."""
     for equation in program.eqns:
-        inner = _called(equation)
+        inner = called(equation)
         if equation.primitive.name == "conv_general_dilated":
             return True
         if inner is not None and _convolves(inner.jaxpr):
@@ -55,8 +55,8 @@ def _convolves(program: Any) -> bool:
     return False
 
 
-def _called(equation: Any) -> Any:
-    """The program that an equation only calls, or None."""
+def called(equation: Any) -> Any:
+    """The program that an equation of another does nothing but call, or None."""
     if equation.primitive.name in ("jit", "pjit", "closed_call"):
         return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return None
@@ -73,7 +73,7 @@ def _evaluate(program: Any, constants: list[Any], arguments: list[Any]) -> list[
 
     for equation in program.eqns:
         inputs = [read(variable) for variable in equation.invars]
-        inner = _called(equation)
+        inner = called(equation)
         with equation.ctx.manager:
             if equation.primitive.name == "conv_general_dilated":
                 results = [_convolve(*inputs, **equation.params)]

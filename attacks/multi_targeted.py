@@ -68,8 +68,8 @@ def multi_targeted(
 
     Returns:
         The attacked images; ``loss`` is the margin. With T targets and R restarts
-        ``queries`` is ``eot_samples`` for choosing the targets, ``T * R * ((steps + 2)
-        * eot_samples + 1)`` for the runs, and ``evaluations`` for the verdict.
+        ``queries`` is ``eot_samples`` for choosing the targets, those of T * R runs of
+        `pgd` and ``eot_samples`` to compare what each found, and ``evaluations`` for the verdict.
 
     Raises:
         ValueError, TypeError: as `pgd`.
@@ -120,9 +120,9 @@ def multi_targeted(
     targets = jnp.repeat(targets, restarts, axis=0)
 
     def run(
-        carry: tuple[Kept, Array], target_and_index: tuple[Array, Array]
-    ) -> tuple[tuple[Kept, Array], None]:
-        kept, status = carry
+        carry: _Carry, target_and_index: tuple[Array, Array]
+    ) -> tuple[_Carry, None]:
+        kept, queries, status = carry
         targets, index = target_and_index
         pgd_key, value_key = jax.random.split(jax.random.fold_in(run_key, index))
         # A loss and no `targets`: any wrong answer is a success of the run.
@@ -142,20 +142,25 @@ def multi_targeted(
         )
         kept = keep(kept, found.images, value(found.images, value_key), best)
         kept = kept._replace(not_finite=kept.not_finite + found.not_finite)
-        return (kept, jnp.minimum(status, found.status)), None
+        queries += found.queries + eot_samples
+        return (kept, queries, jnp.minimum(status, found.status)), None
 
     nothing = nothing_kept(images)
     nothing = nothing._replace(not_finite=(~clean.finite).astype(jnp.int32))
     runs = len(targets)
     worst = jnp.full(len(images), Status.NOT_FINITE, jnp.int32)
-    carry, each = (nothing, worst), (targets, jnp.arange(runs))
-    (kept, status), _ = jax.lax.scan(run, carry, each)
+    asked = jnp.full(len(images), eot_samples, jnp.int32)
+    carry, each = (nothing, asked, worst), (targets, jnp.arange(runs))
+    (kept, queries, status), _ = jax.lax.scan(run, carry, each)
     return finish(
         logits_fn,
         wanted,
         kept,
         verdict_key,
         evaluations=evaluations,
-        queries=eot_samples + runs * ((steps + 2) * eot_samples + 1),
+        queries=queries,
         status=status,
     )
+
+
+_Carry = tuple[Kept, Array, Array]  # what is kept, queries, and why runs stopped

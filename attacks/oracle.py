@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 from attacks.keys import mappable
 from attacks.loops import canonical
 from attacks.losses import CROSS_ENTROPY, Loss, LossPair
+from attacks.remaining import Remaining, of_remaining
 from attacks.types import LogitsFunction
 
 
@@ -38,14 +39,20 @@ class Goal(NamedTuple):
     """What an attacker wants.
 
     Attributes:
-        loss: ``logits -> [n]``, to be made large.
+        measure: ``(logits, *given) -> [n]``, to be made large.
+        given: what else it takes, an entry for each image: labels, targets.
         classes: the labels, to get away from, or the targets.
         targeted: which of these; whether naming the class is success.
     """
 
-    loss: Callable[[Array], Array]
+    measure: Callable[..., Array]
+    given: tuple[Array, ...]
     classes: Integer[Array, " n"]
     targeted: bool
+
+    def loss(self, logits: Float[Array, "n classes"]) -> Float[Array, " n"]:
+        """What is to be made large."""
+        return self.measure(logits, *self.given)
 
     def reached(self, logits: Float[Array, "n classes"]) -> Bool[Array, " n"]:
         """Where the attacker has what they want."""
@@ -72,9 +79,9 @@ def goal(
     loss = default[targeted] if loss is None else loss
     labels = jnp.asarray(labels)
     if not targeted:
-        return Goal(lambda logits: loss(logits, labels), labels, targeted)
+        return Goal(loss, (labels,), labels, targeted)
     targets = jnp.asarray(targets)
-    return Goal(lambda logits: loss(logits, labels, targets), targets, targeted)
+    return Goal(loss, (labels, targets), targets, targeted)
 
 
 def ask(
@@ -86,6 +93,7 @@ def ask(
     samples: int = 1,
     chunk: int = 1,
     gradient: bool = True,
+    remaining: Remaining | None = None,
 ) -> Answer:
     r"""Expectation over transformation: the mean answer over keys.
 
@@ -103,6 +111,8 @@ def ask(
         samples: m, >= 1.
         chunk: samples asked at a time (`jax.vmap`): memory grows with it.
         gradient: whether to differentiate.
+        remaining: the images to ask about, with 1 sample; None for all. The answers to
+            others mean nothing.
 
     Returns:
         The answer.
@@ -111,13 +121,24 @@ def ask(
         Athalye et al. 2018, "Synthesizing robust adversarial examples", eq. (2).
     """
 
-    def loss_sum(images: Array, key: PRNGKeyArray) -> tuple[Array, tuple[Array, Array]]:
-        logits = logits_fn(images, key)
-        loss = wanted.loss(logits).astype(images.dtype)
-        # The images do not interact: the gradient of the sum holds that of each.
-        return loss.sum(), (loss, logits)
+    targeted = wanted.targeted
 
-    def one(key: PRNGKeyArray) -> Answer:
+    def one(
+        key: PRNGKeyArray,
+        images: Array = images,
+        given: tuple[Array, ...] = wanted.given,
+        classes: Array = wanted.classes,
+    ) -> Answer:
+        wanted_here = Goal(wanted.measure, given, classes, targeted)
+
+        def loss_sum(
+            images: Array, key: PRNGKeyArray
+        ) -> tuple[Array, tuple[Array, Array]]:
+            logits = logits_fn(images, key)
+            loss = wanted_here.loss(logits).astype(images.dtype)
+            # The images do not interact: the gradient of the sum holds that of each.
+            return loss.sum(), (loss, logits)
+
         slope = None
         if gradient:
             slope_of = canonical(jax.grad(loss_sum, has_aux=True))
@@ -126,7 +147,7 @@ def ask(
         else:
             _, (loss, logits) = canonical(loss_sum)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
-        wrong = wanted.reached(logits) | ~finite
+        wrong = wanted_here.reached(logits) | ~finite
         return Answer(loss, wrong.astype(images.dtype), finite, slope, logits)
 
     def several(keys: Key[Array, " several"]) -> Answer:
@@ -137,6 +158,9 @@ def ask(
         sums = _mapped(lambda x: x.sum(axis=0), answers)
         return sums._replace(finite=answers.finite.all(axis=0))
 
+    if samples == 1 and remaining is not None:
+        batch = images, wanted.given, wanted.classes
+        return of_remaining(lambda batch: one(key, *batch), batch, remaining)
     if samples == 1:
         return one(key)
     keys, chunk = jax.random.split(mappable(key), samples), min(chunk, samples)

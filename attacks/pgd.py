@@ -24,7 +24,9 @@ from attacks.ascent import (
     Kept,
     Rule,
     ascend,
+    climb,
     finish,
+    finish_at,
     image_keys,
     last,
     merge,
@@ -117,8 +119,9 @@ def pgd(
         first_index: index of the first image, for attacking a data set in pieces.
 
     Returns:
-        The attacked images. ``queries`` is ``(steps + 1) * eot_samples`` for each
-        restart, and ``evaluations`` for the verdict.
+        The attacked images. ``queries`` is ``steps * eot_samples`` for each restart,
+        ``eot_samples`` for its last iterate where several are compared (`keep_best` or
+        restarts), and ``evaluations`` for the verdict.
 
     Raises:
         ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
@@ -161,26 +164,41 @@ def pgd(
     best = preference(randomized=eot_samples > 1 or evaluations > 1)
     oracle = partial(ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk)
     rule = _rule(images, epsilon, step_size, norm, momentum)
+    prefers = best if keep_best else last
 
-    def run(kept: Kept, key: PRNGKeyArray) -> tuple[Kept, None]:
+    def start_of(key: PRNGKeyArray) -> tuple[Array, PRNGKeyArray]:
         start_key, query_key = jax.random.split(key)
         start = images
         if random_start:
             keys = image_keys(start_key, first_index, images)
             start = norms.random_in_ball(keys, images, epsilon, norm)
-        prefers = best if keep_best else last
-        found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
+        return start, query_key
+
+    def run(kept: Kept, key: PRNGKeyArray) -> tuple[Kept, None]:
+        found = ascend(oracle, rule, *start_of(key), steps=steps, prefers=prefers)
         return merge(kept, found, best), None
 
     # The first run splits the key, which is to fold in 0 and 1; 2 is the verdict's.
     key, fold_in = mappable(key), jax.vmap(jax.random.fold_in, (None, 0))
+    verdict_key = jax.random.fold_in(key, 2)
+    if restarts == 1 and not keep_best:
+        end, kept = climb(oracle, rule, *start_of(key), steps=steps, prefers=prefers)
+        return finish_at(
+            logits_fn,
+            wanted,
+            end,
+            merge(nothing_kept(images), kept, last),
+            verdict_key,
+            evaluations=evaluations,
+            queries=steps * eot_samples,
+        )
     keys = jnp.concatenate([key[None], fold_in(key, 2 + jnp.arange(1, restarts))])
     kept, _ = jax.lax.scan(run, nothing_kept(images), keys)
     return finish(
         logits_fn,
         wanted,
         kept,
-        jax.random.fold_in(key, 2),
+        verdict_key,
         evaluations=evaluations,
         queries=restarts * (steps + 1) * eot_samples,
         status=stopped(kept),

@@ -22,6 +22,7 @@ from attacks.empty import takes_none
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import ask, goal
 from attacks.precision import in_working_precision
+from attacks.remaining import Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction, Status
 
 
@@ -153,6 +154,9 @@ def sparse_rs(
         flat = image.reshape(-1, channels)
         return flat.at[order[:pixels]].set(colours).reshape(image.shape)
 
+    measure, given = wanted[:2]
+    sizes = batch_sizes(logits_fn, measure, given, clean, key, samples=eot_samples)
+
     def is_done(kept: Kept) -> Array:
         return (kept.wrong >= 1) & (not randomized)
 
@@ -172,6 +176,7 @@ def sparse_rs(
                 folded(step_keys, index), *state, jnp.asarray(exchanged)[index]
             )
             candidates = jax.vmap(paint)(clean, *proposed)
+            searching = active(kept)
             answer = ask(
                 logits_fn,
                 wanted,
@@ -180,8 +185,8 @@ def sparse_rs(
                 samples=eot_samples,
                 chunk=eot_chunk,
                 gradient=False,
+                remaining=Remaining(searching, sizes),
             )
-            searching = active(kept)
             lost = (searching & ~answer.finite).astype(jnp.int32)
             unasked = jnp.zeros_like(lost)  # no slope is
             new = Kept(candidates, answer.loss, answer.wrong, lost, unasked)

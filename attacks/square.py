@@ -27,6 +27,7 @@ from attacks.empty import takes_none
 from attacks.losses import Loss, margin
 from attacks.oracle import ask, goal
 from attacks.precision import in_working_precision
+from attacks.remaining import Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
 
 Image = Float[Array, "h w c"]
@@ -147,6 +148,8 @@ def square(
     oracle = partial(
         ask, logits_fn, wanted, samples=samples, chunk=eot_chunk, gradient=False
     )
+    measure, given = wanted[:2]
+    batches = batch_sizes(logits_fn, measure, given, clean, key, samples=samples)
     epsilon = jnp.asarray(epsilon, clean.dtype)
     start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)
     sizes = proposal_sides(clean.shape[1:], queries, p_init, resc_schedule, norm)
@@ -173,7 +176,11 @@ def square(
             searched: Array,
         ) -> Kept:
             moved = norms.project(moved, clean, epsilon, norm)
-            answer = oracle(moved, jax.random.fold_in(asking, index))
+            answer = oracle(
+                moved,
+                jax.random.fold_in(asking, index),
+                remaining=Remaining(searched, batches),
+            )
             new = keep(kept, moved, answer, prefers)
             return choose(searched, new, kept)
 

@@ -1,12 +1,12 @@
-"""The networks of `train.models` as PyTorch modules."""
+"""The networks of `train` as PyTorch modules."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from train import models
+from train import cifar_resnet, models
 
 
 def torch_twin(
@@ -65,6 +65,55 @@ def torch_twin(
             return x.mean((2, 3)) @ self.head[0] + self.head[1]
 
     return Twin().to(device).eval()
+
+
+def cifar_twin(arrays: Mapping[str, np.ndarray]) -> Any:
+    """A PyTorch module on NCHW images with the weights of `cifar_resnet.from_arrays`.
+
+    Args:
+        arrays: by PyTorch's names.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    weights = {name: torch.tensor(array) for name, array in arrays.items()}
+    blocks = sum(name.startswith("layer1.") for name in arrays if "conv1" in name)
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (cifar_resnet.PIXEL_MEAN, cifar_resnet.PIXEL_STD)
+    )
+
+    def normed(x: Any, name: str, number: int, stride: int) -> Any:
+        norm = f"{name}bn{number}"
+        x = F.conv2d(x, weights[f"{name}conv{number}.weight"], None, stride, padding=1)
+        return F.batch_norm(
+            x,
+            weights[f"{norm}.running_mean"],
+            weights[f"{norm}.running_var"],
+            weights[f"{norm}.weight"],
+            weights[f"{norm}.bias"],
+        )
+
+    class Twin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            # torchattacks asks the parameters for the device.
+            self.anchor = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
+
+        def forward(self, x):
+            x = torch.relu(normed((x - mean) / std, "", 1, 1))
+            for stage in (1, 2, 3):
+                for block in range(blocks):
+                    name = f"layer{stage}.{block}."
+                    stride = 2 if stage > 1 and not block else 1
+                    y = torch.relu(normed(x, name, 1, stride))
+                    if stride == 2:
+                        added = x.shape[1] // 2
+                        x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, added, added))
+                    x = torch.relu(x + normed(y, name, 2, 1))
+            return x.mean((2, 3)) @ weights["linear.weight"].T + weights["linear.bias"]
+
+    return Twin().eval()
 
 
 def difference(network: Callable, twin: Any, images: np.ndarray) -> float:

@@ -1,20 +1,24 @@
 """Images attacked per second: ours, Foolbox on the same JAX model, PyTorch's.
 
+    ./launch.sh bench attacks --weights=resnet20.npz --dataset=cifar10 --data_dir=DIR
     ./launch.sh bench attacks --checkpoint=out/train --dataset=cifar10 --data_dir=DIR
 
 Every library attacks the same images with the same weights and settings, after a first
 run that compiles. PyTorch's attacks are torchattacks', on a twin of the network whose
 logits are compared first; where PyTorch is missing its rows are left out, and it says
-so. Writes out/attacks.json.
+so. Beside the attacks stands the network alone, and which share of an attack's time
+the network's calls in it take by themselves. Writes out/attacks.json.
 """
 
+import collections
 import functools
+import hashlib
 import importlib.util
 import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +29,8 @@ from absl import flags
 from flax import nnx
 
 import attacks
-from benchmarks._twins import difference, torch_twin
-from train import checkpoints, errors, models, provenance
+from benchmarks._twins import cifar_twin, difference, torch_twin
+from train import checkpoints, cifar_resnet, errors, models, provenance
 from train import flags as shared_flags
 from train.errors import UserError
 from train.evaluate import network_record, write_json
@@ -36,6 +40,8 @@ from train.records import require_replaceable
 FLAGS = flags.FLAGS
 EPSILON, STEP, L2_EPSILON = 8 / 255, 2 / 255, 0.5
 OURS, FOOLBOX, TORCH = "this", "Foolbox (JAX)", "torchattacks (PyTorch)"
+LOGITS, GRADIENT = "network alone, logits", "network alone, gradient"
+Network = Callable[[jax.Array], jax.Array]
 
 
 def define_flags() -> None:
@@ -46,6 +52,12 @@ def define_flags() -> None:
         "checkpoint",
         "out/quickstart/bare",
         "folder of a training run; the default is one of ./launch.sh's",
+    )
+    flags.DEFINE_string(
+        "weights",
+        None,
+        "weights of a CIFAR ResNet of He et al. by PyTorch's names, .npz; instead of "
+        "--checkpoint",
     )
     flags.DEFINE_integer("num_images", 64, "images, one batch", lower_bound=1)
     flags.DEFINE_integer(
@@ -58,38 +70,125 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "out/attacks.json", "JSON file for the results")
 
 
-def ours(network: Callable, images: jax.Array, labels: jax.Array) -> Mapping:
-    """Name of the work -> a run of it."""
-    key = jax.random.key(0)
+class Victim(NamedTuple):
+    """A network to attack.
 
-    def compiled(attack: Callable, **options: Any) -> Callable:
-        run = jax.jit(functools.partial(attack, lambda x, _: network(x), **options))
-        return lambda: jax.block_until_ready(run(images, labels, key))
+    Attributes:
+        network: ``images -> logits``.
+        twin: makes a PyTorch module of the same weights.
+        record: what it is, for the results.
+        class_names: of the classes it was trained on; None where the file names none.
+    """
 
+    network: Network
+    twin: Callable[[], Any]
+    record: Mapping[str, Any]
+    class_names: tuple[str, ...] | None
+
+
+def victim_from_flags() -> Victim:
+    """The network of --weights or --checkpoint."""
+    if FLAGS.weights is None:
+        loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
+        return Victim(
+            models.logits_function(loaded.graphdef, loaded.variables),
+            lambda: torch_twin(nnx.merge(loaded.graphdef, loaded.variables)),
+            network_record(loaded),
+            loaded.class_names,
+        )
+    path = pathlib.Path(FLAGS.weights)
+    try:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        network = cifar_resnet.from_arrays(arrays)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no CIFAR ResNet: {error}") from error
+    record = {"file": path.name, "weights_sha256": digest}
+    return Victim(network, lambda: cifar_twin(arrays), record, None)
+
+
+def our_attacks(network: Network) -> Mapping[str, Callable]:
+    """Name of the work -> ``(images, labels, key) -> Attacked``."""
+
+    def on(attack: Callable, **options: Any) -> Callable:
+        return functools.partial(attack, lambda x, _: network(x), **options)
+
+    pgd = functools.partial(on, attacks.pgd, epsilon=EPSILON, step_size=STEP)
     cw = functools.partial(
-        compiled,
+        on,
         attacks.carlini_wagner,
         confidence=20.0,
         steps=FLAGS.cw_steps,
         abort_early=False,
     )
     return {
-        "FGSM": compiled(attacks.fgsm, epsilon=EPSILON),
-        "PGD-7": compiled(attacks.pgd, epsilon=EPSILON, step_size=STEP),
-        "PGD-50": compiled(attacks.pgd, epsilon=EPSILON, step_size=STEP, steps=50),
-        "PGD-50, L2": compiled(
-            attacks.pgd, epsilon=L2_EPSILON, step_size=0.1, steps=50, norm="l2"
-        ),
+        "FGSM": on(attacks.fgsm, epsilon=EPSILON),
+        "PGD-7": pgd(),
+        "PGD-50": pgd(steps=50),
+        "PGD-50, L2": pgd(epsilon=L2_EPSILON, step_size=0.1, steps=50, norm="l2"),
         "C&W, 5 constants": cw(binary_search_steps=5),
         "C&W, 1 constant": cw(binary_search_steps=1, initial_const=1.0),
-        "APGD-CE": compiled(attacks.autopgd, epsilon=EPSILON, steps=FLAGS.apgd_steps),
-        "FAB-T": compiled(
+        "APGD-CE": on(attacks.autopgd, epsilon=EPSILON, steps=FLAGS.apgd_steps),
+        "FAB-T": on(
             attacks.fab, epsilon=EPSILON, steps=FLAGS.fab_steps, target_classes=9
         ),
-        "Square": compiled(
-            attacks.square, epsilon=EPSILON, queries=FLAGS.square_queries
-        ),
+        "Square": on(attacks.square, epsilon=EPSILON, queries=FLAGS.square_queries),
     }
+
+
+def ours(
+    network: Network, images: jax.Array, labels: jax.Array
+) -> Mapping[str, Callable]:
+    """Name of the work -> a run of it, compiled."""
+    key = jax.random.key(0)
+
+    def run(function: Callable, *arguments: Any) -> Callable:
+        compiled = jax.jit(function)
+        return lambda: jax.block_until_ready(compiled(*arguments))
+
+    def loss(images: jax.Array) -> jax.Array:
+        return attacks.losses.cross_entropy(network(images), labels).sum()
+
+    return {
+        LOGITS: run(network, images),
+        GRADIENT: run(jax.grad(loss), images),
+        **{
+            name: run(attack, images, labels, key)
+            for name, attack in our_attacks(network).items()
+        },
+    }
+
+
+def calls(
+    network: Network, images: jax.Array, labels: jax.Array
+) -> dict[str, dict[str, int]]:
+    """How often each attack has a batch's logits computed, and their derivative."""
+    counter: collections.Counter = collections.Counter()
+
+    @jax.custom_vjp
+    def counted(images: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: counter.update(["logits"]))
+        return network(images)
+
+    def forward(images: jax.Array) -> tuple[jax.Array, Any]:
+        jax.debug.callback(lambda: counter.update(["logits"]))
+        return jax.vjp(network, images)
+
+    def backward(pull: Any, slopes: jax.Array) -> Any:
+        jax.debug.callback(lambda: counter.update(["derivatives"]))
+        return pull(slopes)
+
+    counted.defvjp(forward, backward)
+    found = {}
+    for name, attack in our_attacks(counted).items():
+        counter.clear()
+        jax.block_until_ready(jax.jit(attack)(images, labels, jax.random.key(0)))
+        jax.effects_barrier()
+        found[name] = {kind: counter[kind] for kind in ("logits", "derivatives")}
+    return found
 
 
 def foolboxes(network: Callable, images: jax.Array, labels: jax.Array) -> Mapping:
@@ -140,8 +239,18 @@ def torches(twin: Any, images: np.ndarray, labels: np.ndarray) -> Mapping:
         attack = getattr(torchattacks, name)(twin, **options)
         return lambda: attack(x, y)
 
+    def logits() -> None:
+        with torch.no_grad():
+            twin(x)
+
+    def gradient() -> None:
+        pixels = x.clone().requires_grad_()
+        torch.nn.functional.cross_entropy(twin(pixels), y, reduction="sum").backward()
+
     pgd = functools.partial(run, "PGD", eps=EPSILON, alpha=STEP)
     return {
+        LOGITS: logits,
+        GRADIENT: gradient,
         "FGSM": run("FGSM", eps=EPSILON),
         "PGD-7": pgd(steps=7),
         "PGD-50": pgd(steps=50),
@@ -162,11 +271,10 @@ def torches(twin: Any, images: np.ndarray, labels: np.ndarray) -> Mapping:
 def main(argv: Sequence[str]) -> None:
     del argv
     require_replaceable(pathlib.Path(FLAGS.out))
-    loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
-    model = nnx.merge(loaded.graphdef, loaded.variables)
-    network = models.logits_function(loaded.graphdef, loaded.variables)
+    victim = victim_from_flags()
+    network = victim.network
     dataset = shared_flags.dataset_from_flags("test")
-    if loaded.class_names != dataset.class_names:
+    if victim.class_names not in (None, dataset.class_names):
         raise UserError(
             f"{FLAGS.checkpoint} was not trained on {dataset.name}; give --dataset"
         )
@@ -177,16 +285,20 @@ def main(argv: Sequence[str]) -> None:
     libraries = {OURS: ours(network, *arrays), FOOLBOX: foolboxes(network, *arrays)}
     twins_differ = None
     if importlib.util.find_spec("torch") and importlib.util.find_spec("torchattacks"):
-        twin = torch_twin(model)
+        twin = victim.twin()
         twins_differ = difference(network, twin, images)
         libraries[TORCH] = torches(twin, images, labels)
     else:
         progress.line(f"{TORCH} is not installed and left out (see ./launch.sh test)")
-    rows = []
+    correct = np.argmax(jax.jit(network)(arrays[0]), axis=1) == labels
+    rows: list[dict[str, Any]] = []
+    counts = calls(network, *arrays)
+    alone = {}
     record = {
         "provenance": provenance.provenance(),
         "dataset": {"name": dataset.name, "split": "test", "count": len(images)},
-        "network": network_record(loaded),
+        "network": victim.record,
+        "clean_accuracy": float(correct.mean()),
         "largest_difference_of_logits": twins_differ,
         "settings": {
             name: FLAGS[name].value
@@ -209,6 +321,14 @@ def main(argv: Sequence[str]) -> None:
                     "ratio": median / fastest,
                 }
             )
+        alone[work] = fastest
+        if work in counts:
+            count = counts[work]
+            derivative = alone[GRADIENT] - alone[LOGITS]
+            network_s = count["logits"] * alone[LOGITS]
+            network_s += count["derivatives"] * derivative
+            share = network_s / fastest
+            rows[-len(taken)].update(calls=count, share_of_the_network=share)
         write_json(pathlib.Path(FLAGS.out), {**record, "rows": rows})
     show(rows)
 
