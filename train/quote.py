@@ -321,18 +321,28 @@ def attack_speed(results: pathlib.Path) -> str:
     """Images attacked per second, and other libraries' time as a multiple of ours."""
     record = json.loads((results / "attacks.json").read_text())
     libraries = list(dict.fromkeys(row["library"] for row in record["rows"]))
-    rows = [["attack", "images a second", *(f"{x}, time" for x in libraries[1:])]]
+    others = [f"{x}, time" for x in libraries[1:]]
+    rows = [["attack", "images a second", "network's share", *others]]
     for work in dict.fromkeys(row["work"] for row in record["rows"]):
         found = {row["library"]: row for row in record["rows"] if row["work"] == work}
         ratios = [
             f"{found[name]['ratio']:.2f} x" if name in found else ""
             for name in libraries[1:]
         ]
-        ours = f"{found[libraries[0]]['images_per_second']:,.1f}"
-        rows.append([work, ours, *ratios])
+        ours = found[libraries[0]]
+        share = ours.get("share_of_the_network")
+        rows.append(
+            [
+                work,
+                f"{ours['images_per_second']:,.1f}",
+                "" if share is None else f"{100 * share:.0f} %",
+                *ratios,
+            ]
+        )
+    weights = record["network"]["weights_sha256"][:12]
     return (
         f"{markdown_table(rows, 1)}\n\n"
-        f"Batch of {record['dataset']['count']}; times as multiples of ours, medians "
+        f"Batch of {record['dataset']['count']}, weights {weights}; times as multiples of ours, medians "
         f"of runs that take turns, after one that compiles. {provenance_line(record)}. "
         "[results/attacks.json](../results/attacks.json)"
     )

@@ -56,7 +56,7 @@ def test_results_are_those_of_the_whole_batch(name, monkeypatch):
         np.testing.assert_array_equal(getattr(shrunk, field), getattr(whole, field))
     np.testing.assert_allclose(shrunk.images, whole.images, atol=1e-6)
     np.testing.assert_allclose(shrunk.loss, whole.loss, atol=1e-5)
-    assert 0 < shrunk.success.sum() < COUNT
+    assert shrunk.success.any() and len(np.unique(shrunk.queries)) > 1
 
 
 @pytest.mark.parametrize("name", ["square", "fab-t"])

@@ -26,17 +26,23 @@ weights = np.random.default_rng(0).normal(size=(48, 4)).astype(np.float32)
 def linear(images, key):
     return images.reshape(len(images), -1) @ weights
 
-images = np.random.default_rng(1).random((4, 4, 4, 3), np.float32)
+images = np.random.default_rng(1).random((16, 4, 4, 3), np.float32)
 labels = np.asarray(linear(images, None)).argmax(axis=1)
 mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 batch = jax.device_put(images, NamedSharding(mesh, P("data")))
-all_options = {"pgd": {}, "autopgd": {"steps": 5}, "square": {"queries": 9}}
+all_options = {
+    "pgd": {},
+    "autopgd": {"steps": 5},
+    "targeted_autopgd": {"steps": 3},
+    "square": {"queries": 60},
+}
 for name, options in all_options.items():
     attack = jax.jit(lambda x: getattr(attacks, name)(
         linear, x, labels, jax.random.key(0), **options))
     one, two = attack(images), attack(batch)
     np.testing.assert_allclose(one.images, two.images, atol=1e-6)
     np.testing.assert_array_equal(one.success, two.success)
+    assert 0 < one.success.sum() < 16
     print(name, len(two.images.sharding.device_set))
 """
 
@@ -50,7 +56,7 @@ def test_a_batch_on_two_devices_is_attacked_as_on_one():
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "pgd 2\nautopgd 2\nsquare 2\n"
+    assert done.stdout == "pgd 2\nautopgd 2\ntargeted_autopgd 2\nsquare 2\n"
 
 
 @pytest.mark.slow

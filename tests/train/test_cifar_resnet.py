@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from networks import import_or_skip
 
+from benchmarks import _twins
 from train import cifar_resnet
 
 DATA = pathlib.Path(__file__).parents[2].parent / "shared" / "data"
@@ -21,49 +22,18 @@ def drawn(blocks=1, classes=10, seed=0):
     return arrays
 
 
-def torch_logits(arrays, images, blocks):
-    """The network as PyTorch's functions have it, written down from the paper."""
-    import torch
-    from torch.nn import functional
-
-    torch.set_num_threads(1)
-    w = {name: torch.tensor(array) for name, array in arrays.items()}
-
-    def norm(x, name):
-        parts = ("running_mean", "running_var", "weight", "bias")
-        return functional.batch_norm(x, *(w[f"{name}.{part}"] for part in parts))
-
-    def convolve(x, name, stride=1):
-        return functional.conv2d(x, w[f"{name}.weight"], stride=stride, padding=1)
-
-    x = torch.tensor(images).permute(0, 3, 1, 2)
-    mean, std = (
-        torch.tensor(x) for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    )
-    x = (x - mean[:, None, None]) / std[:, None, None]
-    x = torch.relu(norm(convolve(x, "conv1"), "bn1"))
-    for stage, width in (1, 16), (2, 32), (3, 64):
-        for block in range(blocks):
-            name = f"layer{stage}.{block}"
-            stride = 2 if stage > 1 and block == 0 else 1
-            y = torch.relu(norm(convolve(x, f"{name}.conv1", stride), f"{name}.bn1"))
-            y = norm(convolve(y, f"{name}.conv2"), f"{name}.bn2")
-            if stride == 2:
-                pad = (0, 0, 0, 0, width // 4, width // 4)
-                x = functional.pad(x[:, :, ::2, ::2], pad)
-            x = torch.relu(x + y)
-    return (x.mean((2, 3)) @ w["linear.weight"].T + w["linear.bias"]).numpy()
-
-
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_logits_are_those_of_pytorch(blocks):
-    import_or_skip("torch")
+    (torch,) = import_or_skip("torch")
+    torch.set_num_threads(1)
     arrays = drawn(blocks)
     images = np.random.default_rng(1).uniform(size=(3, 32, 32, 3)).astype(np.float32)
     found = jax.jit(lambda network, x: network(x))(
         cifar_resnet.from_arrays(arrays), images
     )
-    expected = torch_logits(arrays, images, blocks)
+    with torch.no_grad():
+        twin = _twins.cifar_twin(arrays)
+        expected = twin(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
 
