@@ -148,9 +148,11 @@ same_bits() {
 run_module() {
   set_up
   same_bits
-  # Large pages for large arrays, or a tenth of a training step on a CPU goes into
-  # getting memory page by page. Other C libraries than glibc take no notice.
-  export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
+  # Large pages for large arrays, and memory that is kept from one call of a program to
+  # the next, or a tenth of a training step or of a gradient on a CPU goes into getting
+  # it page by page. Other C libraries than glibc take no notice.
+  local malloc=hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776
+  export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.$malloc}
   # Short loops as vector instructions: LLVM would else unroll them into scalar ones
   # before it gets to that, which makes purification slower by a sixth.
   export XLA_FLAGS="--xla_backend_extra_options=xla_cpu_disable_loop_unrolling ${XLA_FLAGS-}"

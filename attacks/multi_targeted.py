@@ -69,7 +69,8 @@ def multi_targeted(
     Returns:
         The attacked images; ``loss`` is the margin. With T targets and R restarts
         ``queries`` is ``eot_samples`` for choosing the targets, those of T * R runs of
-        `pgd` and ``eot_samples`` to compare what each found, and ``evaluations`` for the verdict.
+        `pgd` and ``eot_samples`` to compare what each found, and ``evaluations`` for
+        the verdict.
 
     Raises:
         ValueError, TypeError: as `pgd`.

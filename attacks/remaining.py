@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 from attacks.loops import called
 from attacks.types import LogitsFunction
 
-SHRINK = 4  # from one size to the next; each is a program to compile
-SIZES = 3
+# Each size is a program to compile: of few, for a gradient, and more without one.
+FEW, MORE = (1, 4, 16), (1, 2, 4, 8, 16)
 SMALLEST = 4
 
 Tree = TypeVar("Tree")
@@ -43,6 +43,7 @@ def batch_sizes(
     key: PRNGKeyArray,
     *,
     samples: int = 1,
+    shares: tuple[int, ...] = FEW,
 ) -> tuple[int, ...]:
     """The sizes of batches that a classifier may be asked in, from all images on.
 
@@ -57,9 +58,10 @@ def batch_sizes(
         images: a batch, of which the shape alone counts.
         key: of a question.
         samples: questions to average over; several are for random classifiers.
+        shares: the batch is to be divided by, the first of them 1.
     """
     n = len(images)
-    smaller = [-(-n // SHRINK**power) for power in range(1, SIZES)]
+    smaller = [-(-n // share) for share in shares[1:]]
     sizes = [n]
     sizes += [x for x in smaller if x >= SMALLEST and x * jax.device_count() < n]
     in_mesh = not jax.sharding.get_abstract_mesh().empty

@@ -22,7 +22,7 @@ from attacks.empty import takes_none
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import ask, goal
 from attacks.precision import in_working_precision
-from attacks.remaining import Remaining, batch_sizes
+from attacks.remaining import MORE, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction, Status
 
 
@@ -155,7 +155,9 @@ def sparse_rs(
         return flat.at[order[:pixels]].set(colours).reshape(image.shape)
 
     measure, given = wanted[:2]
-    sizes = batch_sizes(logits_fn, measure, given, clean, key, samples=eot_samples)
+    sizes = batch_sizes(
+        logits_fn, measure, given, clean, key, samples=eot_samples, shares=MORE
+    )
 
     def is_done(kept: Kept) -> Array:
         return (kept.wrong >= 1) & (not randomized)

@@ -27,7 +27,7 @@ from attacks.empty import takes_none
 from attacks.losses import Loss, margin
 from attacks.oracle import ask, goal
 from attacks.precision import in_working_precision
-from attacks.remaining import Remaining, batch_sizes
+from attacks.remaining import MORE, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
 
 Image = Float[Array, "h w c"]
@@ -149,7 +149,9 @@ def square(
         ask, logits_fn, wanted, samples=samples, chunk=eot_chunk, gradient=False
     )
     measure, given = wanted[:2]
-    batches = batch_sizes(logits_fn, measure, given, clean, key, samples=samples)
+    batches = batch_sizes(
+        logits_fn, measure, given, clean, key, samples=samples, shares=MORE
+    )
     epsilon = jnp.asarray(epsilon, clean.dtype)
     start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)
     sizes = proposal_sides(clean.shape[1:], queries, p_init, resc_schedule, norm)

@@ -342,8 +342,9 @@ def attack_speed(results: pathlib.Path) -> str:
     weights = record["network"]["weights_sha256"][:12]
     return (
         f"{markdown_table(rows, 1)}\n\n"
-        f"Batch of {record['dataset']['count']}, weights {weights}; times as multiples of ours, medians "
-        f"of runs that take turns, after one that compiles. {provenance_line(record)}. "
+        f"Batch of {record['dataset']['count']}, weights {weights}; times as multiples "
+        "of ours, medians of runs that take turns, after one that compiles. "
+        f"{provenance_line(record)}. "
         "[results/attacks.json](../results/attacks.json)"
     )
 
