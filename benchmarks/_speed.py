@@ -5,9 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from train import provenance
-from train.evaluate import write_json
-from train.records import require_replaceable
+from train.records import provenance
+from train.records.storing import require_replaceable, write_json
 
 
 def update(path: pathlib.Path, section: str, record: Mapping[str, Any]) -> None:

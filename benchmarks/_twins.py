@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from train import cifar_resnet, models
+from train.models import cifar_resnet, resnet
 
 
 def torch_twin(
     model: nnx.Module, device: str = "cpu", *, channels_last: bool = False
 ) -> Any:
-    """A PyTorch module on NCHW images with the weights of `train.models.ResNet`.
+    """A PyTorch module on NCHW images with the weights of `train.models.resnet.ResNet`.
 
     Args:
         model: in evaluation mode, and without denoising blocks.
@@ -37,7 +37,7 @@ def torch_twin(
         scale, bias = tensor(layer.scale), tensor(layer.bias)
         return lambda x: F.batch_norm(x, mean, variance, scale, bias, eps=layer.epsilon)
 
-    def block(layer: models.BasicBlock) -> Callable:
+    def block(layer: resnet.BasicBlock) -> Callable:
         first, second = convolution(layer.convolution1), convolution(layer.convolution2)
         norm1, norm2 = norm(layer.norm1), norm(layer.norm2)
         shortcut = lambda x: x  # noqa: E731
@@ -58,7 +58,7 @@ def torch_twin(
             self.anchor = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
 
         def forward(self, x):
-            x = (x - models.PIXEL_MEAN) / models.PIXEL_STD
+            x = (x - resnet.PIXEL_MEAN) / resnet.PIXEL_STD
             x = torch.relu(self.stem_norm(self.stem(x)))
             for stage in self.stages:
                 x = stage(x)

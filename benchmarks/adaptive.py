@@ -25,13 +25,16 @@ from absl import flags
 from attacks import bpda, judge, pgd
 from splic_jax import SPLICConfig, purify, spectral
 from splic_jax.purification import COMPILER_OPTIONS
-from train import checkpoints, errors, models, provenance
 from train import flags as shared_flags
-from train.errors import UserError
-from train.evaluate import network_record, write_json
-from train.evaluation import mean_interval
-from train.progress import Progress
-from train.records import require_replaceable
+from train import models
+from train.evaluation.statistics import mean_interval
+from train.records import provenance
+from train.records.storing import require_replaceable, write_json
+from train.training import checkpoints
+from train.training.checkpoints import network_record
+from train.utils import errors
+from train.utils.errors import UserError
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 BATCH = 32

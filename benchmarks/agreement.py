@@ -22,12 +22,14 @@ from scipy import stats
 from attacks import pgd
 from benchmarks import _speed
 from splic_jax import SPLICConfig, purify
-from train import checkpoints, errors, models, quality
 from train import flags as shared_flags
-from train.devices import spread
-from train.evaluation import mean_interval
-from train.progress import Progress
-from train.records import require_replaceable
+from train import models
+from train.evaluation.statistics import mean_interval
+from train.records.storing import require_replaceable
+from train.training import checkpoints
+from train.utils import errors, quality
+from train.utils.devices import spread
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 BATCH = 100

@@ -30,12 +30,16 @@ from flax import nnx
 
 import attacks
 from benchmarks._twins import cifar_twin, difference, torch_twin
-from train import checkpoints, cifar_resnet, errors, models, provenance
 from train import flags as shared_flags
-from train.errors import UserError
-from train.evaluate import network_record, write_json
-from train.progress import Progress
-from train.records import require_replaceable
+from train import models
+from train.models import cifar_resnet
+from train.records import provenance
+from train.records.storing import require_replaceable, write_json
+from train.training import checkpoints
+from train.training.checkpoints import network_record
+from train.utils import errors
+from train.utils.errors import UserError
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 EPSILON, STEP, L2_EPSILON = 8 / 255, 2 / 255, 0.5

@@ -23,17 +23,20 @@ from absl import flags
 
 from splic_jax import METHODS, SPLICConfig, transform
 from splic_jax.transforms import fitted
-from train import checkpoints, data, errors, evaluation, models, provenance
 from train import flags as shared_flags
-from train.attackers import PRESETS
-from train.evaluate import (
-    network_record,
-    settings_of,
-    table,
-    write_json,
-)
-from train.progress import Progress
-from train.records import record_of
+from train import models
+from train.data import loading
+from train.evaluation.cells import evaluate
+from train.evaluation.plan import by_name
+from train.present.terminal import cells_table
+from train.records import provenance
+from train.records.storing import record_of, write_json
+from train.threats.attackers import PRESETS
+from train.threats.defended import settings_of
+from train.training import checkpoints
+from train.training.checkpoints import network_record
+from train.utils import errors
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 ATTACKS = {name: PRESETS[name] for name in ("fgsm", "pgd")}
@@ -68,7 +71,7 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "out/defenses.json", "JSON file for the results")
 
 
-def methods_for(dataset: data.Dataset, training: data.Dataset, seed: int) -> dict:
+def methods_for(dataset: loading.Dataset, training: loading.Dataset, seed: int) -> dict:
     """Settings of every method that a network for images can stand behind."""
     channels = dataset.images.shape[-1]
     return {
@@ -148,16 +151,16 @@ def main(argv: Sequence[str]) -> None:
         votes: int = 1,
     ) -> None:
         # What was measured with other settings of the same name is measured again.
-        done = {
-            evaluation.cell_name(cell): cell
+        done = by_name(
+            cell
             for cell in record[part]
             if earlier.get(cell["defense"]) == described.get(cell["defense"])
-        }
+        )
 
         def store(cells: list[dict[str, Any]]) -> None:
             write_json(path, {**record, part: cells})
 
-        record[part] = evaluation.evaluate(
+        record[part] = evaluate(
             logits_fn,
             dataset,
             defenses,
@@ -183,7 +186,7 @@ def main(argv: Sequence[str]) -> None:
         record["costs"] = costs(configs, dataset.images[:TIMED_IMAGES])
     write_json(path, record)
     for part in _CELLS:
-        rich.console.Console().print(table(part, record[part]))
+        rich.console.Console().print(cells_table(part, record[part]))
     for row in record["costs"]:
         progress.line(
             f"{row['defense']}: {1000 * row['seconds']:.2f} ms an image, "

@@ -35,8 +35,9 @@ from absl import flags
 
 from benchmarks._gpu import networks, offline
 from benchmarks._gpu.context import FILES, Context, Program
-from train import errors, provenance
-from train.errors import UserError
+from train.records import provenance
+from train.utils import errors
+from train.utils.errors import UserError
 
 FLAGS = flags.FLAGS
 

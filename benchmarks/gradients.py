@@ -34,11 +34,11 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from splic_jax import smoothed_rank, smoothed_rank_gradient
-from train import errors, provenance
-from train.evaluate import write_json
-from train.files import written_whole
-from train.progress import Progress
-from train.records import require_replaceable
+from train.records import provenance
+from train.records.storing import require_replaceable, write_json
+from train.utils import errors
+from train.utils.files import written_whole
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 RATIOS = tuple(10.0**e for e in np.arange(-3, 3.5, 0.5))  # delta / sigma_1

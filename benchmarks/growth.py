@@ -28,11 +28,12 @@ from matplotlib.ticker import NullLocator
 from benchmarks import _speed
 from benchmarks.purify import mosaics
 from splic_jax import purify
-from train import data, errors
-from train.errors import UserError
-from train.files import written_whole
-from train.progress import Progress
-from train.records import require_replaceable
+from train.data import loading
+from train.records.storing import require_replaceable
+from train.utils import errors
+from train.utils.errors import UserError
+from train.utils.files import written_whole
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 SIDES = (16, 32, 64, 128, 256, 512)
@@ -93,7 +94,7 @@ def measure(count: int, side: int, devices: int) -> dict[str, float]:
     Once whole (`megabytes`), once without images and result (`megabytes_beyond`).
     """
     jax.config.update("jax_num_cpu_devices", devices)  # before JAX is first used
-    small = data.load("shapes", "test", num_examples=64).images
+    small = loading.load("shapes", "test", num_examples=64).images
     some = mosaics(small, min(count, 64), side)
     images = np.zeros((count, side, side, 3), some.dtype)
     key, chosen = jax.random.key(0), jax.local_devices()[:devices]

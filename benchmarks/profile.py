@@ -31,11 +31,11 @@ from splic_jax import SPLICConfig, complete, completion, purify, sample_mask, sm
 from splic_jax import tracked as fast
 from splic_jax.completion import GROUP
 from splic_jax.purification import COMPILER_OPTIONS
-from train import errors, quality
 from train import flags as shared_flags
-from train.evaluation import mean_interval
-from train.progress import Progress
-from train.records import require_replaceable
+from train.evaluation.statistics import mean_interval
+from train.records.storing import require_replaceable
+from train.utils import errors, quality
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 CONFIG = SPLICConfig()

@@ -34,11 +34,11 @@ from benchmarks import _floor, _speed
 from splic_jax import SPLICConfig, fused, purify, sample_mask
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.total_variation import total_variation_gradient
-from train import errors
 from train import flags as shared_flags
-from train.errors import UserError
-from train.progress import Progress
-from train.records import require_replaceable
+from train.records.storing import require_replaceable
+from train.utils import errors
+from train.utils.errors import UserError
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 SIDE = 224

@@ -20,12 +20,12 @@ import rich.table
 from absl import flags
 
 from splic_jax import SPLICConfig, complete, purify, sample_mask
-from train import errors, provenance, quality
 from train import flags as shared_flags
-from train.evaluate import write_json
-from train.evaluation import mean_interval
-from train.progress import Progress
-from train.records import require_replaceable
+from train.evaluation.statistics import mean_interval
+from train.records import provenance
+from train.records.storing import require_replaceable, write_json
+from train.utils import errors, quality
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 SETTINGS = [(t, s) for t in (1e-3, 5e-4, 2e-4, 1e-4) for s in (84, 112, 280)]

@@ -21,11 +21,11 @@ import rich.console
 import rich.table
 from absl import flags
 
-from train import errors, provenance
-from train.errors import UserError
-from train.evaluate import write_json
-from train.progress import Progress
-from train.records import require_replaceable
+from train.records import provenance
+from train.records.storing import require_replaceable, write_json
+from train.utils import errors
+from train.utils.errors import UserError
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 ROOT = pathlib.Path(__file__).resolve().parents[1]

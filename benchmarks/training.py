@@ -2,11 +2,11 @@
 
     ./launch.sh bench training
 
-Times the step of `train.train` on batches as that makes them: order, copying to the
-device, augmentation, gradient, update. On a CPU it also times the convolutions of the
-network one by one: forward, and the two gradients, that of the kernel both as XLA
-writes it and as `train.convolution` does. Medians of repeats, after warm-up, with the
-smallest and the largest. Writes the section "training" of out/speed.json.
+Times the step of `train.training` on batches as its loop makes them: order, copying to
+the device, augmentation, gradient, update. On a CPU it also times the convolutions of
+the network one by one: forward, and the two gradients, that of the kernel both as XLA
+writes it and as `train.models.convolution` does. Medians of repeats, after warm-up,
+with the smallest and the largest. Writes the section "training" of out/speed.json.
 """
 
 import pathlib
@@ -24,11 +24,16 @@ from absl import flags
 from flax import nnx
 
 from benchmarks import _speed
-from train import convolution, data, errors, models, train
-from train.errors import UserError
-from train.progress import Progress
-from train.records import require_replaceable
-from train.settings import COMPUTE_DTYPES, TrainSettings
+from train import models
+from train.data import loading
+from train.models import convolution
+from train.records.storing import require_replaceable
+from train.training.loop import make_optimizer
+from train.training.settings import COMPUTE_DTYPES, TrainSettings
+from train.training.step import TrainState, make_train_step
+from train.utils import errors
+from train.utils.errors import UserError
+from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
 EPOCH_IMAGES = 50_000  # of CIFAR-10
@@ -74,13 +79,13 @@ def time_training(
     labels = rng.integers(0, CLASSES, count).astype(np.int32)
     graphdef, variables = models.split(models.create(name, CLASSES, 0))
     parameters, statistics_ = nnx.split_state(variables, nnx.Param, ...)
-    optimizer, _ = train.make_optimizer(TrainSettings(), 1000)
-    step = train.make_train_step(graphdef, optimizer, True, compute_dtype)
-    state = train.TrainState(
+    optimizer, _ = make_optimizer(TrainSettings(), 1000)
+    step = make_train_step(graphdef, optimizer, True, compute_dtype)
+    state = TrainState(
         jnp.int32(0), parameters, statistics_, optimizer.init(parameters)
     )
     total = steps * (repeats + 1)
-    batches = data.batches(count, batch_size, 0, num_steps=total)
+    batches = loading.batches(count, batch_size, 0, num_steps=total)
     key = jax.random.key(0)
 
     start = time.perf_counter()
@@ -98,7 +103,7 @@ def time_training(
         jax.block_until_ready(state)
         seconds.append((time.perf_counter() - begin) / steps)
 
-    batches = data.batches(count, batch_size, 0, num_steps=total)
+    batches = loading.batches(count, batch_size, 0, num_steps=total)
     begin = time.perf_counter()
     for batch in batches:
         images[batch], labels[batch]

@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from train.quote import BLOCKS, PAGES
-from train.report.traced import FORMATS, Results
+from train.present.quotes.pages import BLOCKS, PAGES
+from train.present.report.traced import FORMATS, Results
 from train.reproductions.comparison import DATASETS, printed_values
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

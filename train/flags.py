@@ -14,8 +14,8 @@ from absl import flags
 
 from splic_jax import SPLICConfig
 from splic_jax.transforms import replace
-from train import data, shapes
-from train.errors import UserError
+from train.data import loading, shapes
+from train.utils.errors import UserError
 
 FLAGS = flags.FLAGS
 
@@ -54,7 +54,7 @@ def define_data_flags() -> None:
     """Defines --dataset, --data_dir, --num_train, --num_test and --texture_bias."""
     if "dataset" in FLAGS:
         return
-    flags.DEFINE_enum("dataset", "shapes", list(data.SPLITS), "the images")
+    flags.DEFINE_enum("dataset", "shapes", list(loading.SPLITS), "the images")
     flags.DEFINE_string(
         "data_dir",
         None,
@@ -77,7 +77,7 @@ def define_data_flags() -> None:
     )
 
 
-def dataset_from_flags(split: str) -> data.Dataset:
+def dataset_from_flags(split: str) -> loading.Dataset:
     """Loads the split ("train", "test", "cue_conflict") that the flags ask for.
 
     Raises:
@@ -85,7 +85,7 @@ def dataset_from_flags(split: str) -> data.Dataset:
     """
     texture_bias = texture_bias_from_flags()
     options = {} if texture_bias is None else {"texture_bias": texture_bias}
-    return data.load(
+    return loading.load(
         FLAGS.dataset,
         split,
         data_dir=FLAGS.data_dir,
@@ -189,6 +189,15 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def require_known(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises a `UserError` for a name that there is not, or if there is none."""
+    for name in names:
+        if name not in known:
+            raise UserError(f"{flag} has {name!r}; choose from {', '.join(known)}")
+    if not names:
+        raise UserError(f"{flag} is empty; choose from {', '.join(known)}")
 
 
 def require_rank(config: SPLICConfig, image_shape: Sequence[int]) -> None:

@@ -1,10 +1,10 @@
 """Attacks through defences and verdicts on them, out of few compiled programs.
 
-The L-infinity attacks of `train.attackers` taken apart, as compiling is dear where a
-machine is lent for minutes: one gradient, one move, one transform and one answer, in
-batches of one size, do for FGSM and PGD of any number of steps and masks. With an
-identity for the transform's derivative (BPDA) the gradient is the network's own at the
-transformed image. Nothing waits for the device between batches.
+The L-infinity attacks of `train.threats.attackers` taken apart, as compiling is dear
+where a machine is lent for minutes: one gradient, one move, one transform and one
+answer, in batches of one size, do for FGSM and PGD of any number of steps and masks.
+With an identity for the transform's derivative (BPDA) the gradient is the network's own
+at the transformed image. Nothing waits for the device between batches.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from benchmarks._gpu.context import Context, Images, Program, interval
 from splic_jax import SPLICConfig, method_of, purify, transform
 from splic_jax.transforms import TransformConfig
 from splic_jax.transforms.registry import as_dict
-from train import attackers
-from train.attackers import AttackSettings
+from train.threats import attackers
+from train.threats.attackers import AttackSettings
 
 # Images -> logits; a `jax.tree_util.Partial` whose weights are arguments.
 Network = Any
@@ -150,7 +150,7 @@ def attacked(
     attack: AttackSettings,
     config: TransformConfig | None = None,
 ) -> Data:
-    """What `train.attackers.attack_batch` makes of images, with one key for all.
+    """What `attackers.attack_batch` makes of images, with one key for all.
 
     "cw" is for bare networks alone.
 

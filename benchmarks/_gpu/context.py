@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from train import files, provenance
+from train.records import provenance
+from train.utils import files
 
 _JPEG, _LOSSLESS = "cifar10_jpeg.npz", "cifar10_lossless_test.npz"
 FILES = _JPEG, _LOSSLESS, "resnet56_cifar10.npz"  # of the data

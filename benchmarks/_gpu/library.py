@@ -16,7 +16,8 @@ import attacks
 from benchmarks._gpu.context import Context, Program
 from splic_jax import METHODS, SPLICConfig, purify, transform
 from splic_jax.transforms import TransformConfig
-from train import attackers, models
+from train import models
+from train.threats.defended import defended
 
 _TRANSFORMS = "usvt", "soft_impute", "nuclear_norm"
 _CHANNELS = "separate", "concatenated"
@@ -65,7 +66,7 @@ def attacked(
 
     The classifier is purified and asked at each step, and for the verdict.
     """
-    classifier = attackers.defended(network, config, 0, "bpda")
+    classifier = defended(network, config, 0, "bpda")
     return attacks.pgd(classifier, images, labels, key, steps=7)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from benchmarks._gpu.context import Context
-from train import files, models
+from train import models
+from train.utils import files
 
 CLASSES = 10
 # Images in a step, and wherever a network is asked: with the same convolutions, whose

@@ -28,8 +28,8 @@ import rich.table
 from jax.experimental import topologies
 
 from benchmarks._gpu.context import Program
-from train import files
-from train.errors import UserError
+from train.utils import files
+from train.utils.errors import UserError
 
 TARGETS = ("h100",)
 UNKNOWN = "data dependent"

@@ -20,8 +20,9 @@ from benchmarks._gpu.settings import CHOSEN, PRINTED
 from splic_jax import METHODS, SPLICConfig
 from splic_jax.transforms import TransformConfig
 from splic_jax.transforms.registry import as_dict
-from train import attackers, cifar_resnet
-from train.attackers import AttackSettings
+from train.models import cifar_resnet
+from train.threats import attackers
+from train.threats.attackers import AttackSettings
 
 Record = dict[str, Any]
 Rows = Mapping[str, TransformConfig | None]

@@ -36,7 +36,8 @@ from benchmarks._gpu.context import Context, Images, Program, interval
 from splic_jax import SPLICConfig, purify
 from splic_jax.fused import runs_kernel
 from splic_jax.transforms.matrices import of_matrices
-from train import files, models
+from train import models
+from train.utils import files
 
 MOST_EPOCHS = 15
 SMOOTHING = 0.1  # of labels, where nobody attacks

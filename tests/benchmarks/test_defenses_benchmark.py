@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import defenses
 from splic_jax import METHODS, SPLICConfig
-from train import data
+from train.data import loading
 
 
 def test_sweeps_change_one_setting_of_splic():
@@ -25,7 +25,7 @@ def test_sweeps_change_one_setting_of_splic():
 
 def test_methods_that_return_no_images_are_left_out():
     images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), np.uint8)
-    dataset = data.Dataset("toy", images, np.zeros(40, np.int32), ("a",))
+    dataset = loading.Dataset("toy", images, np.zeros(40, np.int32), ("a",))
     configs = defenses.methods_for(dataset, dataset, seed=0)
     assert set(METHODS) - set(configs) == {"thermometer", "ablation"}
     assert configs["quilting"].bank is not None

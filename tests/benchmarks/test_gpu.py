@@ -14,7 +14,7 @@ import pytest
 from benchmarks import gpu
 from benchmarks._gpu import library, offline
 from benchmarks._gpu.context import FILES, Context, Program
-from train.errors import UserError
+from train.utils.errors import UserError
 
 ONLY_COMPILED = [name for name, item in gpu.ITEMS.items() if item.run is None]
 

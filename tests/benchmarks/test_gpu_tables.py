@@ -10,8 +10,9 @@ import pytest
 from benchmarks._gpu import attacking, tables
 from benchmarks._gpu.context import Context
 from splic_jax import METHODS, SPLICConfig
-from train import attackers
-from train.attackers import AttackSettings
+from train.threats import attackers
+from train.threats.attackers import AttackSettings
+from train.threats.defended import defended
 
 # Cheap on a CPU, and a purification all the same.
 QUICK = SPLICConfig(tv_weight=0.15, max_steps=7)
@@ -125,7 +126,7 @@ def test_gray_box_counts_are_those_of_a_plain_loop(monkeypatch, context, network
             several = 2 if row == "splic" else 1
             correct = []
             for number in range(several):
-                asked = attackers.defended(network, config, 0)
+                asked = defended(network, config, 0)
                 logits = asked(made, tables._key(1, number))
                 correct.append(int((logits.argmax(1) == labels).sum()))
             assert table["rows"][row][name]["correct"] == correct[0]

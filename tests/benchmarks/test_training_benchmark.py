@@ -7,7 +7,7 @@ import binaries
 import pytest
 
 from benchmarks import _speed
-from train.errors import UserError
+from train.utils.errors import UserError
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ import jax
 from absl import flags
 from absl import logging as absl_logging
 
-from train import errors
+from train.utils import errors
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -8,9 +8,9 @@ import numpy as np
 import scipy.ndimage
 from PIL import Image
 
-from train.figure import RIGHT, WRONG
+from train.present.figure import RIGHT, WRONG
 
-# Of a picture's side in `train.figure`; letters are smaller.
+# Of a picture's side in `train.present.figure`; letters are smaller.
 _LEAST_FRAME = 50
 
 

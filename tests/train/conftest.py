@@ -8,12 +8,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-SCHEMA = pathlib.Path(__file__).resolve().parents[2] / "train" / "schema.json"
+SCHEMA = (
+    pathlib.Path(__file__).resolve().parents[2] / "train" / "records" / "schema.json"
+)
 
 
 @pytest.fixture(scope="session")
 def schema_errors() -> Callable[[Mapping[str, Any]], list[str]]:
-    """Lists what train/schema.json finds wrong in a result file."""
+    """Lists what train/records/schema.json finds wrong in a result file."""
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)

@@ -259,7 +259,7 @@ def test_a_users_mistake_is_one_line(first_run, case):
     folder, _ = first_run
     flags = (*case.split(), "--out=out/none.json")
     # Said before the network is looked at, which would take a while.
-    with mock.patch("train.evaluate.soundness_of", side_effect=AssertionError):
+    with mock.patch("train.evaluation.run.soundness_of", side_effect=AssertionError):
         done = binaries.run("train.evaluate", *flags, cwd=folder)
     assert done.returncode == 1
     assert MISTAKES[case] in done.stderr and done.stderr.count("\n") == 1

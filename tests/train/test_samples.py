@@ -6,17 +6,19 @@ from PIL import Image
 from scipy import special
 
 from splic_jax import SPLICConfig
-from train import data, models, samples
-from train.checkpoints import LoadedModel
-from train.errors import UserError
-from train.progress import Progress
-from train.settings import TrainSettings
+from train import models
+from train.data import loading
+from train.demonstrations import samples
+from train.training.checkpoints import LoadedModel
+from train.training.settings import TrainSettings
+from train.utils.errors import UserError
+from train.utils.progress import Progress
 
 GRID = {"keep_probability": (0.5, 0.7), "rank": (2,), "tv_weight": (0.02,)}
 
 
-def test_settings_of_a_grid_change_the_last_field_fastest():
-    found = samples.settings_of({"a": (1, 2), "b": (3, 4)})
+def test_combinations_of_a_grid_change_the_last_field_fastest():
+    found = samples.combinations({"a": (1, 2), "b": (3, 4)})
     expected = [(1, 3), (1, 4), (2, 3), (2, 4)]
     assert [(x["a"], x["b"]) for x in found] == expected
 
@@ -69,14 +71,14 @@ def networks():
         model = models.create("small", 10, seed=0)
         settings = TrainSettings(defense=defense)
         loaded[name] = LoadedModel(
-            *models.split(model), settings, data.CLASS_NAMES["shapes"], {"name": "x"}
+            *models.split(model), settings, loading.CLASS_NAMES["shapes"], {"name": "x"}
         )
     return loaded
 
 
 @pytest.mark.slow
 def test_writes_what_the_page_needs_and_goes_on_where_it_stopped(tmp_path):
-    dataset = data.load("shapes", "test", num_examples=2)
+    dataset = loading.load("shapes", "test", num_examples=2)
     loaded = networks()
 
     def make():

@@ -6,13 +6,7 @@ from jaxtyping import PRNGKeyArray
 
 import attacks
 from splic_jax.fields import require_number
-from train.recipes.base import (
-    Frozen,
-    Images,
-    Labels,
-    LossOfAttacked,
-    require_epsilon,
-)
+from train.recipes.base import Frozen, Images, Labels, LossOfAttacked, require_epsilon
 
 
 @dataclasses.dataclass(frozen=True)

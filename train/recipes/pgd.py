@@ -7,13 +7,7 @@ from jaxtyping import PRNGKeyArray
 import attacks
 from attacks.losses import Loss
 from splic_jax.fields import require_integer, require_number
-from train.recipes.base import (
-    Frozen,
-    Images,
-    Labels,
-    LossOfAttacked,
-    require_epsilon,
-)
+from train.recipes.base import Frozen, Images, Labels, LossOfAttacked, require_epsilon
 
 
 @dataclasses.dataclass(frozen=True)

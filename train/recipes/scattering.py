@@ -9,14 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import attacks
 from splic_jax.fields import require_integer, require_number
-from train.recipes.base import (
-    Forward,
-    Frozen,
-    Images,
-    Labels,
-    Logits,
-    require_epsilon,
-)
+from train.recipes.base import Forward, Frozen, Images, Labels, Logits, require_epsilon
 
 Features = Float[Array, "n width"]
 

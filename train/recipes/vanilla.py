@@ -4,14 +4,7 @@ import dataclasses
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from train.recipes.base import (
-    Forward,
-    Frozen,
-    Images,
-    Labels,
-    Logits,
-    LossOfAttacked,
-)
+from train.recipes.base import Forward, Frozen, Images, Labels, Logits, LossOfAttacked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ class Wanted(NamedTuple):
 
     Attributes:
         row, column: where it stands.
-        network: name of the attacked network, as `networks.settings_of` takes it.
+        network: name of the attacked network, as `networks.training_settings` takes it.
         defense: name of the transform before it, "none" for none.
         config: settings of that transform, or None.
-        threat: one of `train.evaluation.THREATS`.
+        threat: one of `train.evaluation.cells.THREATS`.
         attack: name of the preset; None where the threat is "clean".
     """
 

@@ -5,12 +5,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from train.files import write_whole
-from train.markdown import markdown_table
+from train.present.markdown import markdown_table
 from train.reproductions.plan import Cells
 from train.reproductions.workshop import Workshop
+from train.utils.files import write_whole
 
-PRINTED = pathlib.Path(__file__).parents[1] / "printed.json"
+PRINTED = pathlib.Path(__file__).parents[1] / "records" / "printed.json"
 # What the paper calls a data set; it has no others.
 DATASETS = {"cifar10": "CIFAR-10", "svhn_cropped": "SVHN"}
 

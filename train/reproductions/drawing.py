@@ -1,4 +1,4 @@
-"""Figures on disk, PNG and SVG, in the style of `train.plots`."""
+"""Figures on disk, PNG and SVG, in the style of `train.present.plots`."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from train.files import written_whole
-from train.plots import COLOURS, MARKERS, STYLE, WIDTH, Point, Series
+from train.present.plots import COLOURS, MARKERS, STYLE, WIDTH, Point, Series
+from train.utils.files import written_whole
 
 SUFFIXES = (".png", ".svg")
 

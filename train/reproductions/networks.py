@@ -8,7 +8,7 @@ from splic_jax import METHODS
 from splic_jax.transforms import TransformConfig
 from train.recipes import RECIPES, Recipe
 from train.reproductions.scales import Scale
-from train.settings import TrainSettings
+from train.training.settings import TrainSettings
 
 
 class Row(NamedTuple):
@@ -67,7 +67,7 @@ def of_tv_weight(value: float) -> str:
     return "splic" if value == default else f"{_TV_WEIGHT}{value:g}"
 
 
-def settings_of(network: str, scale: Scale, seed: int) -> TrainSettings:
+def training_settings(network: str, scale: Scale, seed: int) -> TrainSettings:
     """How a network is trained.
 
     Raises:

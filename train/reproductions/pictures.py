@@ -16,13 +16,15 @@ from sklearn.metrics import silhouette_score
 
 from splic_jax import SPLICConfig, transform
 from splic_jax.transforms import TransformConfig
-from train import analysis, evaluation, models
-from train.figure import Row, picture_grid
-from train.plots import COLOURS
-from train.quality import quality
-from train.reproductions import drawing
+from train import models
+from train.evaluation.cells import attack_batch, batch_size, classify_batch
+from train.evaluation.plan import attack_words
+from train.present.figure import Row, picture_grid
+from train.present.plots import COLOURS
+from train.reproductions import analysis, drawing
 from train.reproductions.plan import Cells, Item, no_cells
 from train.reproductions.workshop import Workshop
+from train.utils.quality import quality
 
 SHOWN = 7
 TRACED = 4
@@ -33,7 +35,7 @@ EMBEDDED = 2000  # images at most; t-SNE takes quadratic time
 def _batch(workshop: Workshop) -> tuple[jax.Array, jax.Array]:
     """The first test images in [0, 1], as many as a cell's batch, and their labels."""
     test = workshop.test
-    count = evaluation.batch_size(len(test.images))
+    count = batch_size(len(test.images))
     images = jax.device_put(test.images[:count], jax.devices()[0])
     return images.astype(jnp.float32) / 255, jnp.asarray(test.labels[:count])
 
@@ -57,7 +59,7 @@ def rows_of_images(
     logits_fn, config = workshop.logits(network), SPLICConfig()
     attack_key, mask_key = workshop.keys()
     attack = workshop.scale.attacks()["pgd"]
-    attacked = evaluation.attack_batch(
+    attacked = attack_batch(
         logits_fn, clean, labels, attack_key, 0, config if knows else None, attack
     ).images
     answers = []
@@ -66,11 +68,9 @@ def rows_of_images(
         ("attacked", attacked, None),
         ("attacked,\nthen purified", attacked, config),
     ):
-        predicted, seen = evaluation.classify_batch(
-            logits_fn, images, mask_key, 0, seen_through
-        )
+        predicted, seen = classify_batch(logits_fn, images, mask_key, 0, seen_through)
         answers.append(Row(title, *(np.asarray(x)[:SHOWN] for x in (seen, predicted))))
-    words = evaluation.attack_words("white-box", config if knows else None, attack)
+    words = attack_words("white-box", config if knows else None, attack)
     shown = workshop.test.labels[:SHOWN]
     picture_grid(
         answers,
@@ -163,7 +163,7 @@ def features_of(
     loaded = workshop.network(name)
     apply = jax.jit(models.features_function(loaded.graphdef, loaded.variables))
     images = workshop.test.images[:EMBEDDED]
-    batch, found = evaluation.batch_size(len(images)), []
+    batch, found = batch_size(len(images)), []
     for start in range(0, len(images), batch):
         # The last batch is filled up, because another size would compile again.
         chosen = (start + np.arange(batch)) % len(images)

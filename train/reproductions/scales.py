@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from train.attackers import PRESETS, AttackSettings
+from train.threats.attackers import PRESETS, AttackSettings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from splic_jax import SPLICConfig
-from train.evaluation import mean_interval
-from train.plots import COLOURS, MARKERS, Series
+from train.evaluation.cells import mean_interval
+from train.present.plots import COLOURS, MARKERS, Series
 from train.reproductions import drawing
 from train.reproductions.cells import Wanted
 from train.reproductions.networks import config_of, of_tv_weight

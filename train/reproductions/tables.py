@@ -4,12 +4,12 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from splic_jax import method_of
-from train.attackers import applies
 from train.reproductions.cells import Wanted
 from train.reproductions.comparison import write_table
 from train.reproductions.networks import ROWS, UNTRAINED, config_of
 from train.reproductions.plan import Item
 from train.reproductions.scales import Scale
+from train.threats.attackers import applies
 
 COLUMNS = {"Clean": None, "FGSM": "fgsm", "PGD": "pgd", "CW": "cw"}
 ADAPTIVE = {"EOT": "eot", "gradient EOT": "gradient-eot"}

@@ -10,14 +10,17 @@ from typing import Any
 import jax
 
 from splic_jax.transforms import as_dict
-from train import data, evaluation, models
-from train.attackers import AttackSettings, Network, knows_defense
-from train.checkpoints import LoadedModel
-from train.progress import Progress
+from train import models
+from train.data import loading
+from train.evaluation.cells import Cell, measure
 from train.reproductions.cells import Wanted
-from train.reproductions.networks import settings_of
+from train.reproductions.networks import training_settings
 from train.reproductions.scales import Scale
-from train.train import train
+from train.threats.attackers import AttackSettings, knows_defense
+from train.threats.defended import Network
+from train.training.checkpoints import LoadedModel
+from train.training.loop import train
+from train.utils.progress import Progress
 
 
 @dataclasses.dataclass
@@ -45,15 +48,15 @@ class Workshop:
     _attacked: dict[tuple[str, int], dict] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
-    def training(self) -> data.Dataset:
+    def training(self) -> loading.Dataset:
         return self._load("train", self.scale.num_train)
 
     @functools.cached_property
-    def test(self) -> data.Dataset:
+    def test(self) -> loading.Dataset:
         return self._load("test", self.scale.num_test)
 
-    def _load(self, split: str, count: int | None) -> data.Dataset:
-        return data.load(
+    def _load(self, split: str, count: int | None) -> loading.Dataset:
+        return loading.load(
             self.dataset_name, split, data_dir=self.data_dir, num_examples=count
         )
 
@@ -62,7 +65,7 @@ class Workshop:
         if name not in self._networks:
             self.progress.line(f"network '{name}'")
             self._networks[name] = train(
-                settings_of(name, self.scale, self.seed),
+                training_settings(name, self.scale, self.seed),
                 self.training,
                 self.test,
                 self.folder / "networks" / name,
@@ -76,7 +79,7 @@ class Workshop:
         loaded = self.network(name)
         return models.logits_function(loaded.graphdef, loaded.variables)
 
-    def images(self, wanted: Wanted) -> data.Dataset:
+    def images(self, wanted: Wanted) -> loading.Dataset:
         """The test images of a cell: fewer where a defence is asked very often."""
         costly = wanted.threat == "adaptive" or (
             wanted.attack == "cw" and wanted.threat == "white-box" and wanted.config
@@ -111,7 +114,7 @@ class Workshop:
         self.known[json.dumps(cell["identity"], sort_keys=True)] = cell
 
     def measure(self, wanted: Wanted) -> tuple[dict[str, Any], bool]:
-        """A cell's summary (`train.evaluation.Cell`), and whether it is a new one."""
+        """A cell's summary, and whether it is a new one."""
         identity = self.identity(wanted)
         found = self.known.get(json.dumps(identity, sort_keys=True))
         new = found is None
@@ -121,7 +124,7 @@ class Workshop:
         place = {"row": wanted.row, "column": wanted.column}
         return {**found, **place, "defense": wanted.defense}, new
 
-    def _measure(self, wanted: Wanted) -> evaluation.Cell:
+    def _measure(self, wanted: Wanted) -> Cell:
         images = self.images(wanted)
         transfers = wanted.threat == "black-box"
         target = "surrogate" if transfers else wanted.network
@@ -130,7 +133,7 @@ class Workshop:
             kept = {}
         name = f"{wanted.row}, {wanted.column}"
         with self.progress.stage(name, len(images.images), lines=False) as advance:
-            return evaluation.measure(
+            return measure(
                 self.logits(wanted.network),
                 images,
                 wanted.threat,

@@ -12,7 +12,7 @@ from flax import nnx
 from scipy import special
 
 from splic_jax import BitDepthConfig
-from train import models, recipes, step
+from train import models, recipes
 from train.recipes import RECIPES, Frozen, Outputs
 from train.recipes.alp import LogitPairing
 from train.recipes.ensemble import Ensemble
@@ -21,6 +21,7 @@ from train.recipes.pgd import PGD
 from train.recipes.scattering import Scattering
 from train.recipes.trades import Trades
 from train.recipes.vanilla import Vanilla
+from train.training import step
 
 RNG = np.random.default_rng(0)
 SHAPE, CLASSES = (4, 4, 3), 5

@@ -1,0 +1,1 @@
+"""Images: the data sets, read from files, downloaded or drawn."""

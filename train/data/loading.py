@@ -1,0 +1,260 @@
+"""Where images come from: three sources behind one function, `load`.
+
+    load("shapes", "train")                              # drawn here, no download
+    load("cifar10", "test", data_dir="~/data")           # files on disk
+    load("svhn_cropped", "test", num_examples=1000)      # tensorflow-datasets
+
+`batches` gives the order in which training visits the images.
+"""
+
+import dataclasses
+import os
+import tarfile
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt8
+
+from train.data import official, shapes
+from train.utils.errors import UserError
+from train.utils.optional import require
+
+CLASS_NAMES = {
+    "shapes": shapes.CLASS_NAMES,
+    "cifar10": tuple(
+        "airplane automobile bird cat deer dog frog horse ship truck".split()
+    ),
+    "svhn_cropped": tuple("0123456789"),
+}
+SPLITS = {
+    "shapes": shapes.SPLITS,
+    "cifar10": ("train", "test"),
+    "svhn_cropped": ("train", "test"),
+}
+
+# `shapes` has no end; this is how much of it there is when nobody says.
+NUM_SHAPES = {"train": 10_000, "test": 2_000, "cue_conflict": 2_000}
+
+_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+# Seconds for a server to begin to answer.
+_PATIENCE = 10.0
+_SVHN_URL = "http://ufldl.stanford.edu/housenumbers"
+
+Images = UInt8[np.ndarray, "n h w c"]
+Labels = Int32[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A split in memory; `texture_labels` is set for `shapes` only (see there)."""
+
+    name: str
+    images: Images
+    labels: Labels
+    class_names: tuple[str, ...]
+    texture_labels: Labels | None = None
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    num_examples: int | None = None,
+    seed: int = 0,
+    texture_bias: float = shapes.DEFAULT_TEXTURE_BIAS,
+) -> Dataset:
+    """Loads a split, or its first `num_examples` images.
+
+    Args:
+        name: "shapes" (drawn by `train.data.shapes`), "cifar10" or "svhn_cropped".
+        split: "train" or "test"; for `shapes` also "cue_conflict".
+        data_dir: for the two real sets, a directory with the files as their authors
+            publish them: CIFAR-10 binary batches, CIFAR-10 Python batches (both either
+            in the directory or in the sub-directory their archive makes), or SVHN
+            `train_32x32.mat` and `test_32x32.mat`. Without it they come from
+            tensorflow-datasets, which downloads them on first use; the order of the
+            images is that of the source.
+        num_examples: how many; all there are (for `shapes`, `NUM_SHAPES`) if None.
+        seed: of `shapes`; the real sets have none.
+        texture_bias: of `shapes`: how often the texture agrees with the class.
+
+    Returns:
+        Images uint8 [n, 32, 32, 3] and labels int32 [n] in [0, 10).
+
+    Raises:
+        UserError: the set, split, files or values are not what they should be.
+    """
+    if name not in SPLITS:
+        raise UserError(f"unknown dataset {name!r}; there are {', '.join(SPLITS)}")
+    if split not in SPLITS[name]:
+        names = ", ".join(SPLITS[name])
+        raise UserError(f"{name} has no split {split!r}; it has {names}")
+    if num_examples is not None and num_examples < 1:
+        raise UserError(f"num_examples must be at least 1, not {num_examples}")
+
+    if name == "shapes":
+        if data_dir is not None:
+            raise UserError("shapes is drawn, not read: leave out the data directory")
+        count = NUM_SHAPES[split] if num_examples is None else num_examples
+        try:
+            drawn = shapes.make(split, count, seed=seed, texture_bias=texture_bias)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return Dataset(
+            name,
+            drawn.images,
+            drawn.shape_labels,
+            CLASS_NAMES[name],
+            drawn.texture_labels,
+        )
+    if data_dir is None:
+        images, labels = _load_tfds(name, split, num_examples)
+    elif name == "cifar10":
+        directory = Path(os.path.expanduser(data_dir))
+        images, labels = official.load_cifar(directory, split, num_examples)
+    else:
+        images, labels = official.load_svhn(Path(os.path.expanduser(data_dir)), split)
+    if num_examples is not None and num_examples > len(images):
+        raise UserError(
+            f"the {split} split of {name} has {len(images)} images, not {num_examples}"
+        )
+    return Dataset(
+        name, images[:num_examples], labels[:num_examples], CLASS_NAMES[name]
+    )
+
+
+def batches(
+    num_examples: int,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    *,
+    num_steps: int,
+) -> Iterator[Int64[np.ndarray, " batch_size"]]:
+    """Gives the indices of the training images for steps first_step to num_steps - 1.
+
+    Every epoch is a new permutation, and epochs follow each other without a gap: every
+    batch is full and no image is left out. The batch of a step depends on the first
+    three arguments and on the step, so a run resumed at `first_step` sees what it would
+    have seen. Seeds are in [0, 2**32).
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise UserError(
+            f"the batch size must be from 1 to the number of training images, "
+            f"{num_examples}, not {batch_size}"
+        )
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed must be in [0, 2**32), not {seed}")
+    # Imported here, like tensorflow-datasets below, because only some runs need it.
+    grain = require("grain")
+    order = grain.MapDataset.range(num_examples).seed(seed).shuffle().repeat()
+    order = order.batch(batch_size, drop_remainder=True)
+    return (np.asarray(order[step], np.int64) for step in range(first_step, num_steps))
+
+
+def _load_tfds(name: str, split: str, num_examples: int | None) -> official.Batch:
+    """Reads what tensorflow-datasets has prepared, or else the files it downloads.
+
+    Reading a prepared set works without TensorFlow, preparing one of these two does not
+    (issue 11058 of tensorflow/datasets). So where nobody has prepared it, the official
+    file comes through the download manager, which verifies its checksum and keeps it,
+    and is read like a file on disk. The two ways order the images differently.
+    """
+    try:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder(name)
+        if _is_prepared(builder):
+            source = tfds.data_source(name, split=split, download=False)
+            count = min(len(source), num_examples or len(source))
+            examples = [source[index] for index in range(count)]
+            return (
+                np.stack([example["image"] for example in examples]),
+                np.array([example["label"] for example in examples], np.int32),
+            )
+        download = tfds.download.DownloadManager(
+            download_dir=Path(builder.data_dir_root) / "downloads",
+            url_infos=builder.url_infos,
+            dataset_name=name,
+        ).download
+        svhn = name == "svhn_cropped"
+        url = f"{_SVHN_URL}/{split}_32x32.mat" if svhn else _CIFAR_URL
+        if not _is_downloaded(Path(builder.data_dir_root) / "downloads", url):
+            _require_answer(url)
+        path = Path(download(url))
+        if svhn:
+            return official.parse_svhn(str(path), path.read_bytes())
+        return official.collect(_cifar_members(str(path), split), num_examples)
+    except UserError:
+        raise
+    except Exception as error:  # No network, no disk, no package, a broken download.
+        raise UserError(
+            f"cannot get {name} through tensorflow-datasets "
+            f"({official.one_line(error)}); with its files on disk, use --data_dir=DIR"
+        ) from error
+
+
+def _is_prepared(builder: Any) -> bool:
+    """Whether there are files that `tfds.data_source` can read."""
+    return builder.is_prepared() and builder.info.file_format.value == "array_record"
+
+
+def _is_downloaded(folder: Path, url: str) -> bool:
+    """Whether tensorflow-datasets has kept what is at `url`, as it notes beside it."""
+    return any(
+        note.with_suffix("").exists() and url in note.read_text(errors="replace")
+        for note in folder.glob("*.INFO")
+    )
+
+
+def _require_answer(url: str) -> None:
+    """Asks for a file and reads none of it, to learn soon that there is no network.
+
+    tensorflow-datasets asks eleven times, which takes minutes, and waits for an answer
+    without end. Goes through a proxy where it would.
+
+    Raises:
+        OSError: saying why there is no answer.
+    """
+    import requests  # which tensorflow-datasets downloads with
+
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            requests.get(url, stream=True, timeout=_PATIENCE).close()
+        except Exception as error:
+            failures.append(error)
+
+    # In a thread, since to look up a name may take any time.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    host = urllib.parse.urlsplit(url).netloc
+    if asking.is_alive():
+        raise TimeoutError(f"no answer from {host} within {_PATIENCE:g} s")
+    for error in failures:
+        # What urllib3 says of it is behind what requests makes of that.
+        inner = getattr(error.args[0], "reason", None) if error.args else None
+        reason = official.one_line(inner if isinstance(inner, Exception) else error)
+        raise OSError(f"no answer from {host}: {reason}") from error
+
+
+def _cifar_members(path: str, split: str) -> Iterator[official.Batch]:
+    names = [
+        f"cifar-10-batches-bin/{name}.bin" for name in official.CIFAR_BATCHES[split]
+    ]
+    # One pass in the order of the archive, which cannot be read backwards.
+    with tarfile.open(path, "r|*") as archive:
+        contents = {
+            member.name: archive.extractfile(member).read()
+            for member in archive
+            if member.name in names
+        }
+    for name in names:
+        yield official.parse_binary_batch(f"{name} in {path}", contents[name])

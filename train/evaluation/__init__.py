@@ -1,0 +1,1 @@
+"""Accuracy clean and under attack: what is measured, how, and how surely."""

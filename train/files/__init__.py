@@ -1,0 +1,1 @@
+"""Purifies files: pictures, arrays, folders."""

@@ -1,0 +1,158 @@
+"""The paper's tables and figures by name, and what is missing of them done."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from train.data import loading
+from train.evaluation.cells import describe
+from train.evaluation.plan import attack_words
+from train.flags import require_known
+from train.records import provenance
+from train.records.storing import record_of, write_json
+from train.reproductions.networks import training_settings
+from train.reproductions.pictures import FIGURES
+from train.reproductions.plan import Item
+from train.reproductions.scales import SCALES, Scale
+from train.reproductions.sweeps import SWEEPS
+from train.reproductions.tables import TABLES
+from train.reproductions.workshop import Workshop
+from train.training.checkpoints import dataset_checksum
+from train.utils.errors import UserError
+
+FORMAT = 1
+# The most valuable first: what a run that is cut short has done.
+ITEMS: Mapping[str, Item] = {
+    **TABLES,
+    **dict(sorted({**SWEEPS, **FIGURES}.items(), key=lambda item: int(item[0][6:]))),
+}
+
+
+def chosen(
+    only: Sequence[str] | None, scale: str, dataset: str | None
+) -> tuple[list[str], Scale, str]:
+    """What the flags ask for: the items, the scale and the data set.
+
+    Raises:
+        UserError: for a name that there is not.
+    """
+    names = list(ITEMS) if only is None else list(dict.fromkeys(only))
+    require_known("--only", names, ITEMS)
+    require_known("--scale", [scale], SCALES)
+    dataset = dataset or ("shapes" if scale == "smoke" else "cifar10")
+    require_known("--dataset", [dataset], loading.SPLITS)
+    return names, SCALES[scale], dataset
+
+
+def run(names: Sequence[str], workshop: Workshop) -> None:
+    """Does what is missing of some items.
+
+    Raises:
+        UserError: if the folder holds another reproduction, or cannot be written.
+    """
+    inputs, folder = inputs_of(workshop), workshop.folder
+    for name in ITEMS:
+        for cell in record_of(folder / f"{name}.json", inputs).get("cells", []):
+            workshop.remember(cell)
+    workshop.progress.line(
+        f"scale {workshop.scale.name} on {workshop.dataset_name}, into {folder}: "
+        f"{workshop.scale.about}"
+    )
+    for name in names:
+        try:
+            reproduce(name, workshop, inputs)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {error.filename or folder}: "
+                f"{error.strerror or error}; choose another --out"
+            ) from error
+
+
+def reproduce(name: str, workshop: Workshop, inputs: Mapping[str, Any]) -> None:
+    """Does what is missing of an item."""
+    item, scale, progress = ITEMS[name], workshop.scale, workshop.progress
+    path = workshop.folder / f"{name}.json"
+    found = record_of(path, inputs)
+    wanted = list(item.cells(scale))
+    outputs = [path.with_suffix(suffix) for suffix in item.suffixes]
+    if is_finished(found, workshop, wanted) and all(file.exists() for file in outputs):
+        progress.line(f"{name} is done already")
+        return
+    progress.line(f"{name}: {item.title}")
+    record = {
+        "item": name,
+        "title": item.title,
+        "provenance": provenance.provenance(),
+        **inputs,
+        "networks": {
+            network: training_settings(network, scale, workshop.seed).as_dict()
+            for network in item.needs(scale)
+        },
+        "finished": False,
+    }
+    cells = []
+    for each in wanted:
+        cell, new = workshop.measure(each)
+        cells.append(cell)
+        if new:
+            progress.line(f"{name}: {each.row}, {each.column}: {describe(cell)}")
+            write_json(path, {**record, "cells": cells})
+    record |= item.finish(workshop, cells, path.with_suffix(""))
+    write_json(path, {**record, "finished": True, "cells": cells})
+    progress.line(f"{name}: {', '.join(str(file) for file in [path, *outputs])}")
+
+
+def inputs_of(workshop: Workshop) -> dict[str, Any]:
+    """What all items of a reproduction have in common, for the record."""
+    test, training = workshop.test, workshop.training
+    values = {
+        "format": FORMAT,
+        "scale": dataclasses.asdict(workshop.scale),
+        "dataset": {
+            "name": test.name,
+            "count": len(test.images),
+            "sha256": dataset_checksum(test),
+            "num_train": len(training.images),
+            "train_sha256": dataset_checksum(training),
+        },
+        "seed": workshop.seed,
+        "platform": jax.default_backend(),
+    }
+    return json.loads(json.dumps(values))
+
+
+def is_finished(
+    record: Mapping[str, Any], workshop: Workshop, wanted: Sequence[Any]
+) -> bool:
+    """Whether a record is complete and holds exactly the cells wanted, in order."""
+    if not record.get("finished"):
+        return False
+    found = [(c["row"], c["column"], c["identity"]) for c in record["cells"]]
+    return found == [(w.row, w.column, workshop.identity(w)) for w in wanted]
+
+
+def planned(names: Sequence[str], scale: Scale, seed: int) -> str:
+    """The networks and the cells of some items, a line each."""
+    lines = ["networks to train:"]
+    networks = dict.fromkeys(n for name in names for n in ITEMS[name].needs(scale))
+    for network in networks:
+        settings = training_settings(network, scale, seed).as_dict()
+        defense = settings["defense"]
+        lines.append(
+            f"  {network}: {settings['model']}, {settings['epochs']} epochs, images "
+            f"{defense['method'] if defense else 'as they are'}, recipe "
+            f"{settings['adversarial']['recipe']}"
+        )
+    for name in names:
+        lines.append(f"{name}: {ITEMS[name].title}")
+        for each in ITEMS[name].cells(scale):
+            attack = scale.attacks().get(each.attack)
+            words = attack_words(each.threat, each.config, attack)
+            lines.append(
+                f"  {each.row}, {each.column}: network {each.network}, defense "
+                f"{each.defense}, {each.threat}, {words}"
+            )
+    return "\n".join(lines)

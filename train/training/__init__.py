@@ -1,0 +1,1 @@
+"""The loop, its step and its settings; checkpoints; purified training images."""
