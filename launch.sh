@@ -27,6 +27,8 @@ usage: ./launch.sh [command] [flags]
   report      everything in results/ as one HTML page, out/report.html
   bench NAME  run a benchmark; without NAME, all of them, of which gpu is only
               rehearsed; --help lists them
+  docs        the documentation as a site, out/docs/index.html; --serve shows it at
+              http://127.0.0.1:8000 and follows changes
   test        ruff, mypy and pytest, in minutes; --all runs the slow tests too, and
               what else follows goes to pytest
   help        this text
@@ -205,6 +207,12 @@ bench)
   shift
   run_module "benchmarks.$name" "$@"
   ;;
+docs)
+  export NO_MKDOCS_2_WARNING=1 # an advertisement
+  action=build
+  if [[ ${1:-} == --serve ]]; then action=serve && shift; fi
+  run_module mkdocs "$action" --strict --config-file "$root/mkdocs.yml" "$@"
+  ;;
 test)
   set_up
   install_peers
@@ -218,6 +226,6 @@ test)
 help) help ;;
 *)
   fail 2 "no command '$command'; there are: quickstart (the default), train, evaluate, \
-purify, reproduce, report, bench, test, help"
+purify, reproduce, report, bench, docs, test, help"
   ;;
 esac

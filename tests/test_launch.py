@@ -147,6 +147,18 @@ def test_commands_and_flags_reach_the_binary(checkout, arguments, expected):
     assert run.pythonpath == str(checkout.root)
 
 
+@pytest.mark.parametrize(
+    ("flags", "action"), [((), "build"), (("--serve",), "serve")], ids=str
+)
+def test_the_documentation_is_built_or_served(checkout, flags, action):
+    code, _, _, calls = checkout.run("docs", *flags, "--quiet")
+    (run,) = module_runs(calls)
+    assert code == 0
+    config = f"{checkout.root}/mkdocs.yml"
+    expected = ("mkdocs", action, "--strict", "--config-file", config, "--quiet")
+    assert run.arguments[2:] == expected
+
+
 @pytest.mark.parametrize("relative", [True, False])
 def test_works_through_links(checkout, relative):
     link = checkout.caller / "my link"
@@ -301,7 +313,7 @@ def test_an_unknown_command_is_refused_in_one_line(checkout):
     code, output, errors, calls = checkout.run("trian")
     assert (code, output, calls) == (2, "", [])
     assert errors.count("\n") == 1
-    for word in ("trian", "quickstart", "train", "evaluate", "purify", "bench", "test"):
+    for word in "trian quickstart train evaluate purify bench docs test".split():
         assert word in errors
 
 
