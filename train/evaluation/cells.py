@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attacks import Attacked
+from attacks import Attacked, Status
 from splic_jax import transform
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.transforms import TransformConfig
@@ -79,6 +79,8 @@ class Cell:
             infinite where the two are equal. Empty where it saw no image.
         queries: how often the attacked network saw a version of an image, at most.
         not_finite: how many logits it met that were not finite.
+        given_up: the images that the attack gave up on, unbroken, and why: a name of
+            `attacks.Status` in lower case to their number.
         seed: of the attack and the masks.
         saved: where the attacked images were written, rounded to 8 bits before they
             were judged (`train.evaluation.attacked_images`); None where they were not.
@@ -92,6 +94,7 @@ class Cell:
     psnr: tuple[float, ...]
     queries: int = 0
     not_finite: int = 0
+    given_up: Mapping[str, int] = dataclasses.field(default_factory=dict)
     seed: int = 0
     saved: Mapping[str, str] | None = None
 
@@ -105,6 +108,7 @@ class Cell:
             "attack_settings": self.settings and dataclasses.asdict(self.settings),
             "queries_per_image": self.queries,
             "not_finite": self.not_finite,
+            "given_up": dict(self.given_up),
             "seed": self.seed,
             "defense": self.defense,
             "count": len(self.correct),
@@ -222,6 +226,7 @@ def measure(
     knows = config if attackers.knows_defense(threat) else None
     target = surrogate if threat == "black-box" else logits_fn
     correct, psnr, queries, not_finite = [], [], 0, 0
+    given_up = collections.Counter()
     name = planned_name(defense, config, threat, attack, save is not None)
     to_save = []
     waiting = collections.deque()
@@ -239,6 +244,9 @@ def measure(
             if found is not None:
                 queries = max(queries, int(found[0].max()))
                 not_finite += int(found[1][:size].sum())
+                status, broken = (values[:size] for values in found[2:])
+                why = status[~broken & (status > Status.BUDGET)]
+                given_up.update(Status(code).name.lower() for code in why)
             if pixels is not None:
                 to_save.append(pixels[:size])
             advance(size)
@@ -273,7 +281,8 @@ def measure(
                 found = attacked[made]
             else:
                 found = attacked[made] = attack_with()
-            images, counted = found.images, (found.queries, found.not_finite)
+            images = found.images
+            counted = found.queries, found.not_finite, found.status, found.success
             if save is not None:  # and read, as the clean ones are above
                 pixels = jnp.round(images * 255).astype(jnp.uint8)
                 images = pixels.astype(jnp.float32) / 255
@@ -298,6 +307,7 @@ def measure(
         tuple(psnr),
         queries,
         not_finite,
+        dict(sorted(given_up.items())),
         seed,
         saved,
     )
@@ -373,7 +383,11 @@ def evaluate(
 def describe(cell: Mapping[str, Any]) -> str:
     """One line for a cell."""
     low, high = cell["accuracy_interval"]
+    given_up = "".join(
+        f"; the attack gave up on {count} ({why.replace('_', ' ')})"
+        for why, count in cell.get("given_up", {}).items()
+    )
     return (
         f"{cell['threat']}, defense {cell['defense']}: {cell['accuracy']:.1%} "
-        f"[{low:.1%}, {high:.1%}] of {cell['count']}"
+        f"[{low:.1%}, {high:.1%}] of {cell['count']}{given_up}"
     )

@@ -175,6 +175,23 @@ def test_an_image_that_is_not_finite_is_named(dataset, votes):
         )
 
 
+def test_images_that_the_attack_gave_up_on_are_counted(dataset):
+    flat = jax.tree_util.Partial(lambda images: jnp.round(LOGITS(images)))
+    found = evaluation.measure(
+        flat, dataset, "white-box", "none", None, attack=ATTACK, seed=0
+    )
+    assert found.given_up == {"no_gradient": sum(found.correct)}
+    summary = found.summary()
+    assert summary["given_up"] == {"no_gradient": sum(found.correct)}
+    assert f"gave up on {sum(found.correct)} (no gradient)" in evaluation.describe(
+        summary
+    )
+    found = evaluation.measure(
+        LOGITS, dataset, "white-box", "none", None, attack=ATTACK, seed=0
+    )
+    assert found.given_up == {}
+
+
 def cell(defense, threat, correct, psnr):
     return Cell(threat, "some", None, defense, tuple(correct), tuple(psnr)).summary()
 
