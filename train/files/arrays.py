@@ -23,7 +23,7 @@ import numpy as np
 
 from splic_jax.batches import NotFiniteError
 from train.data.loading import Dataset
-from train.files.pieces import Purifier, Tally, comparable
+from train.files.pieces import Purifier, Tally, comparable, require_same_masks
 from train.utils import files
 from train.utils.errors import UserError
 from train.utils.files import printable
@@ -244,6 +244,7 @@ def _purify_into(
         raise UserError(f"{partial} is in the way and was not made here; remove it")
     if [comparable(line) for line in lines[:1]] != [comparable(head)]:
         if lines:
+            require_same_masks(partial, lines[0], head)
             progress.line(printable(f"{partial} was of other settings: starting over"))
         shutil.rmtree(partial, ignore_errors=True)
         files.write_whole(record, (json.dumps(head) + "\n").encode())

@@ -19,7 +19,13 @@ import numpy as np
 from splic_jax.batches import NotFiniteError
 from train.files import codecs
 from train.files.codecs import Picture, PictureError
-from train.files.pieces import Purified, Purifier, Tally, comparable
+from train.files.pieces import (
+    Purified,
+    Purifier,
+    Tally,
+    comparable,
+    require_same_masks,
+)
 from train.utils import files
 from train.utils.errors import UserError
 from train.utils.files import printable
@@ -71,6 +77,7 @@ class _Record:
         except FileNotFoundError:
             return
         self._separator = "" if text.endswith("\n") else "\n"
+        others: list[dict[str, Any]] = []
         for line in text.splitlines():
             try:
                 entry = json.loads(line)
@@ -78,8 +85,12 @@ class _Record:
                     self._entries[entry["path"]] = entry
                 elif entry.get("settings") == self._key:
                     self._has_settings = True
+                elif "seed" in entry["values"]:
+                    others.append(entry["values"])
             except (ValueError, TypeError, AttributeError):
                 continue  # cut off when a run was stopped
+        for other in others:
+            require_same_masks(path.parent, other, settings)
 
     def find(self, source: Source, digest: str) -> dict[str, Any] | None:
         """Returns the line about the target, if that is made and stands."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from splic_jax.batches import NotFiniteError
 from splic_jax.keys import GENERATOR, generator
 from splic_jax.purification import default_chunk_size
 from train.utils.devices import spread
+from train.utils.errors import UserError
 from train.utils.quality import Quality, quality
 
 # What masks depended on before it was recorded, if nobody had set JAX otherwise.
@@ -31,6 +33,32 @@ def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     if description.get("masks") == _UNRECORDED:
         del description["masks"]
     return description
+
+
+def require_same_masks(
+    where: pathlib.Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> None:
+    """Refuses to go on with what was begun with random keys of another kind.
+
+    Args:
+        where: the output that was begun.
+        found, wanted: descriptions of `Purifier`, as its record has it and today's.
+
+    Raises:
+        UserError: naming both kinds of keys.
+    """
+    begun, now = (d.get("masks", _UNRECORDED) for d in (found, wanted))
+    if begun == now:
+        return
+    kinds = [
+        f"{kind['key_type']} keys"
+        + ("" if kind["jax_threefry_partitionable"] else " (not partitionable)")
+        for kind in (begun, now)
+    ]
+    raise UserError(
+        f"{where} was begun with masks from {kinds[0]}, and JAX is set to {kinds[1]} "
+        "now, which draw others; give another --output, or JAX the settings of before"
+    )
 
 
 class Purified(NamedTuple):

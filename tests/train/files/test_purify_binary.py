@@ -361,12 +361,13 @@ def test_masks_of_another_kind_of_key_are_not_mixed_in(tmp_path, capsys):
     old = json.dumps(settings["values"], sort_keys=True).encode()
     assert settings["settings"] == hashlib.sha256(old).hexdigest()[:16]
     before = contents(out)
-    save(tmp_path / "in" / "b.png", random_pixels(seed=1))
-    with (
-        jax.default_prng_impl("rbg"),
-        pytest.raises(UserError, match="a.png would be overwritten"),
-    ):
-        run(*command)
+    save(tmp_path / "more" / "b.png", random_pixels(seed=1))
+    for folder in ("in", "more"):
+        with (
+            jax.default_prng_impl("rbg"),
+            pytest.raises(UserError, match="masks from threefry2x32 keys, .* rbg keys"),
+        ):
+            run(f"--input={tmp_path / folder}", f"--output={out}")
     assert contents(out) == before
 
 
@@ -499,6 +500,26 @@ def test_an_image_that_is_not_finite_is_named_and_nothing_written(
     with pytest.raises(UserError, match=r"in.npy: image\[3\] is not finite"):
         run(f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / 'o.npy'}")
     assert contents(tmp_path) == before
+
+
+def test_an_array_that_was_begun_with_other_keys_is_left_as_it_is(tmp_path):
+    np.save(tmp_path / "in.npy", random_pixels((2, *SHAPE)))
+    command = (f"--input={tmp_path / 'in.npy'}", f"--output={tmp_path / 'out.npy'}")
+    assert run(*command) == 0
+    head = (tmp_path / "out.npy.jsonl").read_text().splitlines(keepends=True)[0]
+    for name in ("out.npy", "out.npy.jsonl"):
+        (tmp_path / name).unlink()
+    partial = tmp_path / "out.npy.partial"
+    partial.mkdir()
+    (partial / "record.jsonl").write_text(head)
+    before = contents(tmp_path)
+    with (
+        jax.default_prng_impl("rbg"),
+        pytest.raises(UserError, match="masks from threefry2x32 keys, .* rbg keys"),
+    ):
+        run(*command)
+    assert contents(tmp_path) == before
+    assert run(*command) == 0
 
 
 def test_an_array_of_an_older_record_is_done_already(tmp_path, capsys):
