@@ -187,8 +187,8 @@ def targeted_autopgd(
     each has its run.
 
     Args:
-        logits_fn, images, labels, key, epsilon, norm, steps, rho, eot_samples,
-            eot_chunk, evaluations, first_index: as in `autopgd`.
+        logits_fn, images, labels, key, epsilon, norm, steps, rho: as in `autopgd`.
+        eot_samples, eot_chunk, evaluations, first_index: as in `autopgd`.
         target_classes: T, how many targets to try at most; >= 1.
 
     Returns:

@@ -71,6 +71,11 @@ def test_every_public_function_is_on_it(site):
                 assert {path, f"{package}.{name}"} & ids, name
 
 
+def test_settings_show_their_defaults(site):
+    text = (site / "reference" / "splic_jax.html").read_text()
+    assert "max_steps: int = 112" in re.sub(r"<[^>]+>", "", text)
+
+
 def test_formulas_are_mathml(site):
     for name in ("formulas.html", "reference/splic_jax.html"):
         text = (site / name).read_text()
