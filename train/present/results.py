@@ -112,7 +112,7 @@ FORMATS: Mapping[str, Callable[..., str]] = _Formats(
         # Of a share and of a printed value in %, in points.
         "difference": lambda ours, printed: _signed(100 * ours - printed),
         "two accuracies": lambda *both: ", ".join(f"{100 * x:.1f}" for x in both),
-        "settings": lambda x: ", ".join(f"{k}={v}" for k, v in x.items()),
+        "settings": lambda x: ", ".join(f"{k}={v}" for k, v in x.items()) or "defaults",
         "gradient error": _gradient_error,
         "three digits": three_digits,
         "rate": lambda images, seconds: three_digits(rate_of(images, seconds)),

@@ -1,7 +1,14 @@
 """What stands below a quoted table: what was measured, on what, and where it is."""
 
+import pathlib
+import tomllib
 from collections.abc import Mapping
 from typing import Any
+
+from train.present.results import Results
+
+_NOTES = pathlib.Path(__file__).parent / "quotes" / "notes.toml"
+NOTES = tomllib.loads(_NOTES.read_text())
 
 
 def provenance_line(record: Mapping[str, Any]) -> str:
@@ -24,3 +31,17 @@ def link(file: str, up: str = "../") -> str:
 def made_by(record: Mapping[str, Any], file: str, up: str = "../") -> str:
     """Where a result comes from, and its file."""
     return f"{provenance_line(record)}. {link(file, up)}"
+
+
+def note(results: Results, name: str) -> str:
+    """A note of `quotes/notes.toml`, with what the results say."""
+    about = NOTES[name]
+    file, record = about["of"].partition("#")[0], results.value(about["of"])
+    return about["text"].format(
+        r=record,
+        dataset=dataset_name(record) if "dataset" in record else "",
+        radius=f"{255 * record.get('epsilon', 0):g}/255",
+        provenance=provenance_line(record),
+        link=link(file, about["up"]),
+        made_by=made_by(record, file, about["up"]),
+    )

@@ -47,30 +47,23 @@ class Column:
             the row.
         format: one of `train.present.results.FORMATS`.
         words: its cells are words, not numbers.
-        code: they are words of a program.
-        absent: what stands where there is no value.
     """
 
     head: str
     at: str | Callable[[Any], Shown] = ""
     format: str = "text"
     words: bool = False
-    code: bool = False
-    absent: str | None = None
 
     def cell(self, results: Results, row: Any) -> Shown:
-        """What the column shows of a row."""
+        """What the column shows of a row; nothing where the row has no value."""
         if callable(self.at):
-            shown = self.at(row)
-        elif row is None:
-            shown = None
-        else:
-            source, *others = (f"{row}{at}" for at in self.at.split(" "))
-            empty = any(results.get(x) in (None, {}) for x in (source, *others))
-            shown = None if empty else results.show(source, self.format, *others)
-        if shown is None:
-            return self.absent
-        return Code(shown) if self.code else shown
+            return self.at(row)
+        source, *others = (f"{row}{at}" for at in self.at.split(" "))
+        if row is None or any(results.get(x) is None for x in (source, *others)):
+            return None
+        shown = results.show(source, self.format, *others)
+        code = self.format == "settings" and results.get(source)
+        return Code(shown) if code else shown
 
 
 @dataclasses.dataclass(frozen=True)

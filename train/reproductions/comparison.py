@@ -7,6 +7,7 @@ from typing import Any
 from train.present.markdown import markdown
 from train.present.results import Results
 from train.present.tables import paper
+from train.present.tables.listed import listed
 from train.records.printed import printed_values
 from train.reproductions.plan import Cells
 from train.reproductions.workshop import Workshop
@@ -42,10 +43,10 @@ def write_table(
     """Writes a table as Markdown; returns its comparison for the record."""
     printed = printed_values(number, workshop.dataset_name)
     rows = [compare(cell, printed.get((cell["row"], cell["column"]))) for cell in cells]
-    caption = f"Table {number}, {workshop.dataset_name}"
-    record = Results(records={path.name: {"comparison": rows}})
-    table = markdown(paper.reproduced(record, path.name, caption))
-    text = f"# {caption}\n\n{_preamble(workshop, rows)}\n\n{table}\n"
+    record = {f"reproduction/table{number}.json": {"comparison": rows}}
+    table = markdown(listed(Results(records=record), "reproduced", number=number))
+    text = f"# Table {number}, {workshop.dataset_name}\n\n"
+    text += f"{_preamble(workshop, rows)}\n\n{table}\n"
     write_whole(path.with_suffix(".md"), text.encode())
     return {"comparison": rows}
 

@@ -4,9 +4,10 @@ from typing import Any
 
 from train.present.markdown import markdown
 from train.present.results import Results, three_digits
-from train.present.sentences import link, made_by
+from train.present.sentences import link, made_by, note
 from train.present.tables import gpu
 from train.present.tables.gpu import per_second
+from train.present.tables.listed import listed
 
 
 def _read(results: Results, name: str) -> Any:
@@ -62,7 +63,7 @@ def kernel(results: Results) -> str:
         for name, ways in agreement.items()
     ]
     return (
-        f"{markdown(gpu.kernel(results))}\n\n"
+        f"{markdown(listed(results, 'kernel'))}\n\n"
         "2,000 images; d: difference from the exact solver on the same GPU, on 200 of "
         f"them, 20 where three stand side by side. On {images}, mean |d| and pixels "
         f"beyond 0.02: {'; '.join(lines)}. {_made_by(results, 'kernel')}"
@@ -81,47 +82,9 @@ def compiled(results: Results) -> str:
     )
 
 
-def training(results: Results) -> str:
-    """Training images a second, and accuracy."""
-    return (
-        f"{markdown(gpu.training(results))}\n\n"
-        "bfloat16, batches of 512, one-cycle, an epoch in one program; purified "
-        "afresh each epoch where purified (its seconds are in the epoch's), tests "
-        "behind SPLIC there; 50,000 images of the JPEG export, seed 0. "
-        f"{_made_by(results, 'vanilla')} and beside it"
-    )
-
-
 def gray_box(results: Results) -> str:
     """Table 3 in front of networks of 93 % and 89 %."""
     parts = [
         f"{table.caption}:\n\n{markdown(table)}" for table in gpu.gray_box(results)
     ]
-    return (
-        "\n\n".join(parts) + "\n\nAttacks on the bare network at 8/255, one mask, no "
-        "retraining; Wilson intervals, 95 %. The paper prints 40.9 and 43.6 for SPLIC. "
-        f"{_made_by(results, 'gray_box')}"
-    )
-
-
-def white_box(results: Results) -> str:
-    """What is left of networks trained behind SPLIC, by how the attacker derives."""
-    return (
-        f"{markdown(gpu.white_box(results))}\n\n"
-        "ResNet-18, bfloat16, 15 epochs on the JPEG export, SPLIC at lambda 0.15 "
-        "before it, CIFAR-10 test images of the JPEG export; Wilson intervals, 95 %. "
-        f"{_made_by(results, 'bpda')}, "
-        "[true_gradient](../results/gpu/true_gradient.json), "
-        "[adaptive_at](../results/gpu/adaptive_at.json)"
-    )
-
-
-def attack_speed(results: Results) -> str:
-    """Attacks compiled whole, beside loops and other libraries."""
-    return (
-        f"{markdown(gpu.attack_speed(results))}\n\n"
-        "ResNet-18 of random weights, float32 with convolutions in TF32; times as "
-        "multiples of ours, after a first run. "
-        f"{_made_by(results, 'attack_speed')}, which also names what there was no time "
-        "for"
-    )
+    return "\n\n".join([*parts, note(results, "gpu_gray_box")])

@@ -3,42 +3,26 @@
 import functools
 import pathlib
 import re
-from collections.abc import Callable
 
 from train.present.quotes import accuracy, gpu, paper, speed
+from train.present.quotes.noted import NOTED, Block
 from train.present.results import Results
 
 _DOCS = ("formulas", "performance", "attacks", "defenses", "findings")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PAGES = ("README.md", *(f"docs/{page}.md" for page in _DOCS))
-BLOCKS: dict[str, Callable[[Results], str]] = {
+BLOCKS: dict[str, Block] = {
+    **NOTED,
     "quickstart": accuracy.quickstart,
-    "cue_conflict": accuracy.cue_conflict,
     "cifar10": accuracy.cifar10,
-    "gradients": speed.gradients,
-    "tests": speed.tests,
-    "stopping": speed.stopping,
     "purification_speed": speed.purification,
-    "agreement": speed.agreement,
     "profile": speed.profile,
-    "training_speed": speed.training,
-    "adaptive": accuracy.adaptive,
-    "attack_speed": speed.attacks,
     "gpu_in_short": gpu.in_short,
     "gpu_speed": gpu.speed,
     "gpu_kernel": gpu.kernel,
     "gpu_compiled": gpu.compiled,
-    "gpu_training": gpu.training,
     "gpu_table3": gpu.gray_box,
-    "gpu_white_box": gpu.white_box,
-    "gpu_attack_speed": gpu.attack_speed,
     "method_table": accuracy.method_table,
-    "defenses_small": accuracy.methods,
-    "defenses_sweeps": accuracy.sweeps,
-    "defenses_votes": accuracy.votes,
-    "finding_table3": paper.table3,
-    "finding_formulas": accuracy.formulas,
-    "finding_cost": accuracy.cost_of_purifying,
     **{
         f"reproduced_table{n}": functools.partial(paper.reproduced_table, n)
         for n in (1, 2, 3, 4)
@@ -49,7 +33,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     },
 }
 # Numbers amid the text.
-VALUES: dict[str, Callable[[Results], str]] = {
+VALUES: dict[str, Block] = {
     "cited_bpda": functools.partial(paper.cited, "ME-Net under BPDA"),
     "cited_eot": functools.partial(paper.cited, "ME-Net under BPDA and EOT"),
     "printed_vanilla_clean": functools.partial(

@@ -1,17 +1,10 @@
 """Blocks that set our numbers beside the paper's."""
 
 from train.present.markdown import markdown
-from train.present.quotes.accuracy import network_line
 from train.present.results import PRINTED, Results
 from train.present.sentences import dataset_name, link, provenance_line
 from train.present.tables import paper
-
-
-def table3(results: Results) -> str:
-    """The paper's Table 3 and ours side by side."""
-    keys = [key for key in paper.OURS if key[0] == 3]
-    table = paper.side_by_side(results, keys).without("printed in", "images")
-    return f"{markdown(table)}\n\n{network_line(results)}"
+from train.present.tables.listed import listed
 
 
 def printed_value(table: int, method: str, column: str, results: Results) -> str:
@@ -39,7 +32,7 @@ def reproduced_table(number: int, results: Results) -> str:
             "interval"
         )
     return (
-        f"{markdown(paper.reproduced(results, file, ''))}\n\n"
+        f"{markdown(listed(results, 'reproduced', number=number))}\n\n"
         f"Table {number}, {record['title']}: {verdict}. "
         f"{dataset_name(record)}; scale {record['scale']['name']}: "
         f"{record['scale']['about']}; seed {record['seed']}; "

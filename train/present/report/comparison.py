@@ -7,6 +7,7 @@ from markupsafe import Markup
 from train.present.report.plotted import curves
 from train.present.results import PRINTED, Results
 from train.present.tables import paper
+from train.present.tables.listed import listed
 
 
 def reproduced(results: Results) -> list[dict[str, Any]]:
@@ -19,9 +20,8 @@ def reproduced(results: Results) -> list[dict[str, Any]]:
         caption = f"Table {number}, rerun on CIFAR-10: paper and ours in %"
         at = f"{file}#/scale"
         about = [results.show(f"{at}/{x}", "text") for x in ("name", "about")]
-        found.append(
-            {"table": paper.reproduced(results, file, caption), "about": about}
-        )
+        table = listed(results, "reproduced", number=number)
+        found.append({"table": table.titled(caption), "about": about})
     return found
 
 

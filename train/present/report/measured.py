@@ -9,6 +9,7 @@ from train.present.results import Results, Traced
 from train.present.table import Column, Shown, Table, make_table
 from train.present.tables import accuracy, paper
 from train.present.tables.accuracy import NETWORKS, defense_title
+from train.present.tables.listed import listed
 
 # Network, defence and threat of a row, and what the paper prints of it.
 _HEADLINE = (
@@ -164,7 +165,7 @@ def adaptive(results: Results) -> dict[str, Any]:
         "masks with its interval, and the majority vote"
     )
     return {
-        "table": accuracy.adaptive(results),
+        "table": listed(results, "adaptive"),
         "plot": dots("adaptive", alt, names, series, count),
         "at": "adaptive.json#",
     }

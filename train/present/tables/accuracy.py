@@ -66,19 +66,3 @@ def cost_of_purifying(results: Results) -> Table:
         ),
         NETWORKS,
     )
-
-
-def adaptive(results: Results) -> Table:
-    """What attacks that know the defence leave of it, at equal budgets."""
-    return make_table(
-        results,
-        "What is left under attack",
-        (
-            Column("attack through", "/attack", words=True),
-            Column("steps", "/steps"),
-            Column("masks a step", "/masks_a_step"),
-            Column("accuracy %", "/accuracy", "mean accuracy"),
-            Column("by vote %", "/majority", "percent"),
-        ),
-        results.each("adaptive.json#/rows"),
-    )

@@ -76,23 +76,6 @@ def speed(results: Results) -> Table:
     )
 
 
-def kernel(results: Results) -> Table:
-    """The kernel spelled in other ways, and its distance from the exact solver."""
-    return make_table(
-        results,
-        "The kernel",
-        (
-            Column("images in a matrix", "/images_side_by_side", words=True),
-            Column("warps", "/warps", words=True),
-            Column("products", "/products", words=True),
-            Column("images a second", "/images /seconds", "rate"),
-            Column("mean |d|", "/to_exact/mean", ":.1e"),
-            Column("beyond 0.02, %", "/to_exact/percent_beyond_0.02", ":.4f"),
-        ),
-        results.each("gpu/kernel.json#/variants"),
-    )
-
-
 def compiled(results: Results) -> Table:
     """What XLA makes of the library for an H100, before and after it was looked at."""
 

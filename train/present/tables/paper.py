@@ -153,25 +153,6 @@ def is_finished(results: Results, file: str) -> bool:
     return results.has(file) and bool(results.get(f"{file}#/finished"))
 
 
-def reproduced(results: Results, file: str, caption: str) -> Table:
-    """A table of the paper as `reproduce` measured it, beside the printed values."""
-    return make_table(
-        results,
-        caption,
-        (
-            Column("method", "/row", words=True),
-            Column("column", "/column", words=True),
-            Column("paper %", "/paper", "printed"),
-            Column("ours %", "/ours", "printed"),
-            Column("95 % interval", "/interval", "printed interval"),
-            Column("images", "/count"),
-            Column("difference", "/difference", "points"),
-            Column("the paper's value", "/verdict"),
-        ),
-        results.each(f"{file}#/comparison"),
-    )
-
-
 def swept(results: Results, file: str) -> Table:
     """A sweep of the paper as `reproduce` measured it: a row for each of its rows."""
     cells: dict[str, dict[str, str]] = {}

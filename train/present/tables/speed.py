@@ -45,80 +45,6 @@ def gradients(results: Results) -> Table:
     )
 
 
-def stopping(results: Results) -> Table:
-    """What the two stopping parameters cost and bring."""
-    return make_table(
-        results,
-        "Stopping",
-        (
-            Column("tolerance", "/tolerance", "number"),
-            Column("max_steps", "/max_steps"),
-            Column("steps taken", "/noisy/mean_steps", ":.0f"),
-            Column("PSNR clean dB", "/clean/psnr_db/mean", ":.2f"),
-            Column("noisy dB", "/noisy/psnr_db/mean", ":.2f"),
-            Column("error if flat", "/flat_error", ":.4f"),
-        ),
-        results.each("stopping.json#/rows"),
-    )
-
-
-def purification(results: Results) -> Table:
-    """Milliseconds an image of each way to purify."""
-    return make_table(
-        results,
-        "Purification",
-        (
-            Column("work", "/work", words=True),
-            Column("way", "/way", words=True),
-            Column("images", "/images", "integer"),
-            Column("ms an image", "/ms_per_image", ":,.1f"),
-            Column("times as long as the fast one", "/ratio", "decimal"),
-        ),
-        results.each("speed.json#/purify/rows"),
-    )
-
-
-def agreement(results: Results) -> Table:
-    """Differences between the two solvers."""
-    near = results.value("speed.json#/agreement/bar/near")
-    return make_table(
-        results,
-        "Fast and exact solver",
-        (
-            Column("images", "/images", words=True),
-            Column(
-                "settings",
-                "/settings",
-                "settings",
-                words=True,
-                code=True,
-                absent="defaults",
-            ),
-            Column("mean difference", "/mean_difference", ":.1e"),
-            Column(f"within {near:g}, %", "/share_near", "thousandths of a percent"),
-            Column("PSNR, dB", "/psnr_fast_minus_exact_db", "change, 4 digits"),
-            Column("accuracy, %", "/accuracy_fast /accuracy_exact", "two accuracies"),
-            Column("p", "/accuracy_p", ":.2g"),
-        ),
-        results.each("speed.json#/agreement/rows"),
-    )
-
-
-def training(results: Results) -> Table:
-    """Training steps a second."""
-    return make_table(
-        results,
-        "Training",
-        (
-            Column("network", "/model", words=True),
-            Column("compute", "/compute_dtype", words=True),
-            Column("steps a second", "/steps_per_second", ":.2f"),
-            Column("minutes an epoch", "/epoch_seconds", "minutes"),
-        ),
-        results.each("speed.json#/training/training"),
-    )
-
-
 def parts_of_a_step(results: Results) -> Table:
     """Where the time of a step goes."""
     sides: list[tuple[int, dict[str, str]]] = []
@@ -149,39 +75,6 @@ def parts_of_a_step(results: Results) -> Table:
             shown("% fixed cost", parts, "/share_of_fixed_cost", "percent"),
         ]
     return make_table(results, "A step", columns, sides[0][1])
-
-
-def fewer_rounds(results: Results) -> Table:
-    """What fewer rounds would bring."""
-    return make_table(
-        results,
-        "Rounds",
-        (
-            Column("images", "/images", words=True),
-            Column("rounds", "/rounds"),
-            Column("PSNR dB", "/psnr_db/mean", ":.2f"),
-            Column("less that of all dB", "/psnr_above_full_db", "change, 3 digits"),
-            Column("mean difference", "/mean_difference", ":.1e"),
-            Column("time", "/time_ratio", ":.2f"),
-        ),
-        results.each("speed.json#/profile/rounds"),
-    )
-
-
-def groups(results: Results) -> Table:
-    """Steps of a matrix and of the group that it is in."""
-    return make_table(
-        results,
-        "Steps",
-        (
-            Column("images", "/images", words=True),
-            Column("pass", "/pass"),
-            Column("steps of a matrix", "/mean_steps", "decimal"),
-            Column("of its group", "/mean_steps_of_group", "decimal"),
-            Column("ratio", "/ratio", ":.3f"),
-        ),
-        results.each("speed.json#/profile/stopping"),
-    )
 
 
 def attacks(results: Results) -> Table:
