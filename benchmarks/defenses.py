@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import rich.console
 from absl import flags
 
 from splic_jax import METHODS, SPLICConfig, transform
@@ -28,7 +27,7 @@ from train import models
 from train.data import loading
 from train.evaluation.cells import evaluate
 from train.evaluation.plan import by_name
-from train.present.terminal import cells_table
+from train.evaluation.run import show_cells
 from train.records import provenance
 from train.records.storing import record_of, write_json
 from train.threats.attackers import PRESETS
@@ -186,7 +185,7 @@ def main(argv: Sequence[str]) -> None:
         record["costs"] = costs(configs, dataset.images[:TIMED_IMAGES])
     write_json(path, record)
     for part in _CELLS:
-        rich.console.Console().print(cells_table(part, record[part]))
+        show_cells(part, record[part])
     for row in record["costs"]:
         progress.line(
             f"{row['defense']}: {1000 * row['seconds']:.2f} ms an image, "

@@ -19,8 +19,8 @@ from splic_jax import METHODS, SPLICConfig
 from splic_jax.transforms import TransformConfig, as_dict, returns_images
 from train import flags as shared_flags
 from train.evaluation.run import Evaluation, fitting_defenses, run
-from train.present.terminal import list_defenses
 from train.threats.attackers import ATTACKS_OF, PRESETS, THREATS, AttackSettings
+from train.threats.defended import list_defenses
 from train.training.checkpoints import load_checkpoint, require_classes
 from train.utils import compilation, errors
 from train.utils.errors import UserError

@@ -9,15 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 import psutil
-import rich.console
 
 from splic_jax import SPLICConfig
 from train import models
 from train.data import loading
 from train.evaluation.cells import attack_batch, batch_size, classify_batch, evaluate
 from train.evaluation.plan import by_name
+from train.evaluation.run import show_cells
 from train.present.figure import Row, picture_grid
-from train.present.terminal import cells_table
 from train.records import provenance, storing
 from train.threats.attackers import AttackSettings
 from train.training.checkpoints import LoadedModel, dataset_checksum
@@ -114,13 +113,12 @@ def run(
         seed,
     )
 
-    console = rich.console.Console()
     for name, cells in results.items():
         title = {
             "bare": "Network trained on the pictures as they are",
             "splic": "Network trained on purified pictures",
         }[name]
-        console.print(cells_table(title, cells))
+        show_cells(title, cells)
     minutes, cpu = (time.time() - started) / 60, time.process_time() / 60
     if from_nothing:
         record = json.loads(path.read_text())

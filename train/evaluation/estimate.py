@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rich.table
 
 from splic_jax import transform
 from splic_jax.transforms import TransformConfig
 from train.data.loading import Dataset
 from train.evaluation.cells import batch_size
 from train.evaluation.plan import attack_words, planned
+from train.present.table import Column, Table
 from train.threats.attackers import AttackSettings, knows_defense
 from train.threats.defended import Network
 
@@ -49,7 +49,7 @@ def estimate(
     threats: Sequence[str],
     attacks: Mapping[str, AttackSettings],
     surrogate: bool,
-) -> rich.table.Table:
+) -> Table:
     """The cells of `plan.planned`, in order, with an estimate of the time.
 
     A gradient of the network and each transform are timed on one batch; compiling, and
@@ -70,13 +70,7 @@ def estimate(
         else 0.0
         for name, config in defenses.items()
     }
-    grid = rich.table.Table(
-        title=f"{len(dataset.images)} images of {dataset.name}", title_justify="left"
-    )
-    for heading in ("defence", "threat", "attack"):
-        grid.add_column(heading)
-    grid.add_column("about, minutes", justify="right")
-    total = 0.0
+    rows, total = [], 0.0
     for defense, config, threat, attack in planned(
         defenses, threats, attacks, surrogate
     ):
@@ -87,6 +81,10 @@ def estimate(
         )
         total += seconds
         words = attack_words(threat, config, attack)
-        grid.add_row(defense, threat, words, f"{seconds / 60:.1f}")
-    grid.add_row("all", "", "", f"{total / 60:.1f}")
-    return grid
+        rows.append((defense, threat, words, f"{seconds / 60:.1f}"))
+    words = (Column(head, words=True) for head in ("defence", "threat", "attack"))
+    return Table(
+        f"{len(dataset.images)} images of {dataset.name}",
+        (*words, Column("about, minutes")),
+        (*rows, ("all", "", "", f"{total / 60:.1f}")),
+    )

@@ -7,7 +7,7 @@ cell that is missing. One with other settings is refused, not written over the f
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,9 @@ from train.evaluation.estimate import estimate
 from train.evaluation.plan import by_name, cell_name, planned, planned_name
 from train.evaluation.statistics import compare
 from train.flags import require_rank
-from train.present.terminal import cells_table
+from train.present.results import Results
+from train.present.tables import accuracy
+from train.present.terminal import for_terminal
 from train.records import provenance, storing
 from train.threats.attackers import AttackSettings
 from train.threats.defended import Network, defended, settings_of
@@ -160,6 +162,13 @@ def soundness_of(
     return [dataclasses.asdict(finding) for finding in findings]
 
 
+def show_cells(title: str, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Prints summaries of cells as a table."""
+    found = accuracy.cells(Results(records={"": cells}), {title: "#"})
+    table = found.without("network trained on").titled(title)
+    rich.console.Console().print(for_terminal(table))
+
+
 def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) -> None:
     """Measures what is missing in the record at `path`, and prints the cells.
 
@@ -183,7 +192,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
             evaluation.attacks,
             bool(surrogate),
         )
-        rich.console.Console().print(cells)
+        rich.console.Console().print(for_terminal(cells))
         return
     inputs, progress = evaluation.inputs(), Progress()
     settings = {name: settings_of(x) for name, x in evaluation.defenses.items()}
@@ -266,7 +275,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
     trained = loaded.settings.defense
     trained_with = method_of(trained).title if trained else "no defence"
     title = f"{dataset.name}, network trained with {trained_with}"
-    rich.console.Console().print(cells_table(title, cells))
+    show_cells(title, cells)
     for row in compare(cells, "splic", "srf"):
         gap = row["psnr_difference_db"]
         if gap:

@@ -2,11 +2,10 @@
 
 import os
 import pathlib
-import statistics
 from collections.abc import Sequence
+from statistics import fmean
 
 import rich.console
-import rich.table
 
 from train.data.loading import Dataset
 from train.files import codecs
@@ -14,6 +13,8 @@ from train.files.arrays import SUFFIXES as ARRAY_SUFFIXES
 from train.files.arrays import from_dataset, open_file, purify_arrays
 from train.files.pictures import Source, purify_pictures
 from train.files.pieces import Purifier, Tally
+from train.present.table import Column, Table
+from train.present.terminal import for_terminal
 from train.utils.errors import UserError
 from train.utils.progress import Progress
 
@@ -174,20 +175,17 @@ def _array_target(
 
 
 def _show(tally: Tally, console: rich.console.Console) -> None:
-    table = rich.table.Table(show_header=False)
-    table.add_row("images purified", str(tally.done))
-    table.add_row("done before", str(tally.before))
-    table.add_row("failed, as named above", str(tally.failed))
+    rows = [
+        ("images purified", str(tally.done)),
+        ("done before", str(tally.before)),
+        ("failed, as named above", str(tally.failed)),
+    ]
     if tally.psnr:
-        table.add_row("mean PSNR against the input", f"{_mean(tally.psnr):.2f} dB")
+        rows.append(("mean PSNR against the input", f"{fmean(tally.psnr):.2f} dB"))
     if tally.ssim:
-        table.add_row("mean SSIM against the input", f"{_mean(tally.ssim):.4f}")
+        rows.append(("mean SSIM against the input", f"{fmean(tally.ssim):.4f}"))
     if tally.done:
-        table.add_row(
-            "seconds per image, with compilation", f"{tally.seconds / tally.done:.3g}"
-        )
-    console.print(table)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values)
+        each = tally.seconds / tally.done
+        rows.append(("seconds per image, with compilation", f"{each:.3g}"))
+    columns = (Column("what", words=True), Column("value"))
+    console.print(for_terminal(Table("", columns, tuple(rows))))

@@ -1,23 +1,27 @@
-"""What the quoted tables share."""
+"""Tables in Markdown."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from train.present.results import Traced
+from train.present.table import Code, Shown, Table
 
-
-def markdown_table(rows: Sequence[Sequence[str]], numbers_from: int) -> str:
-    """Rows as a Markdown table; columns from `numbers_from` on are set right."""
-    head, *body = rows
-    rule = ["---" if i < numbers_from else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *body))
+_ASCII = str.maketrans({"\N{MINUS SIGN}": "-", "\N{PLUS-MINUS SIGN}": "+- "})
 
 
-def provenance_line(record: Mapping[str, Any]) -> str:
-    """Where a result comes from, in one line."""
-    facts = record["provenance"]
-    return f"{facts['hardware']}, jax {facts['versions']['jax']}, {facts['date']}"
+def plain(shown: Shown) -> str:
+    """A cell as characters that any editor and terminal has; a dash for nothing."""
+    if shown is None:
+        return "-"
+    if isinstance(shown, Code):
+        return plain(shown.text)
+    text = shown.text if isinstance(shown, Traced) else shown
+    return text.translate(_ASCII)
 
 
-def dataset_name(record: Mapping[str, Any]) -> str:
-    """What the images of a result are called in a text."""
-    name = record["dataset"]["name"]
-    return {"cifar10": "CIFAR-10, JPEG export"}.get(name, f"`{name}`")
+def markdown(table: Table) -> str:
+    """The table, without its caption; numbers are set right."""
+    rows = [
+        [f"`{plain(x)}`" if isinstance(x, Code) else plain(x) for x in row]
+        for row in table.rows
+    ]
+    head = [column.head for column in table.columns]
+    rule = ["---" if column.words else "---:" for column in table.columns]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))

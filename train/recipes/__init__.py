@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.recipes.alp import LogitPairing
-from train.recipes.base import Forward, Frozen, Outputs, Recipe
+from train.recipes.base import Batch, Forward, Frozen, Outputs, Recipe
 from train.recipes.ensemble import Ensemble
 from train.recipes.fast import Fast
 from train.recipes.pgd import PGD
@@ -19,6 +19,7 @@ from train.recipes.vanilla import Vanilla
 
 __all__ = [
     "RECIPES",
+    "Batch",
     "Forward",
     "Frozen",
     "Outputs",

@@ -3,10 +3,10 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from splic_jax.fields import require_number
-from train.recipes.base import Forward, Images, Labels, Logits, cross_entropy
+from train.recipes.base import Batch, Forward, LossOf, cross_entropy
 from train.recipes.pgd import PGD
 
 
@@ -36,14 +36,8 @@ class LogitPairing(PGD):
         super().__post_init__()
         require_number(self, "pairing", "[0, inf)")
 
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
+    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
+        images, attacked, labels = batch
         logits = forward(jnp.concatenate([images, attacked]), key).logits
         clean, moved = jnp.split(logits, 2)
         distance = jnp.square(clean - moved).mean()

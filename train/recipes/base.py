@@ -40,8 +40,26 @@ class Frozen(NamedTuple):
     static: tuple[LogitsFunction, ...] = ()
 
 
+class Batch(NamedTuple):
+    """What the loss of a step is of.
+
+    Attributes:
+        images: float32 in [0, 1].
+        attacked: what `Recipe.craft` made of them.
+        labels: of both.
+    """
+
+    images: Images
+    attacked: Images
+    labels: Labels
+
+
+# What is minimised, and the logits that count as the answers.
+LossOf = tuple[Float[Array, ""], Logits]
+
+
 class Recipe(Protocol):
-    """A loss and a batch step for `train.train`; a frozen dataclass of its numbers."""
+    """A loss and a batch step for the training loop, and its numbers, frozen."""
 
     def craft(
         self, frozen: Frozen, images: Images, labels: Labels, key: PRNGKeyArray
@@ -49,14 +67,7 @@ class Recipe(Protocol):
         """Returns the images that the loss sees as attacked, constants to it."""
         ...
 
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
+    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
         """Returns what is minimised, and the logits that count as the answers."""
         ...
 
@@ -69,17 +80,10 @@ def cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
 class LossOfAttacked:
     """The loss of a recipe that is all in its attack."""
 
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
+    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
         """The cross-entropy of the attacked images, and their logits."""
-        logits = forward(attacked, key).logits
-        return cross_entropy(logits, labels), logits
+        logits = forward(batch.attacked, key).logits
+        return cross_entropy(logits, batch.labels), logits
 
 
 def kl_divergence(reference: Logits, logits: Logits) -> Float[Array, ""]:

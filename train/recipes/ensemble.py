@@ -4,15 +4,16 @@ import dataclasses
 from functools import partial
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 import attacks
 from train.recipes.base import (
+    Batch,
     Forward,
     Frozen,
     Images,
     Labels,
-    Logits,
+    LossOf,
     cross_entropy,
     require_epsilon,
 )
@@ -62,14 +63,8 @@ class Ensemble:
         drawn = jax.random.randint(draw_key, (), 0, len(sources))
         return jax.lax.switch(drawn, [partial(attack, source) for source in sources])
 
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
+    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
+        images, attacked, labels = batch
         clean_key, attacked_key = jax.random.split(key)
         clean = forward(images, clean_key).logits
         moved = forward(attacked, attacked_key).logits

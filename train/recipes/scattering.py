@@ -9,7 +9,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import attacks
 from splic_jax.fields import require_integer, require_number
-from train.recipes.base import Forward, Frozen, Images, Labels, Logits, require_epsilon
+from train.recipes.base import (
+    Batch,
+    Forward,
+    Frozen,
+    Images,
+    Labels,
+    LossOf,
+    require_epsilon,
+)
 
 Features = Float[Array, "n width"]
 
@@ -75,17 +83,10 @@ class Scattering:
             loss=transported,
         ).images
 
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
-        logits = forward(attacked, key).logits
+    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
+        logits = forward(batch.attacked, key).logits
         classes = logits.shape[-1]
-        true = jax.nn.one_hot(labels, classes)
+        true = jax.nn.one_hot(batch.labels, classes)
         rest = (1 - true) / max(classes - 1, 1)
         smoothed = (1 - self.smoothing) * true + self.smoothing * rest
         return optax.softmax_cross_entropy(logits, smoothed).mean(), logits

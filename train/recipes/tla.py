@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from splic_jax.fields import require_choice, require_number
-from train.recipes.base import Forward, Images, Labels, Logits, cross_entropy
+from train.recipes.base import Batch, Forward, Labels, LossOf, cross_entropy
 from train.recipes.pgd import PGD
 
 Features = Float[Array, "n width"]
@@ -55,14 +55,8 @@ class Triplet(PGD):
         require_choice(self, "negatives", ("hardest", "semi-hard", "random"))
         require_choice(self, "anchor", ("attacked", "clean"))
 
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
+    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
+        images, attacked, labels = batch
         keys = jax.random.split(key, 4)
         logits, moved = forward(attacked, keys[0])
         _, clean = forward(images, keys[1])

@@ -3,16 +3,17 @@
 import dataclasses
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from attacks.losses import kl_from
 from splic_jax.fields import require_number
 from train.recipes.base import (
+    Batch,
     Forward,
     Frozen,
     Images,
     Labels,
-    Logits,
+    LossOf,
     cross_entropy,
     kl_divergence,
 )
@@ -56,14 +57,8 @@ class Trades(PGD):
         divergence = kl_from(frozen.network(images, clean_key))
         return self.attacked(frozen, images, labels, attack_key, divergence)
 
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
+    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
+        images, attacked, labels = batch
         clean_key, attacked_key = jax.random.split(key)
         clean = forward(images, clean_key).logits
         moved = forward(attacked, attacked_key).logits

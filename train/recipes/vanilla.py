@@ -2,9 +2,17 @@
 
 import dataclasses
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from train.recipes.base import Forward, Frozen, Images, Labels, Logits, LossOfAttacked
+from train.recipes.base import (
+    Batch,
+    Forward,
+    Frozen,
+    Images,
+    Labels,
+    LossOf,
+    LossOfAttacked,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +25,5 @@ class Vanilla(LossOfAttacked):
         del frozen, labels, key
         return images
 
-    def loss(
-        self,
-        forward: Forward,
-        images: Images,
-        attacked: Images,
-        labels: Labels,
-        key: PRNGKeyArray,
-    ) -> tuple[Float[Array, ""], Logits]:
-        return super().loss(forward, images, images, labels, key)
+    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
+        return super().loss(forward, batch._replace(attacked=batch.images), key)

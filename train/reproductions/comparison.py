@@ -1,27 +1,17 @@
 """Our numbers beside the printed ones, with a plain word where they disagree."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from train.present.markdown import markdown_table
+from train.present.markdown import markdown
+from train.present.results import Results
+from train.present.tables import paper
+from train.present.tables.listed import listed
+from train.records.printed import printed_values
 from train.reproductions.plan import Cells
 from train.reproductions.workshop import Workshop
 from train.utils.files import write_whole
-
-PRINTED = pathlib.Path(__file__).parents[1] / "records" / "printed.json"
-# What the paper calls a data set; it has no others.
-DATASETS = {"cifar10": "CIFAR-10", "svhn_cropped": "SVHN"}
-
-
-def printed_values(table: int, dataset: str) -> dict[tuple[str, str], float | None]:
-    """A table as printed: (method, column) to percent; None where it has a dash."""
-    return {
-        (value["method"], value["column"]): value["value"]
-        for value in json.loads(PRINTED.read_text())["values"]
-        if (value["table"], value["dataset"]) == (table, DATASETS.get(dataset))
-    }
 
 
 def compare(cell: Mapping[str, Any], paper: float | None) -> dict[str, Any]:
@@ -53,26 +43,10 @@ def write_table(
     """Writes a table as Markdown; returns its comparison for the record."""
     printed = printed_values(number, workshop.dataset_name)
     rows = [compare(cell, printed.get((cell["row"], cell["column"]))) for cell in cells]
+    record = {f"reproduction/table{number}.json": {"comparison": rows}}
+    table = markdown(listed(Results(records=record), "reproduced", number=number))
     text = f"# Table {number}, {workshop.dataset_name}\n\n"
-    text += _preamble(workshop, rows) + "\n\n"
-    heads = "method, column, paper, ours, difference, 95 % interval, images, verdict"
-    lines = [heads.split(", ")]
-    for row in rows:
-        paper, difference = row["paper"], row["difference"]
-        low, high = row["interval"]
-        lines.append(
-            [
-                row["row"],
-                row["column"],
-                "-" if paper is None else f"{paper:.1f} %",
-                f"{row['ours']:.1f} %",
-                "-" if difference is None else f"{difference:+.1f}",
-                f"{low:.1f} to {high:.1f}",
-                str(row["count"]),
-                row["verdict"],
-            ]
-        )
-    text += markdown_table(lines, 2) + "\n"
+    text += f"{_preamble(workshop, rows)}\n\n{table}\n"
     write_whole(path.with_suffix(".md"), text.encode())
     return {"comparison": rows}
 
@@ -81,11 +55,10 @@ def _preamble(workshop: Workshop, rows: list[dict[str, Any]]) -> str:
     """What a reader has to know before the numbers."""
     scale = workshop.scale
     facts = [f"Scale {scale.name}: {scale.about}."]
-    compared = [row for row in rows if row["paper"] is not None]
-    if compared:
-        apart = sum(row["verdict"] == "disagrees" for row in compared)
+    apart, count = paper.outside(rows)
+    if count:
         facts.append(
-            f"{apart} of {len(compared)} printed values disagree with ours: they lie "
+            f"{apart} of {count} printed values disagree with ours: they lie "
             "outside our 95 % interval (Wilson), which is of the images and not of the "
             "training. Differences are in points."
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 
 from attacks import bpda
-from splic_jax import SPLICConfig, method_of, purify, transform
+from splic_jax import METHODS, SPLICConfig, method_of, purify, transform
 from splic_jax.transforms import TransformConfig, as_dict
 
 # images -> logits
@@ -55,3 +56,22 @@ def settings_of(config: TransformConfig | None) -> dict[str, Any] | None:
     ]
     described = as_dict(config) | ({"fitted": digests} if digests else {})
     return json.loads(json.dumps(described))
+
+
+def list_defenses() -> str:
+    """The registry in words."""
+    lines = []
+    for name, method in METHODS.items():
+        settings = as_dict(method.config)
+        del settings["method"]
+        facts = [
+            f"{method.title} ({method.source}): {method.idea}.",
+            f"{'Random' if method.random else 'Not random'}; "
+            f"{'differentiable' if method.differentiable else 'no useful derivative'}; "
+            f"break it with {method.attack}.",
+            " ".join(f"{field}={value}" for field, value in settings.items()),
+        ]
+        lines.append(name)
+        for fact in facts:
+            lines.append(textwrap.indent(textwrap.fill(fact, 84), "    "))
+    return "\n".join(lines)

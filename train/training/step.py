@@ -14,7 +14,7 @@ from splic_jax import transform
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.transforms import TransformConfig
 from train import models
-from train.recipes import RECIPES, Frozen, Outputs, Recipe
+from train.recipes import RECIPES, Batch, Frozen, Outputs, Recipe
 from train.threats.defended import defended
 
 CROP_PADDING = 4
@@ -109,6 +109,7 @@ def make_train_step(
             tuple(partial(_without_key, network) for network in static),
         )
         attacked = recipe.craft(frozen, inputs, labels, craft_key)
+        batch = Batch(inputs, attacked, labels)
 
         def loss_function(parameters):
             model = nnx.merge(graphdef, parameters, state.statistics, copy=True)
@@ -120,7 +121,7 @@ def make_train_step(
                 features = model.features(images, train=True)
                 return Outputs(model.head(features), features)
 
-            loss, logits = recipe.loss(forward, inputs, attacked, labels, loss_key)
+            loss, logits = recipe.loss(forward, batch, loss_key)
             accuracy = jnp.mean(logits.argmax(axis=-1) == labels)
             return loss, (accuracy, nnx.state(model, nnx.BatchStat))
 

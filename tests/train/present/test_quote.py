@@ -1,20 +1,21 @@
-import functools
 import json
 import pathlib
 import re
 
 import pytest
 
-from train.present.quotes.pages import BLOCKS, PAGES, fill
+from train.present.quotes.pages import BLOCKS, PAGES, VALUES, fill
+from train.present.results import Results
 from train.utils.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+RESULTS = Results(ROOT / "results")
 
 
 def test_pages_quote_what_the_results_hold():
     pages = {page: (ROOT / page).read_text() for page in PAGES}
     for page, text in pages.items():
-        assert fill(text, ROOT / "results") == text, (
+        assert fill(text, RESULTS) == text, (
             f"{page} is out of step with results/: run `python -m train.quote`"
         )
     for name in BLOCKS:
@@ -36,19 +37,28 @@ def test_a_cell_edited_by_hand_is_found():
             block = block[: digit.start()] + changed + block[digit.end() :]
             edited = before + begin + block + end + after
             assert edited != text
-            assert fill(edited, ROOT / "results") == text, name
+            assert fill(edited, RESULTS) == text, name
+
+
+def test_a_value_edited_by_hand_is_found():
+    text = "".join((ROOT / page).read_text() for page in PAGES)
+    for name in VALUES:
+        tag = f"<!-- {name} -->"
+        assert tag in text
+        edited = text.replace(tag, f"{tag}9")
+        assert fill(edited, RESULTS) == fill(text, RESULTS) == text
 
 
 def test_blocks_are_replaced_and_the_rest_is_left(monkeypatch, tmp_path):
     monkeypatch.setitem(BLOCKS, "quickstart", lambda results: "new")
     text = "a\n<!-- quickstart -->\nold\n<!-- end quickstart -->\nz"
     expected = "a\n<!-- quickstart -->\nnew\n<!-- end quickstart -->\nz"
-    assert fill(text, tmp_path) == expected
-    assert fill(expected, tmp_path) == expected
+    assert fill(text, Results(tmp_path)) == expected
+    assert fill(expected, Results(tmp_path)) == expected
 
 
 def test_a_reproduced_table_stands_beside_the_papers(tmp_path):
-    table = functools.partial(BLOCKS["reproduced_table2"], tmp_path)
+    table = lambda: BLOCKS["reproduced_table2"](Results(tmp_path))
     assert table() == "Table 2 has not been run on real images yet."
     row = {"row": "SPLIC", "column": "BPDA", "paper": 68.5, "ours": 10.0}
     row |= {"difference": -58.5, "interval": [4.3, 21.4], "count": 50}
@@ -83,7 +93,7 @@ def test_a_reproduced_table_stands_beside_the_papers(tmp_path):
 
 
 def test_a_reproduced_figure_is_a_row_for_each_of_its_rows(tmp_path):
-    figure = functools.partial(BLOCKS["reproduced_figure12"], tmp_path)
+    figure = lambda: BLOCKS["reproduced_figure12"](Results(tmp_path))
     assert figure() == "Figure 12 has not been run on real images yet."
     cell = {"row": "SPLIC", "column": "Clean", "accuracy": 0.5, "count": 40}
     cell |= {"accuracy_interval": [0.35, 0.652]}
@@ -112,5 +122,5 @@ def test_a_reproduced_figure_is_a_row_for_each_of_its_rows(tmp_path):
 
 
 def test_a_missing_result_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"quickstart\.json is quoted, but missing"):
-        fill("<!-- quickstart -->\n<!-- end quickstart -->", tmp_path)
+    with pytest.raises(UserError, match=r"quickstart\.json cannot be read"):
+        fill("<!-- quickstart -->\n<!-- end quickstart -->", Results(tmp_path))

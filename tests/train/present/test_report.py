@@ -17,8 +17,8 @@ from train.present import plots
 from train.present.plots import Point, Series
 from train.present.report.page import make_page
 from train.present.report.sections import SECTIONS
-from train.present.report.traced import FORMATS, Results, Traced
 from train.present.report.words import CHECKS
+from train.present.results import FORMATS, Results, Traced
 from train.utils.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -26,7 +26,7 @@ PRINTED = ROOT / "train" / "records" / "printed.json"
 VOID = {"meta", "link", "input", "img", "br"}
 # What may hold digits that are no results: names, and what an interval is.
 NAMES = re.compile(
-    r"CIFAR-10|\b95\s%|Tables? \d( to \d)?|section \d(\.\d)+|reference \[4\]|"
+    r"CIFAR-10|PGD-7|\b95\s%|Tables? \d( to \d)?|section \d(\.\d)+|reference \[4\]|"
     r"float64|\w+\.json"
 )
 
@@ -204,7 +204,16 @@ def made_up():
             {**bare[4], "row": "SPLIC", "column": column} for column in ("BPDA", "EOT")
         ],
         "comparison": [
-            {"row": "SPLIC", "column": column, "paper": paper, "verdict": verdict}
+            {
+                "row": "SPLIC",
+                "column": column,
+                "paper": paper,
+                "ours": 26.6,
+                "difference": paper and 26.6 - paper,
+                "interval": [19.7, 34.8],
+                "count": 128,
+                "verdict": verdict,
+            }
             for column, paper, verdict in (
                 ("BPDA", 68.5, "disagrees"),
                 ("EOT", None, "not printed"),
@@ -351,7 +360,8 @@ def test_text_of_files_cannot_become_markup(page):
 def test_findings_and_comparisons_are_there(page):
     for text in ("What they found", "Table 3; ours: SPLIC, gray-box", "BPDA + EOT"):
         assert text in page
-    differences = [s for s, f, _ in Page(page).sources if f == "difference"]
+    kinds = ("difference", "points")
+    differences = [s for s, f, _ in Page(page).sources if f in kinds]
     # 5 of Tables 1 and 2; 4 of Table 3; 1 of Table 2 as reproduced.
     assert len(differences) == 10
     assert "Table 2, rerun on CIFAR-10" in page and "disagrees" in page

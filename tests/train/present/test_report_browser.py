@@ -156,10 +156,10 @@ def test_the_explorer_shows_what_the_table_says(opened):
 def test_tables_sort_by_click_and_by_enter(opened):
     page = opened()
     table = page.locator("#cifar10 table")
-    heading = table.locator("thead button").nth(2)
+    heading = table.locator("thead button").nth(3)
 
     def numbers():
-        keys = table.locator("tbody tr td:nth-child(3)").evaluate_all(
+        keys = table.locator("tbody tr td:nth-child(4)").evaluate_all(
             "cells => cells.map(cell => cell.dataset.sort)"
         )
         return [float(key) if key else None for key in keys]

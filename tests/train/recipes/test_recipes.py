@@ -13,7 +13,7 @@ from scipy import special
 
 from splic_jax import BitDepthConfig
 from train import models, recipes
-from train.recipes import RECIPES, Frozen, Outputs
+from train.recipes import RECIPES, Batch, Frozen, Outputs
 from train.recipes.alp import LogitPairing
 from train.recipes.ensemble import Ensemble
 from train.recipes.fast import Fast
@@ -48,9 +48,8 @@ def forward(images: jax.Array, key: jax.Array) -> Outputs:
 
 
 def loss_of(recipe: recipes.Recipe) -> tuple[float, np.ndarray]:
-    loss, logits = recipe.loss(
-        forward, jnp.asarray(IMAGES), jnp.asarray(ATTACKED), jnp.asarray(LABELS), KEY
-    )
+    batch = Batch(*map(jnp.asarray, (IMAGES, ATTACKED, LABELS)))
+    loss, logits = recipe.loss(forward, batch, KEY)
     return float(loss), np.asarray(logits)
 
 
@@ -107,7 +106,9 @@ def test_trades_is_sloped_through_both_predictions() -> None:
     def loss(z, w):
         outputs = iter([z, w])
         return Trades().loss(
-            lambda images, key: Outputs(next(outputs), images), z, w, LABELS, KEY
+            lambda images, key: Outputs(next(outputs), images),
+            Batch(z, w, LABELS),
+            KEY,
         )[0]
 
     p, q = special.softmax(z, axis=1), special.softmax(w, axis=1)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.recipes import RECIPES, Outputs
+from train.recipes import RECIPES, Batch, Outputs
 from train.recipes.tla import Triplet, nearest_negative, same_class, similarity
 
 RNG = np.random.default_rng(1)
@@ -24,7 +24,7 @@ def cosine(u: np.ndarray, v: np.ndarray) -> float:
 def loss_of(recipe: Triplet, labels: np.ndarray = LABELS) -> float:
     # One pass for the attacked images, and one for the clean; equal logits.
     outputs = iter([Outputs(jnp.zeros((7, 4)), f) for f in (MOVED, CLEAN)])
-    loss, _ = recipe.loss(lambda *_: next(outputs), MOVED, MOVED, labels, KEY)
+    loss, _ = recipe.loss(lambda *_: next(outputs), Batch(MOVED, MOVED, labels), KEY)
     return float(loss)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from train.data import loading
 from train.present.plots import COLOURS
+from train.records.printed import PRINTED, printed_values
 from train.records.storing import record_of
-from train.reproductions.comparison import PRINTED, compare, printed_values, write_table
+from train.reproductions.comparison import compare, write_table
 from train.reproductions.pictures import photograph
 from train.reproductions.run import ITEMS, chosen, planned
 from train.reproductions.scales import SCALES
@@ -122,7 +123,7 @@ def test_writes_a_table(first_run):
     for cell, row in zip(record["cells"], record["comparison"], strict=True):
         assert cell["count"] == 16
         assert cell["accuracy"] == cell["correct_by_image"].count("1") / 16
-        assert f"{100 * cell['accuracy']:.1f} %" in text
+        assert f"| {100 * cell['accuracy']:.1f} |" in text
         assert row["verdict"] == "not printed"
 
 
@@ -288,5 +289,9 @@ def test_a_table_says_where_it_disagrees(tmp_path):
     text = (tmp_path / "table3.md").read_text()
     assert "Scale small: not the paper's setting" in text
     assert "1 of 2 printed values disagree" in text
-    assert "| SPLIC | FGSM | 40.9 % | 41.0 % | +0.1 | 38.0 to 42.0 |" in text
-    assert "| SPLIC | PGD | 43.6 % | 41.0 % | -2.6 | 38.0 to 42.0 |" in text
+    assert (
+        "| SPLIC | FGSM | 40.9 | 41.0 | 38.0 to 42.0 | 1000 | +0.1 | agrees |" in text
+    )
+    assert (
+        "| SPLIC | PGD | 43.6 | 41.0 | 38.0 to 42.0 | 1000 | -2.6 | disagrees |" in text
+    )

@@ -124,7 +124,7 @@ def test_the_plan_lists_the_cells_that_are_measured(capsys):
     table = estimate(network, dataset, *arguments, surrogate=False)
     cells = list(planned(*arguments, surrogate=False))
     assert [cell[0] for cell in cells] == ["none"] * 2 + ["bit_depth"] * 3
-    assert table.row_count == len(cells) + 1
+    assert len(table.rows) == len(cells) + 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from markupsafe import Markup
 
 from train.present.report.measured import hero
 from train.present.report.sections import SECTIONS
-from train.present.report.traced import Results, unbroken
+from train.present.results import Results, Traced
+from train.present.table import sort_key
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 
@@ -49,6 +50,7 @@ def make_page(folder: pathlib.Path) -> tuple[str, list[str]]:
         sections=parts,
         hero=hero(results),
         show=results.show,
+        sort_key=sort_key,
         unbroken=unbroken,
         style=_text("report.css"),
         script=_text("report.js"),
@@ -59,3 +61,16 @@ def make_page(folder: pathlib.Path) -> tuple[str, list[str]]:
 def _text(name: str) -> Markup:
     """A file of ours that goes into the page as it is."""
     return Markup((_FOLDER / "templates" / name).read_text())
+
+
+def unbroken(text: str | Traced) -> Markup:
+    """A command whose lines break between its words only, not at their hyphens."""
+    words = Markup(" ").join(
+        Markup('<span class="word">{}</span>').format(word)
+        for word in str(getattr(text, "text", text)).split()
+    )
+    if isinstance(text, str):
+        return words
+    return Markup('<data data-source="{}" data-format="{}">{}</data>').format(
+        text.source, text.format, words
+    )

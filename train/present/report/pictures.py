@@ -4,8 +4,8 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-from train.present.report.tables import NETWORKS
-from train.present.report.traced import Results
+from train.present.results import Results
+from train.present.tables.accuracy import NETWORKS
 
 
 def picture(results: Results, name: str) -> str:
@@ -62,7 +62,7 @@ def _view(
 ) -> dict[str, Any]:
     at = f"{source}/views/{view}"
     label = results.value(f"{source}/label")
-    psnr = results.value(f"{at}/psnr_db")
+    psnr = results.get(f"{at}/psnr_db")
     top = [
         {
             "class": results.show(f"{one}/class", "text"),

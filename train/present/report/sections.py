@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from train.present.report import comparison, defenses, measured, pictures, words
-from train.present.report.traced import Results
+from train.present.results import Results
 
 
 @dataclasses.dataclass(frozen=True)

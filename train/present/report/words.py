@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from train.present.report.tables import defense_title
-from train.present.report.traced import Results
+from train.present.results import Results
+from train.present.tables.accuracy import defense_title
 
 
 def believed(results: Results) -> dict[str, Any]:

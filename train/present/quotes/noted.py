@@ -1,0 +1,60 @@
+"""Blocks that are a table and the note below it."""
+
+import functools
+from collections.abc import Callable
+
+from train.present.markdown import markdown
+from train.present.results import Results
+from train.present.sentences import note
+from train.present.table import Table
+from train.present.tables import accuracy, defenses, gpu, paper, speed
+from train.present.tables.listed import listed
+
+Block = Callable[[Results], str]
+
+
+def _block(table: Callable[[Results], Table], name: str, before: str = "") -> Block:
+    return lambda results: (
+        f"{markdown(table(results))}\n\n{before}{note(results, name)}"
+    )
+
+
+def _listed(name: str) -> Block:
+    return _block(functools.partial(listed, name=name), name)
+
+
+def _cue_conflict(results: Results) -> Table:
+    lists = {n: f"cue_conflict_{n}.json#/cells" for n in accuracy.NETWORKS}
+    return accuracy.cells(results, lists).without("attack", "images", "PSNR, dB")
+
+
+def _table3(results: Results) -> Table:
+    table = paper.side_by_side(results, [key for key in paper.OURS if key[0] == 3])
+    return table.without("printed in", "images")
+
+
+_GRAY_BOX = (
+    "By accuracy under PGD. Gray-box: FGSM, and PGD-7 with steps of 2/255, in the "
+    "L-infinity ball of 8/255 on the network alone; 95 % Wilson intervals; PSNR in dB. "
+)
+NOTED: dict[str, Block] = {
+    "stopping": _listed("stopping"),
+    "agreement": _listed("agreement"),
+    "training_speed": _listed("training"),
+    "adaptive": _listed("adaptive"),
+    "gradients": _block(speed.gradients, "gradients"),
+    "attack_speed": _block(speed.attacks, "attacks"),
+    "tests": _block(speed.tests, "tests"),
+    "cue_conflict": _block(_cue_conflict, "cue_conflict"),
+    "finding_cost": _block(accuracy.cost_of_purifying, "cost_of_purifying"),
+    "finding_table3": _block(_table3, "network"),
+    "finding_formulas": _block(defenses.formulas, "network"),
+    "defenses_small": _block(defenses.methods, "network", _GRAY_BOX),
+    "defenses_sweeps": _block(defenses.sweeps, "network"),
+    "defenses_votes": _block(
+        defenses.votes, "network", "The mean of the logits decides. "
+    ),
+    "gpu_training": _block(gpu.training, "gpu_training"),
+    "gpu_white_box": _block(gpu.white_box, "gpu_white_box"),
+    "gpu_attack_speed": _block(gpu.attack_speed, "gpu_attack_speed"),
+}

@@ -1,0 +1,47 @@
+"""What stands below a quoted table: what was measured, on what, and where it is."""
+
+import pathlib
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from train.present.results import Results
+
+_NOTES = pathlib.Path(__file__).parent / "quotes" / "notes.toml"
+NOTES = tomllib.loads(_NOTES.read_text())
+
+
+def provenance_line(record: Mapping[str, Any]) -> str:
+    """Where a result comes from, in one line."""
+    facts = record["provenance"]
+    return f"{facts['hardware']}, jax {facts['versions']['jax']}, {facts['date']}"
+
+
+def dataset_name(record: Mapping[str, Any]) -> str:
+    """What the images of a result are called in a text."""
+    name = record["dataset"]["name"]
+    return {"cifar10": "CIFAR-10, JPEG export"}.get(name, f"`{name}`")
+
+
+def link(file: str, up: str = "../") -> str:
+    """A link to a result file, from docs/ or with ``up=""`` from the README."""
+    return f"[results/{file}]({up}results/{file})"
+
+
+def made_by(record: Mapping[str, Any], file: str, up: str = "../") -> str:
+    """Where a result comes from, and its file."""
+    return f"{provenance_line(record)}. {link(file, up)}"
+
+
+def note(results: Results, name: str) -> str:
+    """A note of `quotes/notes.toml`, with what the results say."""
+    about = NOTES[name]
+    file, record = about["of"].partition("#")[0], results.value(about["of"])
+    return about["text"].format(
+        r=record,
+        dataset=dataset_name(record) if "dataset" in record else "",
+        radius=f"{255 * record.get('epsilon', 0):g}/255",
+        provenance=provenance_line(record),
+        link=link(file, about["up"]),
+        made_by=made_by(record, file, about["up"]),
+    )

@@ -1,0 +1,1 @@
+"""Every table once: its columns, its units, and where each number is from."""
