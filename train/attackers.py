@@ -23,7 +23,7 @@ from attacks import (
     spsa,
     square,
 )
-from splic_jax import SPLICConfig, method_of, purify, transform
+from splic_jax import method_of, transform
 from splic_jax.transforms import TransformConfig
 
 # images -> logits
@@ -169,11 +169,7 @@ def defended(
     """
     if config is None:
         return lambda images, key: network(images)
-    if derivative == "true" and isinstance(config, SPLICConfig):
-        apply = partial(purify, config=config, rounds=config.max_rounds)
-    else:
-        apply = partial(transform, config=config)
-    apply = partial(apply, first_index=first_index)
+    apply = partial(transform, config=config, first_index=first_index)
     if derivative == "bpda":
         backward = method_of(config).backward
         apply = bpda(apply, backward and partial(backward, config=config))

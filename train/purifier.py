@@ -12,8 +12,8 @@ from jaxtyping import Array, Int, Key, Shaped
 
 import splic_jax
 from splic_jax import SPLICConfig, purify
-from splic_jax.batches import NotFiniteError
 from splic_jax.keys import GENERATOR, generator
+from splic_jax.layout.batches import NotFiniteError
 from splic_jax.purification import default_chunk_size
 from train.devices import spread
 from train.quality import Quality, quality

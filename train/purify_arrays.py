@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from splic_jax.batches import NotFiniteError
+from splic_jax.layout.batches import NotFiniteError
 from train import files
 from train.data import Dataset
 from train.errors import UserError

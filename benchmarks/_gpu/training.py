@@ -34,8 +34,8 @@ from attacks import bpda
 from benchmarks._gpu import networks, settings
 from benchmarks._gpu.context import Context, Images, Program, interval
 from splic_jax import SPLICConfig, purify
-from splic_jax.fused import runs_kernel
-from splic_jax.transforms.matrices import of_matrices
+from splic_jax.solvers.kernel import runs_kernel
+from splic_jax.transforms.completion.matrices import of_matrices
 from train import files, models
 
 MOST_EPOCHS = 15
@@ -239,7 +239,7 @@ def purify_piece(
 def usvt_piece(
     images: jax.Array, indices: jax.Array, key: jax.Array, kept: jax.Array
 ) -> jax.Array:
-    """`splic_jax.transforms.usvt`, each image with a keep probability of its own.
+    """`transforms.completion.usvt`, each image with a keep probability of its own.
 
     The singular vectors are those of ``X X^T``, as a GPU decomposes many matrices of
     32 x 32 at a time, but of 32 x 96 one after another.
