@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from splic_jax import SPLICConfig, completion, fused, small, tiles, tracked
+from splic_jax import SPLICConfig
+from splic_jax.layout import small
+from splic_jax.solvers import algorithm1, kernel, stopping, tracked
+from splic_jax.solvers.tracked import Tracked
 
 # Loops around a product in the kernel: over rounds, steps, and full corrections.
 _IN_A_STEP, _IN_A_CORRECTION = 2, 3
@@ -48,10 +51,10 @@ def work(shape: tuple[int, int], config: SPLICConfig) -> Work:
     """Counts what the kernel does, with its padding, from the kernel itself.
 
     Raises:
-        ValueError: where `fused.supports` says no.
+        ValueError: where `kernel.supports` says no.
     """
     jaxpr = jax.make_jaxpr(
-        lambda *arrays: fused.complete_fused(*arrays, config, interpret=True)
+        lambda *arrays: kernel.complete_fused(*arrays, config, interpret=True)
     )(jnp.zeros((1, *shape)), jnp.ones((1, *shape), bool)).jaxpr
     # The first is that of the start.
     *_, call = (e for e, _ in _equations(jaxpr) if e.primitive.name == "pallas_call")
@@ -68,10 +71,10 @@ def work(shape: tuple[int, int], config: SPLICConfig) -> Work:
 def _equations(jaxpr: Any, loops: int = 0) -> Iterator[tuple[Any, int]]:
     """All equations of a jaxpr, whatever it calls, and the loops around each.
 
-    But for those of `tiles._mend`, which seldom runs: so it stays a floor.
+    But for those of `kernel._mend`, which seldom runs: so it stays a floor.
     """
     for equation in jaxpr.eqns:
-        if equation.params.get("name") == tiles._mend.__name__:
+        if equation.params.get("name") == kernel._mend.__name__:
             continue
         yield equation, loops
         inside = loops + (equation.primitive.name in ("scan", "while"))
@@ -89,35 +92,35 @@ def taken(
     """Completes by the fast solver, and counts as it goes."""
 
     def one(matrix: Array, mask: Array) -> Taken:
-        problem, start = completion._start(matrix, mask, config)
+        solver = Tracked(config)
         rank = config.rank_of(matrix.shape)
+        problem, start = algorithm1.start(solver, (matrix, mask))
 
-        def corrections(state: Any) -> Array:
+        def corrections(state: algorithm1.State) -> Array:
+            delta = state.progress.delta
+
             def step(carry, _):
                 x, vectors = carry
                 tall = x if len(vectors) == x.shape[1] else x.T
                 images = small.product(tall, vectors)
-                angles = tracked._angles(small.product_tn(images, images), rank)
-                wanted = tracked._corrections(angles, state.delta)
-                new = completion._step(x, vectors, state.delta, problem, config, 1)
-                return new, wanted
+                angles = tracked.angles_of(small.product_tn(images, images), rank)
+                wanted = tracked.corrections(angles.last, angles.turn, delta)
+                return algorithm1.step(solver, x, vectors, delta, problem), wanted
 
-            carry = state.x, state.vectors
+            carry = state.x, state.basis
             return jnp.sum(jax.lax.scan(step, carry, length=config.inner_steps)[1])
 
         def unfinished(carry):
-            state, _ = carry
-            going_on = state.changes[-1] > config.tolerance
-            return (state.round < config.max_rounds) & going_on
+            return stopping.unfinished(carry[0].progress, config)
 
         def advance(carry):
             state, count = carry
-            new = completion._round(state, problem, config, 1)
+            new = algorithm1.one_round(solver, state, problem)
             return new, count + corrections(state)
 
         state, count = jax.lax.while_loop(unfinished, advance, (start, jnp.int32(0)))
-        done = completion._finish(state.x, matrix, problem, config)
-        return Taken(done, state.round * config.inner_steps, count)
+        done = solver.finish(state.x, (matrix, mask), problem.unit)
+        return Taken(done, state.progress.round * config.inner_steps, count)
 
     return jax.jit(jax.vmap(one))(jnp.asarray(matrices), jnp.asarray(masks))
 

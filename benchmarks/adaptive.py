@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,9 @@ import rich.table
 from absl import flags
 
 from attacks import bpda, judge, pgd
-from splic_jax import SPLICConfig, purify, spectral
+from splic_jax import SPLICConfig, purify
 from splic_jax.purification import COMPILER_OPTIONS
+from splic_jax.solvers import exact
 from train import flags as shared_flags
 from train import models
 from train.evaluation.statistics import mean_interval
@@ -41,16 +41,8 @@ BATCH = 32
 RANK, OBSERVED = 8, 0.5
 
 
-class Defense(NamedTuple):
-    """A random transform, ``(images, key, first_index) -> images``, twice.
-
-    Attributes:
-        transform: as it runs.
-        differentiable: the same with a derivative.
-    """
-
-    transform: Callable
-    differentiable: Callable
+# A random transform, ``(images, key, first_index) -> images``, with a derivative.
+Defense = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +83,6 @@ def define_flags() -> None:
     flags.DEFINE_integer("budget", 200, "gradients for each image", lower_bound=1)
     flags.DEFINE_integer("samples", 10, "masks a step with EOT", lower_bound=1)
     flags.DEFINE_integer("evaluations", 10, "masks to judge with", lower_bound=1)
-    flags.DEFINE_integer("rounds", 16, "rounds of a differentiated SPLIC completion")
     flags.DEFINE_float("epsilon", 8.0, "L-infinity radius, in 1/255", lower_bound=0)
     flags.DEFINE_integer("seed", 0, "of attacks and masks", lower_bound=0)
     flags.DEFINE_string("out", "out/adaptive.json", "JSON file for the results")
@@ -109,7 +100,7 @@ def usvt(images: jax.Array, key: jax.Array, first_index: jax.Array) -> jax.Array
         )
         observed = (2 * image - 1) * kept[..., None] / OBSERVED
         cut = functools.partial(
-            spectral.cut_and_descend, rank=RANK, step_size=1.0, relative=True
+            exact.cut_and_descend, rank=RANK, step_size=1.0, relative=True
         )
         low_rank = jax.vmap(lambda x: cut(x, 1.0)[0], in_axes=-1, out_axes=-1)(observed)
         return jnp.clip((low_rank + 1) / 2, 0, 1)
@@ -120,14 +111,12 @@ def usvt(images: jax.Array, key: jax.Array, first_index: jax.Array) -> jax.Array
 def defense_from_flags() -> Defense:
     """The transform that --defense names."""
     if FLAGS.defense == "usvt":
-        return Defense(usvt, usvt)
+        return usvt
 
-    def splic(images, key, first_index, rounds=None):
-        return purify(
-            images, key, SPLICConfig(), first_index=first_index, rounds=rounds
-        )
+    def splic(images, key, first_index):
+        return purify(images, key, SPLICConfig(), first_index=first_index)
 
-    return Defense(splic, functools.partial(splic, rounds=FLAGS.rounds))
+    return splic
 
 
 def attack_batch(
@@ -143,10 +132,10 @@ def attack_batch(
 
     def logits(images, key):
         if attacker.path == "bpda":
-            defend = lambda x, k: defense.transform(x, k, first_index)  # noqa: E731
+            defend = lambda x, k: defense(x, k, first_index)  # noqa: E731
             images = bpda(defend)(images, key)
         elif attacker.path == "gradient":
-            images = defense.differentiable(images, key, first_index)
+            images = defense(images, key, first_index)
         return network(images)
 
     samples = FLAGS.samples if attacker.eot else 1
@@ -197,7 +186,7 @@ def main(argv: Sequence[str]) -> None:
     @functools.partial(jax.jit, compiler_options=COMPILER_OPTIONS)
     def verdict(images, labels, first_index):
         def defended(images, key):
-            return network(defense.transform(images, key, first_index))
+            return network(defense(images, key, first_index))
 
         judged = judge(
             defended, images, labels, judge_key, evaluations=FLAGS.evaluations

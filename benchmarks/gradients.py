@@ -33,6 +33,7 @@ import rich.table
 from absl import flags
 from matplotlib.figure import Figure
 
+from benchmarks import _reference
 from splic_jax import smoothed_rank, smoothed_rank_gradient
 from train.records import provenance
 from train.records.storing import require_replaceable, write_json
@@ -90,17 +91,12 @@ FUNCTIONS = {
 }
 
 
-def reference(x: np.ndarray, delta: float) -> np.ndarray:
-    """Eq. (9) in float64."""
-    u, s, vt = np.linalg.svd(x.astype(np.float64), full_matrices=False)
-    return (u * (s / delta**2 * np.exp(-((s / delta) ** 2) / 2))) @ vt
-
-
 def error(got: np.ndarray, x: np.ndarray, delta: float) -> float | None:
     """Spectral norm of the error over the largest possible gradient; None if NaN."""
     if not np.isfinite(got).all():
         return None
-    gap = np.linalg.norm(np.asarray(got, np.float64) - reference(x, delta), 2)
+    expected = _reference.smoothed_rank_gradient(x.astype(np.float64), delta)
+    gap = np.linalg.norm(np.asarray(got, np.float64) - expected, 2)
     return float(gap * delta / np.exp(-0.5))
 
 

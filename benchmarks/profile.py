@@ -27,10 +27,12 @@ from absl import flags
 
 from benchmarks import _speed
 from benchmarks.purify import mosaics
-from splic_jax import SPLICConfig, complete, completion, purify, sample_mask, small
-from splic_jax import tracked as fast
-from splic_jax.completion import GROUP
+from splic_jax import SPLICConfig, complete, completion, purify, sample_mask
+from splic_jax.layout import small
+from splic_jax.layout.groups import GROUP
 from splic_jax.purification import COMPILER_OPTIONS
+from splic_jax.solvers import algorithm1, arrays
+from splic_jax.solvers import tracked as fast
 from train import flags as shared_flags
 from train.evaluation.statistics import mean_interval
 from train.records.storing import require_replaceable
@@ -159,14 +161,15 @@ def count_operations(program: str) -> int:
 )
 def state_after(matrix, mask, config: SPLICConfig, rounds: int):
     """The problem, the iterate after some rounds, and its leading singular vectors."""
-    problem, state = completion._start(matrix, mask, config)
+    solver = fast.Tracked(config)
+    problem, state = algorithm1.start(solver, (matrix, mask))
     state, _ = jax.lax.scan(
-        lambda state, _: (completion._round(state, problem, config, 1), None),
+        lambda state, _: (algorithm1.one_round(solver, state, problem), None),
         state,
         length=rounds,
     )
     rank = config.rank_of(matrix.shape[:2])
-    now = fast.track(state.x, state.vectors, state.delta, rank)
+    now = fast.track(state.x, state.basis, state.progress.delta, rank)
     return problem, state.x, now
 
 
@@ -192,20 +195,21 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
     last = jnp.sqrt(squares[rank - 1])
     gram = small.product_tn(now.images, now.images)
     cut, kept = small.product_nt(now.images, now.vectors), jnp.ones_like(squares)
-    work = multiply_adds(m, n, p)
+    work, solver = multiply_adds(m, n, p), fast.Tracked(config)
 
     def start(x, vectors, delta):
         images = small.product(x, vectors)
         gram = small.product_tn(images, images)
-        angles = fast._angles(gram, rank)
-        return images, gram, angles.t, fast._corrections(angles, delta)
+        angles = fast.angles_of(gram, rank)
+        wanted = fast.corrections(angles.last, angles.turn, delta)
+        return images, gram, angles.t, wanted
 
     def leave_span(x, now, gram):
         now = fast._leave_span(x, now, gram)
         return now, small.product_tn(now.images, now.images)
 
     def cut_and_descend(now, kept, weights):
-        cut, descended = fast._times(now.images, kept, weights)
+        cut, descended = fast.times(now.images, kept, weights)
         back = small.transpose(now.vectors)
         return small.product(cut, back), small.product(descended, back)
 
@@ -213,17 +217,18 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
         return fast._weights(now, delta, None, rank, config.step_size)
 
     def restore(cut, descended, x, problem):
-        new = completion._smooth_and_restore(cut, descended, problem, config, 1)
-        return new, completion._relative_change(x, new)
+        smoothed = arrays.smooth(cut, descended, config, 1)
+        new = algorithm1.project(smoothed, problem)
+        return new, algorithm1.relative_change(solver, x, new)
 
     def step(x, vectors, delta, problem):
-        new, vectors = completion._step(x, vectors, delta, problem, config, 1)
-        return new, vectors, completion._relative_change(x, new)
+        new, vectors = algorithm1.step(solver, x, vectors, delta, problem)
+        return new, vectors, algorithm1.relative_change(solver, x, new)
 
     functions = {  # with their arguments, times in a step and in a correction
         "product, Gram matrix": (start, (x, now.vectors, last), 1, 0),
         "turn in the span": (
-            lambda now, gram: fast._turn_fully(now, gram, fast._angles(gram, rank).t),
+            lambda now, gram: fast._turn_fully(now, gram, fast.angles_of(gram, rank).t),
             (now, gram),
             0,
             1,
@@ -231,7 +236,7 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
         "step out of it": (leave_span, (x, now, gram), 0, 1),
         "both at once": (
             lambda x, now, gram, t: fast._settle(x, now, gram, t, rank),
-            (x, now, gram, fast._angles(gram, rank).t),
+            (x, now, gram, fast.angles_of(gram, rank).t),
             1,
             0,
         ),

@@ -30,10 +30,10 @@ import rich.console
 import rich.table
 from absl import flags
 
-from benchmarks import _floor, _speed
-from splic_jax import SPLICConfig, fused, purify, sample_mask
+from benchmarks import _floor, _reference, _speed
+from splic_jax import SPLICConfig, purification, purify, sample_mask
 from splic_jax.purification import COMPILER_OPTIONS
-from splic_jax.total_variation import total_variation_gradient
+from splic_jax.solvers import kernel
 from train import flags as shared_flags
 from train.records.storing import require_replaceable
 from train.utils import errors
@@ -75,77 +75,6 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "out/speed.json", "JSON file for the results")
 
 
-def purify_numpy(images: np.ndarray, masks: np.ndarray, config: SPLICConfig):
-    """Algorithm 1, alternated, with batched `np.linalg.svd` in float32.
-
-    Images ``[n, h, w, c]``; the completions of a batch stop when all have converged.
-    """
-    x = np.moveaxis(images, -1, 1).reshape(-1, *images.shape[1:3]).astype(np.float32)
-    mask = np.moveaxis(masks, -1, 1).reshape(x.shape)
-    for anchors_at in (mask, ~mask):
-        x = _complete_numpy(x * anchors_at, anchors_at, config)
-    x = x.reshape(len(images), -1, *images.shape[1:3])
-    return np.clip(np.moveaxis(x, 1, -1), 0, 1)
-
-
-def _complete_numpy(anchors, mask, config):
-    rank = config.rank_of(anchors.shape[1:])
-    x, delta = anchors, np.linalg.svd(anchors, compute_uv=False)[:, :1]
-    for _ in range(config.max_rounds):
-        for _ in range(config.inner_steps):
-            u, s, vt = np.linalg.svd(x, full_matrices=False)
-            u, s, vt = u[..., :rank], s[:, :rank], vt[:, :rank]
-            cut = (u * s[:, None]) @ vt
-            shrunk = s * (1 - config.step_size * np.exp(-((s / delta) ** 2) / 2))
-            down, right = np.diff(cut, axis=1), np.diff(cut, axis=2)
-            tv = np.zeros_like(cut)
-            tv[:, :-1] -= down
-            tv[:, 1:] += down
-            tv[..., :-1] -= right
-            tv[..., 1:] += right
-            new = (u * shrunk[:, None]) @ vt - config.step_size * config.tv_weight * tv
-            new = np.where(mask, anchors, new)
-            change = np.linalg.norm(new - x, axis=(1, 2)) / np.linalg.norm(
-                x, axis=(1, 2)
-            )
-            x = new
-        delta = delta * config.delta_decay
-        if (change <= config.tolerance).all():
-            break
-    return x
-
-
-def purify_by_svd(images, masks, config: SPLICConfig, rounds: int):
-    """The exact completion with `jnp.linalg.svd`, differentiated through it by JAX."""
-    rank = config.rank_of(images.shape[1:3])
-
-    def one_pass(matrix, mask):
-        anchors = jnp.where(mask, matrix, 0)
-        first = jnp.linalg.svd(anchors, compute_uv=False)[0]
-
-        @jax.checkpoint
-        def step(x, delta):
-            u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-            u, s, vt = u[:, :rank], s[:rank], vt[:rank]
-            cut = (u * s) @ vt
-            shrunk = s * (1 - config.step_size * jnp.exp(-((s / delta) ** 2) / 2))
-            tv = total_variation_gradient(cut)
-            new = (u * shrunk) @ vt - config.step_size * config.tv_weight * tv
-            return jnp.where(mask, anchors, new), None
-
-        powers = jnp.repeat(
-            config.delta_decay ** jnp.arange(rounds), config.inner_steps
-        )
-        x, _ = jax.lax.scan(step, anchors, first * powers)
-        return jnp.where(mask, matrix, x)
-
-    def alternated(matrix, mask):
-        return one_pass(one_pass(matrix, mask), ~mask)
-
-    over_channels = jax.vmap(alternated, in_axes=-1, out_axes=-1)
-    return jax.vmap(over_channels)(images, masks)
-
-
 def seconds(run: Callable[[], Any]) -> list[float]:
     """Seconds of each timed run, after one that compiles."""
     jax.block_until_ready(run())
@@ -183,7 +112,7 @@ def main(argv: Sequence[str]) -> None:
     section = "purify" if platform == "cpu" else f"purify_{platform}"
     section += "_interpreted" * FLAGS.interpret
     require_replaceable(pathlib.Path(FLAGS.out), section)
-    if FLAGS.interpret and not fused.supports(config, images.shape[1:3]):
+    if FLAGS.interpret and not kernel.supports(config, images.shape[1:3]):
         raise UserError("the kernel takes an --image_side of 16 to 32")
     progress, rows = Progress(), []
 
@@ -241,7 +170,7 @@ def measure_all(
                 measure(f"purify {side} x {side}", way, len(batch), run)
         if batches["exact"] is few:
             masks = np.asarray(masks_of(few, key))
-            run = partial(purify_numpy, few, masks, config)
+            run = partial(_reference.purify, few, masks, config)
             measure(f"purify {side} x {side}", "numpy", len(few), run)
 
     def gradient_of(function):
@@ -251,12 +180,13 @@ def measure_all(
     work, many = f"gradient, {FLAGS.rounds} rounds", images[: FLAGS.num_gradients]
     few = few[: len(many)]
     masks = masks_of(few, key)
+    steps = {"max_steps": FLAGS.rounds * config.inner_steps, "tolerance": 0.0}
     for way, batch in (("fast", many), ("exact", few)):
-        ours = gradient_of(
-            partial(purify, key=key, config=solvers[way], rounds=FLAGS.rounds)
-        )
+        every_step = dataclasses.replace(solvers[way], **steps)
+        ours = gradient_of(partial(purify, key=key, config=every_step))
         measure(work, way, len(batch), partial(ours, batch))
-    by_svd = gradient_of(lambda x: purify_by_svd(x, masks, config, FLAGS.rounds))
+    every_step = dataclasses.replace(config, **steps)
+    by_svd = gradient_of(lambda x: _reference.purify_by_svd(x, masks, every_step))
     measure(work, "through SVD", len(few), lambda: by_svd(few))
 
 
@@ -273,11 +203,9 @@ def measure_fused(
     results = {}
     for way, batch in (("exact", few), ("fast", images), ("fused", images)):
         solver = {"fast": "tracked", "fused": "fast"}.get(way, way)
-        if way == "fused" and FLAGS.interpret:
-            solver = "interpreted"
-        run = jax.jit(
-            partial(purify, config=dataclasses.replace(config, solver=solver))
-        )
+        chosen = dataclasses.replace(config, solver=solver)
+        purified = _interpreted if way == "fused" and FLAGS.interpret else purify
+        run = jax.jit(partial(purified, config=chosen))
         side = FLAGS.image_side
         measure(f"in a jit, {side} x {side}", way, len(batch), partial(run, batch, key))
         results[way] = run(few, key)
@@ -293,6 +221,13 @@ def measure_fused(
         "floor_ms_per_image": floor,
         "share_of_floor": share,
     }
+
+
+def _interpreted(images: jax.Array, key: jax.Array, config: SPLICConfig) -> jax.Array:
+    """`purify` by the kernel, interpreted."""
+    count = len(images)
+    run = partial(purification._compiled, interpret=True)
+    return run(images, jnp.arange(count), key, config, count)[0]
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

@@ -9,23 +9,21 @@ of one matrix: `jax.jit`, `jax.vmap` and `jax.grad` are yours.
 Purification:  purify, SPLICConfig, sample_mask
 Defences:      transform, METHODS, and each method's settings (`splic_jax.transforms`)
 Certificate:   `splic_jax.certificate`
-Completion:    complete, complete_rounds, complete_alternating, Completion
+Completion:    complete, complete_alternating, Completion
 Objective:     objective, smoothed_rank, total_variation
 Closed forms:  smoothed_rank_gradient, total_variation_gradient
 """
 
-from splic_jax.completion import (
-    Completion,
-    complete,
-    complete_alternating,
-    complete_rounds,
-)
+from splic_jax.completion import complete, complete_alternating
 from splic_jax.config import SPLICConfig
-from splic_jax.masks import sample_mask
-from splic_jax.objective import objective
+from splic_jax.masks.sampling import sample_mask
+from splic_jax.objective.objective import objective
+from splic_jax.objective.smoothed_rank import smoothed_rank
+from splic_jax.objective.smoothed_rank_gradient import smoothed_rank_gradient
+from splic_jax.objective.total_variation import total_variation
+from splic_jax.objective.total_variation_gradient import total_variation_gradient
 from splic_jax.purification import purify
-from splic_jax.smoothed_rank import smoothed_rank, smoothed_rank_gradient
-from splic_jax.total_variation import total_variation, total_variation_gradient
+from splic_jax.solvers.algorithm1 import Completion
 from splic_jax.transforms import METHODS, BitDepthConfig, Method, method_of, transform
 
 __version__ = "0.1.0"
@@ -38,7 +36,6 @@ __all__ = [
     "SPLICConfig",
     "complete",
     "complete_alternating",
-    "complete_rounds",
     "method_of",
     "objective",
     "purify",

@@ -30,9 +30,9 @@ from scipy import stats
 from splic_jax.arguments import described, require_array, require_key
 from splic_jax.config import SPLICConfig
 from splic_jax.keys import mappable
-from splic_jax.mask_designs import anchors_of
+from splic_jax.masks.designs import anchors_of
 from splic_jax.purification import purify
-from splic_jax.transforms.ablation import AblationConfig, ablate
+from splic_jax.transforms.random.ablation import AblationConfig, ablate
 from splic_jax.transforms.registry import TransformConfig
 
 NO_LABEL = -1

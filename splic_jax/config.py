@@ -4,7 +4,7 @@ import math
 from typing import Literal, get_args
 
 from splic_jax.fields import config, require_choice, require_integer, require_number
-from splic_jax.mask_designs import Design
+from splic_jax.masks.designs import Design
 
 
 @config
@@ -46,8 +46,7 @@ class SPLICConfig:
             from step to step by matrix products alone, in float32 where the rank is
             cut; "exact" decomposes every iterate, as is done anyway in other cases.
             On a GPU "fast" runs a whole completion as one kernel where
-            `splic_jax.fused` takes the matrices; "tracked" does without. "interpreted"
-            runs that kernel anywhere, slowly: a test.
+            `splic_jax.solvers.kernel` takes the matrices; "tracked" does without.
         mask: "shared" draws one mask for all channels of an image; "independent" one
             for each channel.
         mask_design: how the anchors are chosen: "iid" each by itself; "exact" so that
@@ -74,7 +73,7 @@ class SPLICConfig:
     pixel_scale: float = 1.0
     channels: Literal["separate", "concatenated"] = "separate"
     mask: Literal["shared", "independent"] = "shared"
-    solver: Literal["fast", "exact", "tracked", "interpreted"] = "fast"
+    solver: Literal["fast", "exact", "tracked"] = "fast"
     mask_design: Design = "iid"
 
     @classmethod
@@ -101,7 +100,7 @@ class SPLICConfig:
             ("channels", ("separate", "concatenated")),
             ("mask", ("shared", "independent")),
             ("mask_design", get_args(Design)),
-            ("solver", ("fast", "exact", "tracked", "interpreted")),
+            ("solver", ("fast", "exact", "tracked")),
             ("alternate", (True, False)),
             ("rank_cut", (True, False)),
         ):

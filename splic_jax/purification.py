@@ -10,7 +10,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from splic_jax.arguments import require_key
-from splic_jax.batches import (
+from splic_jax.completion import complete_batch, in_groups
+from splic_jax.config import SPLICConfig
+from splic_jax.keys import mappable
+from splic_jax.layout.batches import (
     WithFinite,
     accelerator_chunk,
     can_be_split,
@@ -20,15 +23,12 @@ from splic_jax.batches import (
     numbered,
     require_finite,
 )
-from splic_jax.channels import from_matrices, to_matrices
-from splic_jax.completion import GROUP, in_groups
-from splic_jax.config import SPLICConfig
-from splic_jax.fused import complete_batch, runs_kernel, supports
-from splic_jax.keys import mappable
-from splic_jax.masks import sample_mask
+from splic_jax.layout.channels import from_matrices, to_matrices
+from splic_jax.layout.groups import GROUP
+from splic_jax.masks.sampling import sample_mask
+from splic_jax.solvers import kernel
 
-# Images in one chunk where the CPU does `GROUP` matrices at a time: of colour images
-# six groups, none of which has to be filled up.
+# Images that fill whole groups on a CPU, of any number of channels.
 _CHUNK_OF_GROUPS = 2 * GROUP
 
 # The fused kernel keeps next to nothing in memory, and each program of it takes its own
@@ -53,7 +53,6 @@ def purify(
     chunk_size: int | None = None,
     first_index: Int[ArrayLike, ""] = 0,
     indices: Int[Array | np.ndarray, " count"] | None = None,
-    rounds: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     check_finite: bool = False,
 ) -> Shaped[Array, "..."]:
@@ -72,8 +71,8 @@ def purify(
     transformation is around it, which takes the images as a whole. Compiled once for
     each shape of an image, `config` and chunk size, and for batches of less than a few
     chunks; pure, so `jax.jit` and `jax.grad` apply: the derivative is that of as many
-    rounds as each completion took (`splic_jax.complete`). Forward mode (`jax.jvp`) is
-    for `rounds` with ``solver="exact"`` alone.
+    rounds as each completion took (`splic_jax.complete`). There is no forward mode
+    (`jax.jvp`).
 
     Args:
         images: ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4 channels, floats in
@@ -81,11 +80,10 @@ def purify(
         key: a typed key (`jax.random.key`).
         config: the settings of the completion.
         chunk_size: images processed at a time; None chooses from shape and platform.
+            On a CPU small images go four matrices at a time, whatever it is.
         first_index: index of the first image, so that a set can be done in pieces.
         indices: the index of each image, in [0, 2^31), where they do not follow one
             another; `first_index` is not used then.
-        rounds: None runs each completion until it converges; a number runs that many
-            rounds.
         devices: spread the images over these devices; None runs where they are.
         check_finite: wait for the result, and raise a `NotFiniteError` (a `ValueError`)
             if an image of it is not finite; without, such values are NaN, and 0 in
@@ -116,17 +114,8 @@ def purify(
     if len(batch) == 0:
         return jnp.asarray(images)
     platform = devices[0].platform if devices else jax.default_backend()
-    chunk = chunk_size or default_chunk_size(batch.shape[1:], platform, config, rounds)
+    chunk = chunk_size or default_chunk_size(batch.shape[1:], platform, config)
     indices, key = numbered(len(batch), first_index, indices), mappable(key)
-
-    def chunk_of(count: int) -> int:
-        if chunk_size:
-            return chunk
-        if platform != "cpu":
-            return min(chunk, count)
-        # Equal chunks leave little to fill up; results do not depend on them here.
-        return -(-count // -(-count // chunk))
-
     grouped = platform == "cpu" and in_groups(config, batch.shape[1:3])
     split = can_be_split(batch, indices, key)
     purify_batch = _compiled_for_groups if grouped and split else _compiled
@@ -134,8 +123,9 @@ def purify(
     def run(
         images: Array | np.ndarray, indices: Array | np.ndarray, key: Array
     ) -> WithFinite:
-        size = chunk_of(len(images))
-        done: WithFinite = purify_batch(images, indices, key, config, size, rounds)
+        # Groups need no chunks around them, which would be filled up as well.
+        size = len(images) if grouped else chunk_size or min(chunk, len(images))
+        done: WithFinite = purify_batch(images, indices, key, config, size)
         return done
 
     if split:
@@ -165,7 +155,6 @@ def default_chunk_size(
     shape: tuple[int, ...],
     platform: str,
     config: SPLICConfig = SPLICConfig(),
-    rounds: int | None = None,
 ) -> int:
     """Images of this shape that `purify` processes at a time on this platform.
 
@@ -177,12 +166,7 @@ def default_chunk_size(
     height, width, channels = shape
     blocks = 1 if config.channels == "separate" else channels
     matrix = height, blocks * width
-    # A number of rounds is not for the kernel, and its derivative keeps every step.
-    if (
-        rounds is None
-        and runs_kernel(config)
-        and supports(config, matrix, blocks=blocks)
-    ):
+    if kernel.is_wanted(config) and kernel.supports(config, matrix, blocks=blocks):
         return accelerator_chunk(shape, _CHUNK_VALUES_OF_KERNEL)
     return accelerator_chunk(shape)
 
@@ -193,15 +177,17 @@ def _purify_batch(
     key: Key[Array, ""],
     config: SPLICConfig,
     chunk: int,
-    rounds: int | None,
+    interpret: bool = False,
 ) -> WithFinite:
+    """`purify` in one program; `interpret` as in `complete_batch`."""
+
     def purify_chunk(images: Array, indices: Array) -> Array:
-        return _purify_chunk(images, indices, key, config, rounds)
+        return _purify_chunk(images, indices, key, config, interpret)
 
     return map_chunks(purify_chunk, images, indices, chunk)
 
 
-_STATIC = ("config", "chunk", "rounds")
+_STATIC = ("config", "chunk", "interpret")
 _compiled = jax.jit(_purify_batch, static_argnames=_STATIC)
 _compiled_for_groups = jax.jit(
     _purify_batch, static_argnames=_STATIC, compiler_options=COMPILER_OPTIONS
@@ -213,7 +199,7 @@ def _purify_chunk(
     indices: Int[Array, " n"],
     key: Key[Array, ""],
     config: SPLICConfig,
-    rounds: int | None,
+    interpret: bool,
 ) -> Float[Array, "n h w c"]:
     count, height, width, channels = images.shape
 
@@ -234,8 +220,8 @@ def _purify_chunk(
         matrices_of(images),
         matrices_of(jax.vmap(draw)(indices)),
         config,
-        rounds=rounds,
         blocks=blocks,
+        interpret=interpret,
     )
     completed = completed.reshape(count, -1, *completed.shape[1:])
     return jax.vmap(partial(from_matrices, image_channels=channels))(completed)

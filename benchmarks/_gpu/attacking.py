@@ -22,7 +22,7 @@ from attacks import norms
 from attacks.losses import cross_entropy
 from benchmarks._gpu import networks
 from benchmarks._gpu.context import Context, Images, Program, interval
-from splic_jax import SPLICConfig, method_of, purify, transform
+from splic_jax import SPLICConfig, method_of, transform
 from splic_jax.transforms import TransformConfig
 from splic_jax.transforms.registry import as_dict
 from train.threats import attackers
@@ -83,7 +83,7 @@ def transformed(
     config: TransformConfig,
 ) -> Float[Array, "b h w c"]:
     """Images behind a transform."""
-    return _apply(config)(images, key, indices=indices)
+    return transform(images, key, config, indices=indices)
 
 
 @jax.jit
@@ -108,10 +108,8 @@ def true_slope(
     config: SPLICConfig,
 ) -> Float[Array, "b h w c"]:
     """`slope` at images before the purification, through it."""
-    apply = partial(_apply(config), rounds=config.max_rounds)
-    return _added(
-        lambda x: network(apply(x, key, indices=indices)), *(images, labels, total)
-    )
+    apply = partial(transform, key=key, config=config, indices=indices)
+    return _added(lambda x: network(apply(x)), images, labels, total)
 
 
 @jax.jit
@@ -304,12 +302,6 @@ def votes(data: Data, several: Sequence[Sequence[Array]]) -> dict[str, Any]:
 
 def _whole(data: Data, found: Sequence[Array]) -> Int8[np.ndarray, " n"]:
     return np.concatenate(jax.device_get(list(found)))[: len(data.truth)]
-
-
-def _apply(config: TransformConfig) -> Callable[..., Array]:
-    """Of `(images, key, *, indices)`; of SPLIC also with `rounds`."""
-    apply = purify if isinstance(config, SPLICConfig) else transform
-    return partial(apply, config=config)
 
 
 def _added(

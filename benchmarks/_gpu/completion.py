@@ -14,7 +14,9 @@ from jaxtyping import Array
 from benchmarks import _floor
 from benchmarks._gpu.context import Context, Program, timed
 from benchmarks._gpu.settings import CHOSEN, PRINTED
-from splic_jax import SPLICConfig, completion, fused, purify, sample_mask, tiles
+from splic_jax import SPLICConfig, completion, purify, sample_mask
+from splic_jax.layout import tiles
+from splic_jax.solvers import algorithm1, kernel
 
 CONCATENATED = dataclasses.replace(CHOSEN, channels="concatenated", mask="independent")
 WARPS = (1, 2, 4, 8)
@@ -35,7 +37,7 @@ def _variant(
     """Both passes by the kernel, spelled one way or another."""
 
     def one_pass(matrices: Array, masks: Array) -> Array:
-        return fused.complete_fused(
+        return kernel.complete_fused(
             matrices,
             masks,
             config,
@@ -45,7 +47,7 @@ def _variant(
             interpret=_interpret(),
         ).matrix
 
-    return completion._alternate(one_pass, matrices, masks, config)
+    return algorithm1.alternate(one_pass, matrices, masks, config)
 
 
 def _interpret() -> bool:
@@ -65,10 +67,10 @@ def purified(
 
 @functools.partial(jax.jit, static_argnums=2)
 def gradient(images: Array, key: Array, config: SPLICConfig) -> Array:
-    """That of a weighted sum of the purified pixels, through every step."""
+    """That of a weighted sum of the purified pixels, through every step taken."""
 
     def total(images: Array) -> Array:
-        done = purify(images, key, config, rounds=config.max_rounds)
+        done = purify(images, key, config)
         return jnp.sum(done * jnp.linspace(-1, 1, done.size).reshape(done.shape))
 
     return jax.grad(total)(images)

@@ -40,10 +40,10 @@ def purified(images: Array, key: Array, config: SPLICConfig) -> Array:
 
 @partial(jax.jit, static_argnums=2)
 def gradient(images: Array, key: Array, config: SPLICConfig) -> Array:
-    """That of the sum of the purified pixels, through all rounds."""
+    """That of the sum of the purified pixels, through all rounds taken."""
 
     def total(images: Array) -> Array:
-        return purify(images, key, config, rounds=config.max_rounds).sum()
+        return purify(images, key, config).sum()
 
     return jax.grad(total)(images)
 

@@ -34,8 +34,8 @@ from attacks import bpda
 from benchmarks._gpu import networks, settings
 from benchmarks._gpu.context import Context, Images, Program, interval
 from splic_jax import SPLICConfig, purify
-from splic_jax.fused import runs_kernel
-from splic_jax.transforms.matrices import of_matrices
+from splic_jax.solvers.kernel import is_wanted
+from splic_jax.transforms.completion.matrices import of_matrices
 from train import models
 from train.utils import files
 
@@ -240,7 +240,7 @@ def purify_piece(
 def usvt_piece(
     images: jax.Array, indices: jax.Array, key: jax.Array, kept: jax.Array
 ) -> jax.Array:
-    """`splic_jax.transforms.usvt`, each image with a keep probability of its own.
+    """`transforms.completion.usvt`, each image with a keep probability of its own.
 
     The singular vectors are those of ``X X^T``, as a GPU decomposes many matrices of
     32 x 32 at a time, but of 32 x 96 one after another.
@@ -576,7 +576,7 @@ def _working(
     context: Context, name: str, config: SPLICConfig
 ) -> tuple[SPLICConfig, str | None]:
     config = _sized(context, config)
-    if networks.exists(context, name) or not runs_kernel(config):
+    if networks.exists(context, name) or not is_wanted(config):
         return config, None
     config, failure = _that_runs(_piece(context), config)
     if failure:

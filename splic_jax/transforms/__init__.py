@@ -6,17 +6,23 @@
 `METHODS` lists all of them by name, with their default settings.
 """
 
-from splic_jax.transforms.ablation import AblationConfig
-from splic_jax.transforms.barrage import BarrageConfig
-from splic_jax.transforms.bilateral import BilateralConfig
-from splic_jax.transforms.bit_depth import BitDepthConfig
-from splic_jax.transforms.crop_rescale import CropRescaleConfig
-from splic_jax.transforms.diversification import DiversificationConfig
-from splic_jax.transforms.feature_distillation import FeatureDistillationConfig
-from splic_jax.transforms.guided import GuidedConfig
-from splic_jax.transforms.jpeg import JPEGConfig
-from splic_jax.transforms.nuclear_norm import NuclearNormConfig
-from splic_jax.transforms.quilting import QuiltingConfig
+from splic_jax.transforms.coding.bit_depth import BitDepthConfig
+from splic_jax.transforms.coding.feature_distillation import FeatureDistillationConfig
+from splic_jax.transforms.coding.jpeg import JPEGConfig
+from splic_jax.transforms.coding.quilting import QuiltingConfig
+from splic_jax.transforms.coding.sparse_coding import SparseCodingConfig
+from splic_jax.transforms.coding.thermometer import ThermometerConfig
+from splic_jax.transforms.completion.nuclear_norm import NuclearNormConfig
+from splic_jax.transforms.completion.soft_impute import SoftImputeConfig
+from splic_jax.transforms.completion.srf import SRFConfig
+from splic_jax.transforms.completion.tv_minimisation import TVMinimisationConfig
+from splic_jax.transforms.completion.usvt import USVTConfig
+from splic_jax.transforms.filters.bilateral import BilateralConfig
+from splic_jax.transforms.filters.guided import GuidedConfig
+from splic_jax.transforms.random.ablation import AblationConfig
+from splic_jax.transforms.random.barrage import BarrageConfig
+from splic_jax.transforms.random.crop_rescale import CropRescaleConfig
+from splic_jax.transforms.random.diversification import DiversificationConfig
 from splic_jax.transforms.registry import (
     METHODS,
     Method,
@@ -29,12 +35,6 @@ from splic_jax.transforms.registry import (
     returns_images,
     transform,
 )
-from splic_jax.transforms.soft_impute import SoftImputeConfig
-from splic_jax.transforms.sparse_coding import SparseCodingConfig
-from splic_jax.transforms.srf import SRFConfig
-from splic_jax.transforms.thermometer import ThermometerConfig
-from splic_jax.transforms.tv_minimisation import TVMinimisationConfig
-from splic_jax.transforms.usvt import USVTConfig
 
 __all__ = [
     "METHODS",

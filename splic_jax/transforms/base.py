@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from splic_jax.arguments import require_key
-from splic_jax.batches import (
+from splic_jax.fields import Settings
+from splic_jax.keys import mappable
+from splic_jax.layout.batches import (
     WithFinite,
     accelerator_chunk,
     can_be_split,
@@ -21,8 +23,6 @@ from splic_jax.batches import (
     numbered,
     require_finite,
 )
-from splic_jax.fields import Settings
-from splic_jax.keys import mappable
 
 # ``(image [h, w, c], key, config) -> image``, floats in [0, 1].
 OfOneImage = Callable[[Float[Array, "h w c"], PRNGKeyArray, Any], Array]

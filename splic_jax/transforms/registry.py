@@ -12,41 +12,44 @@ from splic_jax.arguments import require_array, require_key
 from splic_jax.config import SPLICConfig
 from splic_jax.fields import Settings, array_fields
 from splic_jax.purification import purify
-from splic_jax.transforms import ablation
-from splic_jax.transforms.ablation import AblationConfig, ablate, encode
-from splic_jax.transforms.barrage import BarrageConfig, bombard
 from splic_jax.transforms.base import Transform
-from splic_jax.transforms.bilateral import BilateralConfig, filter_bilateral
-from splic_jax.transforms.bit_depth import BitDepthConfig, reduce_bit_depth
-from splic_jax.transforms.crop_rescale import CropRescaleConfig, crop_and_rescale
-from splic_jax.transforms.diversification import DiversificationConfig, diversify
-from splic_jax.transforms.feature_distillation import (
+from splic_jax.transforms.coding.bit_depth import BitDepthConfig, reduce_bit_depth
+from splic_jax.transforms.coding.feature_distillation import (
     FeatureDistillationConfig,
     distil_features,
 )
-from splic_jax.transforms.guided import GuidedConfig, filter_guided
-from splic_jax.transforms.jpeg import (
+from splic_jax.transforms.coding.jpeg import (
     JPEGConfig,
     compress,
     with_differentiable_rounding,
 )
-from splic_jax.transforms.nuclear_norm import NuclearNormConfig, nuclear_norm
-from splic_jax.transforms.quilting import QuiltingConfig, fit_bank, quilt
-from splic_jax.transforms.soft_impute import SoftImputeConfig, soft_impute
-from splic_jax.transforms.sparse_coding import (
+from splic_jax.transforms.coding.quilting import QuiltingConfig, fit_bank, quilt
+from splic_jax.transforms.coding.sparse_coding import (
     SparseCodingConfig,
     fit_dictionary,
     sparse_code,
 )
-from splic_jax.transforms.srf import SRFConfig, srf
-from splic_jax.transforms.thermometer import (
+from splic_jax.transforms.coding.thermometer import (
     ThermometerConfig,
     soft_thermometer,
     thermometer,
 )
-from splic_jax.transforms.thermometer import channels as code_channels
-from splic_jax.transforms.tv_minimisation import TVMinimisationConfig, tv_minimisation
-from splic_jax.transforms.usvt import USVTConfig, usvt
+from splic_jax.transforms.coding.thermometer import channels as code_channels
+from splic_jax.transforms.completion.nuclear_norm import NuclearNormConfig, nuclear_norm
+from splic_jax.transforms.completion.soft_impute import SoftImputeConfig, soft_impute
+from splic_jax.transforms.completion.srf import SRFConfig, srf
+from splic_jax.transforms.completion.tv_minimisation import (
+    TVMinimisationConfig,
+    tv_minimisation,
+)
+from splic_jax.transforms.completion.usvt import USVTConfig, usvt
+from splic_jax.transforms.filters.bilateral import BilateralConfig, filter_bilateral
+from splic_jax.transforms.filters.guided import GuidedConfig, filter_guided
+from splic_jax.transforms.random import ablation
+from splic_jax.transforms.random.ablation import AblationConfig, ablate, encode
+from splic_jax.transforms.random.barrage import BarrageConfig, bombard
+from splic_jax.transforms.random.crop_rescale import CropRescaleConfig, crop_and_rescale
+from splic_jax.transforms.random.diversification import DiversificationConfig, diversify
 
 # The settings of any transform.
 TransformConfig = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import profile
-from splic_jax import tracked as fast
+from splic_jax.solvers import tracked as fast
 
 SIDE = 72  # over 64, so one matrix at a time: quick to compile
 
@@ -54,8 +54,8 @@ def test_work_of_the_parts():
         x, vectors, delta, _ = step.arguments
         images = x @ vectors
         rank = profile.CONFIG.rank_of(x.shape)
-        angles = fast._angles(images.T @ images, rank)
-        assert fast._corrections(angles, delta) == count
+        angles = fast.angles_of(images.T @ images, rank)
+        assert fast.corrections(angles.last, angles.turn, delta) == count
     # A step's loop over its full corrections is in its jaxpr once.
     first = steps[1]
     jaxpr = jax.make_jaxpr(first.function)(*first.arguments).jaxpr

@@ -33,7 +33,6 @@ OF_IMAGES = {
 OF_MATRIX_AND_MASK = {
     "complete": splic_jax.complete,
     "complete_alternating": splic_jax.complete_alternating,
-    "complete_rounds": functools.partial(splic_jax.complete_rounds, rounds=1),
 }
 OF_MATRIX = {
     "objective": functools.partial(splic_jax.objective, delta=1.0),

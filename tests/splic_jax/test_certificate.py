@@ -22,7 +22,7 @@ from splic_jax.certificate import (
     radius_of,
     share_bounds,
 )
-from splic_jax.transforms.ablation import AblationConfig, ablate, channels
+from splic_jax.transforms.random.ablation import AblationConfig, ablate, channels
 
 KEY = jax.random.key(0)
 

@@ -1,7 +1,5 @@
 import dataclasses
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +7,8 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from splic_jax import SPLICConfig, complete, complete_alternating, complete_rounds
-
-_spec = importlib.util.spec_from_file_location(
-    "reference", pathlib.Path(__file__).with_name("reference.py")
-)
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from benchmarks import _reference
+from splic_jax import SPLICConfig, complete, complete_alternating
 
 SHORT = SPLICConfig(max_steps=21, tolerance=0.0)
 
@@ -60,7 +53,7 @@ def test_equals_the_numpy_reference_in_float64(x64, shape, name):
     if config.rank and config.rank > min(shape):
         pytest.fail("the shapes of this test must admit the rank")
     image, mask = smooth_image(shape), random_mask(shape)
-    expected, steps, changes = reference.complete(image, mask, config)
+    expected, steps, changes = _reference.complete(image, mask, config)
     got = complete(jnp.asarray(image), jnp.asarray(mask), config, trace=True)
     assert got.steps == steps
     assert got.converged == (changes[-1] <= config.tolerance)
@@ -73,7 +66,7 @@ def test_equals_the_numpy_reference_in_float64(x64, shape, name):
 @pytest.mark.parametrize("shape", SHAPES[3:])
 def test_thin_matrices_equal_the_reference(x64, shape):
     image, mask = smooth_image(shape), random_mask(shape)
-    expected, _, _ = reference.complete(image, mask, SHORT)
+    expected, _, _ = _reference.complete(image, mask, SHORT)
     got = complete(jnp.asarray(image), jnp.asarray(mask), SHORT).matrix
     np.testing.assert_allclose(got, expected, atol=1e-9)
 
@@ -81,7 +74,7 @@ def test_thin_matrices_equal_the_reference(x64, shape):
 def test_float32_follows_float64():
     image, mask = smooth_image((24, 24)), random_mask((24, 24))
     config = dataclasses.replace(SHORT, rank_cut=False)  # a smooth function of X
-    expected, _, _ = reference.complete(image, mask, config)
+    expected, _, _ = _reference.complete(image, mask, config)
     got = complete(jnp.asarray(image, jnp.float32), jnp.asarray(mask), config).matrix
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, atol=1e-4)
@@ -118,31 +111,15 @@ def test_jit_equals_eager():
     np.testing.assert_allclose(eager.matrix, jitted.matrix, atol=1e-5)
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 3])
-def test_fixed_rounds_equal_the_loop(rounds):
-    image, mask = smooth_image((12, 10)).astype(np.float32), random_mask((12, 10))
-    fixed = jax.jit(functools.partial(complete_rounds, config=SHORT, rounds=rounds))
-    if rounds == 0:
-        expected = image * mask
-    else:
-        config = dataclasses.replace(SHORT, max_steps=7 * rounds)
-        expected = jax.jit(functools.partial(complete, config=config))(
-            image, mask
-        ).matrix
-    np.testing.assert_allclose(fixed(image, mask), expected, atol=2e-5)
-
-
 @pytest.mark.parametrize("rank_cut", [True, False])
 @pytest.mark.parametrize("alternate", [True, False])
 @pytest.mark.parametrize("shape", [(8, 8), (6, 10)])
 def test_gradient_through_the_whole_completion(x64, shape, alternate, rank_cut):
-    config = SPLICConfig(rank=2, alternate=alternate, rank_cut=rank_cut)
+    config = dataclasses.replace(SHORT, rank=2, alternate=alternate, rank_cut=rank_cut)
     image, mask = smooth_image(shape, 3), jnp.asarray(random_mask(shape, 3))
     rng = np.random.default_rng(0)
     weight = rng.normal(size=shape)
-    total = jax.jit(
-        lambda x: jnp.sum(weight * complete_alternating(x, mask, config, rounds=3))
-    )
+    total = jax.jit(lambda x: jnp.sum(weight * complete_alternating(x, mask, config)))
     gradient = np.asarray(jax.grad(total)(jnp.asarray(image)))
     h = 1e-6
     for _ in range(4):
@@ -155,7 +132,7 @@ def test_gradient_through_the_whole_completion(x64, shape, alternate, rank_cut):
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_gradient_is_finite_on_flat_matrices(value):
     mask = jnp.asarray(random_mask((8, 8)))
-    total = lambda x: complete_rounds(x, mask, SPLICConfig(), rounds=3).sum()
+    total = lambda x: complete(x, mask, SHORT).matrix.sum()
     assert np.isfinite(jax.grad(total)(jnp.full((8, 8), value))).all()
 
 
@@ -281,19 +258,16 @@ def test_refuses_a_rank_above_the_smaller_side():
 @pytest.mark.parametrize("scaling", ["relative", "printed"])
 def test_gradient_is_finite_after_any_number_of_rounds(scaling):
     # Delta falls to 1e-21 of what it was, and its square to less than a float32 holds.
-    config = SPLICConfig(step_scaling=scaling)
+    config = SPLICConfig(step_scaling=scaling, max_steps=60 * 7, tolerance=0.0)
     mask = jnp.asarray(random_mask((6, 6)))
-    total = lambda x: jnp.sum(complete_rounds(x, mask, config, rounds=60) ** 2)
+    total = lambda x: jnp.sum(complete(x, mask, config).matrix ** 2)
     gradient = jax.jit(jax.grad(total))
     for value in (0.0, 0.5):
         assert np.isfinite(gradient(jnp.full((6, 6), value))).all()
     assert np.isfinite(gradient(jnp.asarray(smooth_image((6, 6)), jnp.float32))).all()
 
 
-@pytest.mark.parametrize(
-    "run",
-    [complete, complete_alternating, functools.partial(complete_rounds, rounds=1)],
-)
+@pytest.mark.parametrize("run", [complete, complete_alternating])
 def test_another_matrix_compiles_nothing(run):
     programs = []
     listen = lambda event, _, **__: programs.append(event)
@@ -329,9 +303,11 @@ def test_an_early_stop_has_the_derivative_of_the_rounds_it_took(shape, settings)
 
     got = jax.grad(lambda x: jnp.sum(weights * stopped(x)))(images)
     for index, image in enumerate(images):
-        rounds = int(steps[index]) // config.inner_steps
-        fixed = lambda x, m=masks[index], r=rounds: jnp.sum(
-            weights * complete_rounds(x, m, config, rounds=r)
+        all_of_them = dataclasses.replace(
+            config, max_steps=int(steps[index]), tolerance=0.0
+        )
+        fixed = lambda x, m=masks[index], c=all_of_them: jnp.sum(
+            weights * complete(x, m, c).matrix
         )
         expected = jax.grad(fixed)(image)
         scale = np.abs(expected).max()

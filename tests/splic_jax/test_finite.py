@@ -8,7 +8,7 @@ import pytest
 from jax.experimental import checkify
 
 from splic_jax import METHODS, SPLICConfig, purify, transform
-from splic_jax.batches import NotFiniteError
+from splic_jax.layout.batches import NotFiniteError
 from splic_jax.transforms import BilateralConfig, SRFConfig, TVMinimisationConfig
 
 KEY = jax.random.key(0)

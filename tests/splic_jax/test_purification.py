@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.experimental import checkify
 
-from splic_jax import SPLICConfig, batches, complete_alternating, purify, sample_mask
+from splic_jax import SPLICConfig, complete_alternating, purify, sample_mask
+from splic_jax.layout import batches
 
 SHORT = SPLICConfig(max_steps=14, tolerance=0.0)
 KEY = jax.random.key(7)
@@ -143,7 +144,8 @@ def test_does_not_depend_on_the_number_of_devices():
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
-from splic_jax import SPLICConfig, batches, purify
+from splic_jax import SPLICConfig, purify
+from splic_jax.layout import batches
 images = np.random.default_rng(0).uniform(size=(9, 6, 5, 1)).astype(np.float32)
 config, key = SPLICConfig(max_steps=7, tolerance=0.0), jax.random.key(0)
 assert len(jax.devices()) == 8
@@ -269,9 +271,9 @@ def test_keep_probability_of_one_is_the_identity():
     assert (np.asarray(purify(images, KEY, config)) == images).all()
 
 
-def test_gradient_with_fixed_rounds():
+def test_gradient():
     image = pictures(1, 6, 6, 1)
-    total = lambda x: purify(x, KEY, SPLICConfig(), rounds=2).sum()
+    total = lambda x: purify(x, KEY, SHORT).sum()
     gradient = np.asarray(jax.grad(total)(jnp.asarray(image)))
     mask = np.asarray(sample_mask(jax.random.fold_in(KEY, 0), (6, 6, 1)))
     assert np.isfinite(gradient).all()

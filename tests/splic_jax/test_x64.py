@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from splic_jax import METHODS, SPLICConfig, sample_mask, transform
-from splic_jax.mask_designs import Design
+from splic_jax.masks.designs import Design
 from splic_jax.transforms import fitted
 
 DTYPES = ("uint8", "float16", "bfloat16", "float32")

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from splic_jax.batches import NotFiniteError
+from splic_jax.layout.batches import NotFiniteError
 from train.data.loading import Dataset
 from train.files.pieces import Purifier, Tally, comparable, require_same_masks
 from train.utils import files

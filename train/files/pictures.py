@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from splic_jax.batches import NotFiniteError
+from splic_jax.layout.batches import NotFiniteError
 from train.files import codecs
 from train.files.codecs import Picture, PictureError
 from train.files.pieces import (

@@ -13,8 +13,8 @@ from jaxtyping import Array, Int, Key, Shaped
 
 import splic_jax
 from splic_jax import SPLICConfig, purify
-from splic_jax.batches import NotFiniteError
 from splic_jax.keys import GENERATOR, generator
+from splic_jax.layout.batches import NotFiniteError
 from splic_jax.purification import default_chunk_size
 from train.utils.devices import spread
 from train.utils.errors import UserError

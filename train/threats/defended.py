@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from attacks import bpda
-from splic_jax import METHODS, SPLICConfig, method_of, purify, transform
+from splic_jax import METHODS, method_of, transform
 from splic_jax.transforms import TransformConfig, as_dict
 
 # images -> logits
@@ -35,11 +35,7 @@ def defended(
     """
     if config is None:
         return lambda images, key: network(images)
-    if derivative == "true" and isinstance(config, SPLICConfig):
-        apply = partial(purify, config=config, rounds=config.max_rounds)
-    else:
-        apply = partial(transform, config=config)
-    apply = partial(apply, first_index=first_index)
+    apply = partial(transform, config=config, first_index=first_index)
     if derivative == "bpda":
         backward = method_of(config).backward
         apply = bpda(apply, backward and partial(backward, config=config))

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 import splic_jax
-from splic_jax.batches import NotFiniteError
 from splic_jax.keys import generator
+from splic_jax.layout.batches import NotFiniteError
 from splic_jax.purification import default_chunk_size
 from splic_jax.transforms import TransformConfig, as_dict
 from train.data.loading import Dataset

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, logging
 
-from splic_jax.batches import NotFiniteError
+from splic_jax.layout.batches import NotFiniteError
 from train.utils.devices import use_all_cores
 
 

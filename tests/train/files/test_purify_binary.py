@@ -22,7 +22,7 @@ from PIL import Image
 
 from splic_jax import SPLICConfig
 from splic_jax import purify as purify_images
-from splic_jax.batches import NotFiniteError
+from splic_jax.layout.batches import NotFiniteError
 from train import purify
 from train.data import loading
 from train.files import pictures, pieces

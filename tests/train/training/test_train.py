@@ -19,9 +19,9 @@ from tensorboardX.proto.event_pb2 import Event
 
 from attacks import pgd
 from splic_jax import BitDepthConfig, SPLICConfig, transform
-from splic_jax.transforms.crop_rescale import CropRescaleConfig
-from splic_jax.transforms.quilting import QuiltingConfig
-from splic_jax.transforms.thermometer import ThermometerConfig
+from splic_jax.transforms.coding.quilting import QuiltingConfig
+from splic_jax.transforms.coding.thermometer import ThermometerConfig
+from splic_jax.transforms.random.crop_rescale import CropRescaleConfig
 from train import models
 from train import train as binary
 from train.data import loading

@@ -1,0 +1,89 @@
+"""Products and sums of a matrix that a single program holds, as tiles.
+
+What `splic_jax.layout.small` is for arrays: its sums take an array apart, which a
+kernel cannot.
+
+A matrix is held as tiles, one above the other: one, or as many as images stand side by
+side in it (channels that were concatenated). Tiles may be padded with zeros: rows and
+columns of zeros stay zero through every product, carry no singular value, and count as
+no pixel's neighbour, so that only the order of sums may change.
+"""
+
+import contextvars
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+# How matrices are multiplied: in float32, or on tensor cores, each factor as a sum of
+# two in TF32, which leaves out 2^-22 of a product.
+PRODUCTS: dict[str, jax.lax.PrecisionLike] = {
+    "float32": jax.lax.Precision.HIGHEST,
+    "3 x tf32": jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
+}
+# Of these, while something is traced.
+products = contextvars.ContextVar("products", default="float32")
+
+# A matrix, or the images of vectors: tiles, one above the other.
+Tiles = tuple[Array, ...]
+
+
+def dot(a: Array, b: Array, *, contract: tuple[int, int] = (1, 0)) -> Array:
+    dimensions = (contract[:1], contract[1:]), ((), ())
+    precision = PRODUCTS[products.get()]
+    return jax.lax.dot_general(a, b, dimensions, precision=precision)
+
+
+dot_tn = functools.partial(dot, contract=(0, 0))
+dot_nt = functools.partial(dot, contract=(1, 1))
+
+
+def indices(size: int) -> tuple[Array, Array]:
+    i, j = (jax.lax.broadcasted_iota(jnp.int32, (size, size), k) for k in (0, 1))
+    return i, j
+
+
+def total(a: Array) -> Array:
+    return jnp.sum(jnp.sum(a, axis=0))
+
+
+def images_of(x: Tiles, vectors: Array) -> Tiles:
+    return tuple(dot(tile, vectors) for tile in x)
+
+
+def pulled(x: Tiles, images: Tiles) -> Array:
+    """X^T times the images."""
+    products = [dot_tn(tile, of) for tile, of in zip(x, images, strict=True)]
+    return functools.reduce(jnp.add, products)
+
+
+def gram_of(images: Tiles) -> Array:
+    return pulled(images, images)
+
+
+def squares_of(images: Tiles) -> Array:
+    """Squared lengths of the columns."""
+    return functools.reduce(jnp.add, [jnp.sum(tile**2, axis=0) for tile in images])
+
+
+def diagonal(a: Array) -> Array:
+    i, j = indices(a.shape[0])
+    return jnp.sum(jnp.where(i == j, a, 0), axis=0)
+
+
+def largest_ones(values: Array, rank: int) -> Array:
+    i, j = indices(values.shape[0])
+    first, second = values[:, None], values[None, :]
+    before = (first > second) | ((first == second) & (i < j))
+    return (jnp.sum(before.astype(values.dtype), axis=0) < rank).astype(values.dtype)
+
+
+def identity(a: Array) -> Array:
+    i, j = indices(a.shape[0])
+    return (i == j).astype(a.dtype)
+
+
+def squared_norm(x: Tiles) -> Array:
+    """The sum of squares."""
+    return functools.reduce(jnp.add, [total(tile**2) for tile in x])

@@ -1,0 +1,1 @@
+"""Which pixels are anchors: drawn by `sampling`, by a design of `designs`."""

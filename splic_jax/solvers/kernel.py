@@ -1,0 +1,480 @@
+"""The kernel solver: the whole completion of a small matrix in one GPU program.
+
+The matrix stays on the chip: a program reads the anchors, the places to fill in, and a
+basis to start from, runs round after round until its own matrix has converged, and
+writes the result. The singular vectors are followed as in `splic_jax.solvers.tracked`,
+whose elementwise functions and constants serve here too, on tiles
+(`splic_jax.layout.tiles`).
+
+The basis comes from an eigendecomposition of ``X^T X`` by the GPU's library. That
+product too is made by a program for each matrix, so that nothing that a matrix's result
+depends on is computed together with other matrices' in an order that is theirs.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from splic_jax.config import SPLICConfig
+from splic_jax.layout import tiles
+from splic_jax.layout.programs import pad, padded_side, read, run_each
+from splic_jax.layout.tiles import Tiles
+from splic_jax.objective.total_variation_gradient import difference_matrix
+from splic_jax.solvers import algorithm1, spectrum, stopping, tracked
+from splic_jax.solvers.algorithm1 import Completion, Problem
+from splic_jax.solvers.stopping import Rule
+
+_EPSILON = float(jnp.finfo(jnp.float32).eps)
+
+_LARGEST_SIDE = 32
+_MOST_BLOCKS = 4
+# Of 1, 2, 4 and 8 warps the fastest on an H200, for one image and for three side by
+# side; and in float32 rather than three products in TF32, as tiles are small and each
+# factor would have to be split (results/gpu/kernel.json).
+_WARPS = 4
+_PRODUCTS = "float32"
+
+
+def supports(
+    config: SPLICConfig,
+    shape: tuple[int, ...],
+    dtype: Any = jnp.float32,
+    *,
+    blocks: int = 1,
+) -> bool:
+    """Whether `complete_fused` completes matrices of this shape with these settings.
+
+    Else it is for `splic_jax.complete` to do: double precision, the exact solver, no
+    rank cut, a TV over several scales, an image with a side above 32, or more than 4
+    of them side by side.
+    """
+    one_scale = config.tv_scales == 1 or config.tv_weight == 0
+    height, width = shape
+    wide = blocks == 1 or (height <= width and blocks <= _MOST_BLOCKS)
+    return (
+        tracked.supports(config, shape, dtype)
+        and one_scale
+        and wide
+        and max(height, width // blocks) <= _LARGEST_SIDE
+    )
+
+
+def is_wanted(config: SPLICConfig) -> bool:
+    """Whether settings ask for the kernel, on the devices there are."""
+    return config.solver == "fast" and jax.default_backend() == "gpu"
+
+
+def complete_by_kernel(
+    config: SPLICConfig, blocks: int, rule: Rule, interpret: bool
+) -> Callable[[Array, Array], Array]:
+    """``(matrices, masks) -> matrices``, with a derivative in reverse mode.
+
+    That of the tracked solver for as many rounds as the kernel took of each matrix.
+    """
+    solver = tracked.Tracked(config, blocks)
+    run = functools.partial(
+        complete_fused, config=config, blocks=blocks, rule=rule, interpret=interpret
+    )
+
+    @jax.custom_vjp
+    def completed(matrices: Array, masks: Array) -> Array:
+        return run(matrices, masks).matrix
+
+    def forward(matrices: Array, masks: Array) -> tuple[Array, Any]:
+        done = run(matrices, masks)
+        return done.matrix, (matrices, masks, done.steps // config.inner_steps)
+
+    def backward(residuals: tuple[Array, Array, Array], cotangent: Array) -> Any:
+        again = rule._replace(unfinished=stopping.every_round)
+
+        def pull(matrix: Array, mask: Array, rounds: Array, of: Array) -> Array:
+            def complete(matrix: Array) -> Array:
+                done: Array = algorithm1.complete(
+                    solver, (matrix, mask), rule=again, rounds=rounds
+                )[0]
+                return done
+
+            pulled: Array = jax.vjp(complete, matrix)[1](of)[0]
+            return pulled
+
+        return jax.vmap(pull)(*residuals, cotangent), None
+
+    completed.defvjp(forward, backward)
+    return completed
+
+
+def complete_fused(
+    matrices: Float[Array, "b m n"],
+    masks: Bool[Array, "b m n"],
+    config: SPLICConfig = SPLICConfig(),
+    *,
+    blocks: int = 1,
+    rule: Rule = stopping.PRINTED,
+    warps: int | None = None,
+    products: str | None = None,
+    interpret: bool = False,
+) -> Completion:
+    """`jax.vmap(splic_jax.complete)` of the tracked solver, one GPU program a matrix.
+
+    For a matrix of 32 x 32 at rank 8 a program reads 10 KB and writes 4. Between steps
+    it holds 14 KB in float32: the iterate, and the differences of rows and of columns
+    (4 KB each), and the basis (2 KB); within one also the basis' images (2 KB), three
+    16 x 16 matrices (1 KB each) and the factors of a product. The anchors and the
+    places to fill in are read again in each step, from the nearest cache. A step takes
+    between half a MFLOP and one, as it makes one correction or three.
+
+    Not differentiable by itself: see `complete_by_kernel`.
+
+    Args:
+        matrices: pixel values.
+        masks: True at the anchors, of which each matrix needs some: this is not
+            checked, nor that they are finite.
+        config, blocks: as in `splic_jax.complete`.
+        rule: when a matrix is done.
+        warps: of a program; None for what was the fastest.
+        products: of `tiles.PRODUCTS`; None for what was the fastest.
+        interpret: run the kernel without compiling it, on any device: for tests.
+
+    Returns:
+        A `Completion` of arrays with a leading axis b, without trace.
+
+    Raises:
+        ValueError: for what `supports` denies, or a rank above min(m, n).
+    """
+    if matrices.ndim != 3 or matrices.shape != masks.shape:
+        raise ValueError(
+            "matrices and masks must be [b, m, n] of one shape, got "
+            f"{matrices.shape} and {masks.shape}"
+        )
+    if not supports(config, matrices.shape[1:], matrices.dtype, blocks=blocks):
+        raise ValueError(
+            f"matrices {matrices.shape[1:]} of {matrices.dtype} with {config} are not "
+            "for the fused kernel; use splic_jax.complete"
+        )
+    run = functools.partial(
+        run_each,
+        products=products or _PRODUCTS,
+        warps=warps or _WARPS,
+        interpret=interpret,
+    )
+    count, m, n = matrices.shape
+    rank = config.rank_of((m, n))
+    # A tile has a row for each entry of the singular vectors that are not tracked.
+    wide = m < n
+    side = min(m, n)
+    shape = max(m, n) // blocks, side
+    padded = padded_side(shape[0]), padded_side(side)
+
+    def to_tiles(arrays: Array) -> Array:
+        tall = jnp.swapaxes(arrays, 1, 2) if wide else arrays
+        return pad(tall.reshape(count, blocks, *shape), *padded)
+
+    anchors = jnp.where(masks, matrices, 0) * config.pixel_scale
+    kept = to_tiles(anchors)
+    gram, square = run(
+        _gram_kernel, [kept], [padded[1:] * 2, ()], [kept.dtype] * 2, name="splic_gram"
+    )
+    unit = tracked.power_of_two(jnp.sqrt(square))
+    gram = gram[:, :side, :side] / unit[:, None, None] / unit[:, None, None]
+    vectors = jax.vmap(tracked.eigenvectors)(gram)
+    size = tracked.basis_size(rank, side)
+    x, rounds, change = run(
+        functools.partial(
+            _kernel,
+            config=config,
+            shape=shape,
+            rank=rank,
+            whole=size == side,
+            rule=rule,
+        ),
+        [
+            kept / unit[:, None, None, None],
+            to_tiles(1 - masks.astype(matrices.dtype)),
+            pad(vectors[:, :, :size], padded[1], padded_side(size)),
+            unit,
+        ],
+        [kept.shape[1:], (), ()],
+        [matrices.dtype, jnp.int32, matrices.dtype],
+        name="splic",
+    )
+    x = x[:, :, : shape[0], :side].reshape(count, -1, side)
+    x = jnp.swapaxes(x, 1, 2) if wide else x
+    scale = (unit / config.pixel_scale)[:, None, None]
+    return Completion(
+        matrix=jnp.where(masks, matrices, x * scale),
+        steps=rounds * config.inner_steps,
+        relative_change=change,
+        converged=change <= config.tolerance,
+    )
+
+
+def _gram_kernel(anchors: jax.Ref, gram: jax.Ref, square: jax.Ref) -> None:
+    """``X^T X`` of the anchors, and its trace."""
+    known = read(anchors)
+    gram[...] = tiles.gram_of(known)
+    square[...] = jnp.sum(tiles.squares_of(known))
+
+
+def _kernel(
+    anchors: jax.Ref,
+    free: jax.Ref,
+    vectors: jax.Ref,
+    unit: jax.Ref,
+    result: jax.Ref,
+    rounds: jax.Ref,
+    change: jax.Ref,
+    *,
+    config: SPLICConfig,
+    shape: tuple[int, int],
+    rank: int,
+    whole: bool,
+    rule: Rule,
+) -> None:
+    """Algorithm 1, from the first four references into the others."""
+    differences = [
+        difference_matrix(side, config.tv_form, padded)
+        for side, padded in zip(shape, anchors.shape[1:], strict=True)
+    ]
+    solver = Kernel(config, rank, whole, differences, result)
+    given = References(anchors, free, vectors, unit)
+    _, state = algorithm1.complete(solver, given, rule=rule, differentiable=False)
+    rounds[...], change[...] = state.progress.round, state.progress.change
+
+
+@dataclass(frozen=True)
+class References:
+    """What a program is given: a `Problem` that is read from memory where it is used.
+
+    Again each time, as registers are scarcer than what the nearest cache holds.
+    """
+
+    anchors_at: jax.Ref
+    free_at: jax.Ref
+    vectors_at: jax.Ref
+    unit_at: jax.Ref
+
+    @property
+    def anchors(self) -> Tiles:
+        """Zeros where there is none."""
+        return read(self.anchors_at)
+
+    @property
+    def free(self) -> Tiles:
+        """1 where there is no anchor."""
+        return read(self.free_at)
+
+    @property
+    def unit(self) -> Array:
+        """See `Problem`."""
+        unit: Array = self.unit_at[...]
+        return unit
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A `Solver` of one matrix that a single program holds, in tiles.
+
+    Attributes:
+        config: the settings.
+        rank: r.
+        whole: whether the vectors span all there is.
+        differences: of the rows and of the columns of a tile, see `difference_matrix`.
+        result: where the completed matrix is written.
+    """
+
+    config: SPLICConfig
+    rank: int
+    whole: bool
+    differences: list[Array]
+    result: jax.Ref
+
+    def init(self, given: References) -> tuple[Problem, Array, Array]:
+        """The problem, the vectors given, and the largest singular value."""
+        vectors = given.vectors_at[...]
+        squares = tiles.squares_of(tiles.images_of(given.anchors, vectors))
+        return given, vectors, jnp.sqrt(jnp.max(squares))
+
+    def step(
+        self, x: Tiles, basis: Array, delta: Array, unit: Array
+    ) -> tuple[Tiles, Array]:
+        """Lines 4 to 11 of Algorithm 1; the total variation's part by factors."""
+        config = self.config
+        now = follow(x, basis, delta, self.rank, self.whole)
+        squares = tiles.squares_of(now.images)
+        kept = tiles.largest_ones(squares, self.rank)
+        delta = jnp.maximum(delta, _EPSILON * jnp.sqrt(jnp.max(squares)))
+        relative = config.step_scaling == "relative"
+        width = delta if relative else delta * unit
+        gain = spectrum.gain(width, config.step_size, relative)
+        weights = spectrum.descended_weights(kept, squares / delta**2, gain)
+        parts = [tracked.times(tile, kept, weights) for tile in now.images]
+        if not config.tv_weight:
+            back = [tiles.dot_nt(descended, now.vectors) for _, descended in parts]
+            return tuple(back), now.vectors
+        rows, columns = self.differences
+        tv_step = config.step_size * config.tv_weight
+        across = tv_step * tiles.dot(columns, now.vectors)
+        smoothed = tuple(
+            tiles.dot_nt(descended - tv_step * tiles.dot(rows, cut), now.vectors)
+            - tiles.dot_nt(cut, across)
+            for cut, descended in parts
+        )
+        return smoothed, now.vectors
+
+    def finish(self, x: Tiles, given: References, unit: Array) -> None:
+        """Writes the iterate, in its unit."""
+        del given, unit
+        for i, tile in enumerate(x):
+            self.result[i] = tile
+
+    def squared_norm(self, x: Tiles) -> Array:
+        """The sum of squares."""
+        return tiles.squared_norm(x)
+
+
+class Leading(NamedTuple):
+    """`tracked.Leading` with its images as tiles."""
+
+    vectors: Array
+    images: Tiles
+
+
+# How many times columns were mended, they, and their defect.
+_Mending = tuple[Array | int, Leading, Array]
+
+
+def follow(x: Tiles, vectors: Array, delta: Array, rank: int, whole: bool) -> Leading:
+    """`tracked.track`; `whole` says that there is nothing outside of the span."""
+    now = Leading(vectors, tiles.images_of(x, vectors))
+    gram = tiles.gram_of(now.images)
+
+    def correct(_: Array, carry: tuple[Leading, Array]) -> tuple[Leading, Array]:
+        now, gram = carry
+        now, gram = _turn_fully(now, gram, rank)
+        if not whole:
+            now = _leave_span(x, now, gram)
+        return now, tiles.gram_of(now.images)
+
+    wanted = _corrections(gram, delta, rank)
+    now, gram = jax.lax.fori_loop(0, wanted, correct, (now, gram))
+    return _settle(x, now, gram, rank, whole)
+
+
+def _corrections(gram: Array, delta: Array, rank: int) -> Array:
+    values = tiles.diagonal(gram)
+    kept = tiles.largest_ones(values, rank)
+    last = jnp.min(jnp.where(kept > 0, values, jnp.inf))
+    squares = tracked.jacobi_angles(gram, values, kept) ** 2
+    turn = jnp.max(jnp.sum(squares, axis=0) * kept)
+    return tracked.corrections(last, turn, delta)
+
+
+def _angles(gram: Array, rank: int) -> Array:
+    values = tiles.diagonal(gram)
+    tangent = tracked.jacobi_angles(gram, values, tiles.largest_ones(values, rank))
+    return tracked.limited(tangent, tiles.total(tangent**2))
+
+
+def _rotate(now: Leading, rotation: Array) -> Leading:
+    vectors = tiles.dot(now.vectors, rotation)
+    return Leading(vectors, tiles.images_of(now.images, rotation))
+
+
+def _rotation(t: Array) -> Array:
+    t2 = tiles.dot(t, t)
+    root = tiles.identity(t) + t2 / 2 + tiles.dot(t2, t2) * 0.375
+    return root + tiles.dot(t, root)
+
+
+def _turn_fully(now: Leading, gram: Array, rank: int) -> tuple[Leading, Array]:
+    rotation = _rotation(_angles(gram, rank))
+    for _ in range(2):
+        newton = 1.5 * tiles.identity(gram) - tiles.dot_tn(rotation, rotation) / 2
+        rotation = tiles.dot(rotation, newton)
+    return _rotate(now, rotation), tiles.dot_tn(rotation, tiles.dot(gram, rotation))
+
+
+def _leave_span(x: Tiles, now: Leading, gram: Array) -> Leading:
+    squares = tiles.diagonal(gram)
+    step = tracked.first_order(_outside(x, now, gram), _safe_inverse(squares))
+    now, defect = _mended(_move(x, now, step, squares))
+    return _orthonormal(now, defect)
+
+
+def _mended(now: Leading) -> tuple[Leading, Array]:
+    def far(carry: _Mending) -> Array:
+        done, _, defect = carry
+        square = tiles.total(defect**2) / len(defect)
+        few = done < tracked.MOST_MENDING
+        return few & (square > tracked.LARGEST_DEFECT**2)
+
+    def mend(carry: _Mending) -> _Mending:
+        done, now, defect = carry
+        return done + 1, *_mend(now, defect, tiles.products.get())
+
+    start: _Mending = (jnp.int32(0), now, _defect(now))
+    _, now, defect = jax.lax.while_loop(far, mend, start)
+    return now, defect
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _mend(now: Leading, defect: Array, spelled: str) -> tuple[Leading, Array]:
+    del spelled  # traced anew for each of `PRODUCTS`
+    now = _orthonormal(now, defect)
+    return now, _defect(now)
+
+
+def _orthonormal(now: Leading, defect: Array) -> Leading:
+    square = tiles.dot(defect, defect)
+    root = tiles.identity(defect) + defect / 2 + square * 0.375
+    return _rotate(now, root + tiles.dot(square, defect) * 0.3125)
+
+
+def _outside(x: Tiles, now: Leading, gram: Array) -> Array:
+    return tiles.pulled(x, now.images) - tiles.dot(now.vectors, gram)
+
+
+def _move(x: Tiles, now: Leading, step: Array, squares: Array) -> Leading:
+    images = tiles.images_of(x, step)
+    length, stretch = jnp.sum(step**2, axis=0), tiles.squares_of(images)
+    rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
+    scale = 1 / jnp.maximum(1 - rest, 0.3)
+    norm = jnp.sqrt(jnp.sum(length * scale**2))
+    scale *= jnp.minimum(1, tracked.LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
+    return Leading(
+        tracked.moved(now.vectors, step, scale),
+        tuple(
+            tracked.moved(tile, image, scale)
+            for tile, image in zip(now.images, images, strict=True)
+        ),
+    )
+
+
+def _settle(x: Tiles, now: Leading, gram: Array, rank: int, whole: bool) -> Leading:
+    rotation = _rotation(_angles(gram, rank))
+    turned = _rotate(now, rotation)
+    if not whole:
+        squares = tiles.squares_of(turned.images)
+        step = tiles.dot(_outside(x, now, gram), rotation) * _safe_inverse(squares)
+        turned = _move(x, turned, step, squares)
+    turned, defect = _mended(turned)
+    gram = tiles.gram_of(turned.images)
+    t = _angles(tracked.of_orthonormal(gram, defect, tiles.diagonal(gram)), rank)
+    both = t + defect / 2
+    small = tiles.identity(t) + both + tiles.dot(both, both) / 2
+    return _rotate(turned, small + tiles.dot(defect, defect) / 4)
+
+
+def _defect(now: Leading) -> Array:
+    gram = tiles.dot_tn(now.vectors, now.vectors)
+    # Columns that only fill up have no length to be missed.
+    return jnp.where(gram > 0, tiles.identity(gram), 0) - gram
+
+
+def _safe_inverse(squares: Array) -> Array:
+    return tracked.damped_inverse(squares, jnp.max(squares))

@@ -1,0 +1,97 @@
+"""When Algorithm 1 stops, and how delta falls until then: lines 2 and 16.
+
+Pure functions of a small state. Every solver takes them from here, the kernel too,
+whose loop is compiled with them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from splic_jax.config import SPLICConfig
+
+
+class Progress(NamedTuple):
+    """How far a completion has come.
+
+    Attributes:
+        round: rounds done.
+        most: rounds at most.
+        delta: width of the smoothed rank in the next round.
+        change: relative change of the last step; infinite before the first.
+    """
+
+    round: Array
+    most: Array
+    delta: Array
+    change: Array
+
+
+class Rule(NamedTuple):
+    """What decides on the number of rounds, and on delta in each of them.
+
+    Attributes:
+        unfinished: whether to do one more round.
+        decayed: delta of the next round, from that of the last one.
+    """
+
+    unfinished: Callable[[Progress, SPLICConfig], Array]
+    decayed: Callable[[Array, SPLICConfig], Array]
+
+
+def unfinished(progress: Progress, config: SPLICConfig) -> Array:
+    """Line 2: tested once a round, on the last of its steps, as it is printed."""
+    return (progress.round < progress.most) & (progress.change > config.tolerance)
+
+
+def decayed(delta: Array, config: SPLICConfig) -> Array:
+    """Line 16, but that delta never vanishes."""
+    return jnp.maximum(delta * config.delta_decay, smallest_delta(delta.dtype))
+
+
+PRINTED = Rule(unfinished, decayed)
+
+
+def every_round(progress: Progress, config: SPLICConfig) -> Array:
+    """As many rounds as there are at most, whatever changes."""
+    del config
+    return progress.round < progress.most
+
+
+def begin(largest: Array, most: ArrayLike) -> Progress:
+    """Line 1: delta is the largest singular value of the anchors.
+
+    Args:
+        largest: that value.
+        most: rounds at most.
+    """
+    delta = jnp.maximum(largest, smallest_delta(largest.dtype))
+    infinite = jnp.asarray(jnp.inf, delta.dtype)
+    return Progress(jnp.int32(0), jnp.asarray(most, jnp.int32), delta, infinite)
+
+
+def after_round(
+    progress: Progress, change: Array, config: SPLICConfig, rule: Rule
+) -> Progress:
+    """The state after one more round, whose last step made this relative change."""
+    delta = rule.decayed(progress.delta, config)
+    return progress._replace(round=progress.round + 1, delta=delta, change=change)
+
+
+def relative_change(moved: Array, size: Array) -> Array:
+    """``||X_{t+1} - X_t||_F / ||X_t||_F``; of a black matrix the numerator alone.
+
+    Args:
+        moved: the square of the numerator.
+        size: the square of the denominator.
+    """
+    return jnp.sqrt(jnp.where(size > 0, moved / jnp.where(size > 0, size, 1), moved))
+
+
+def smallest_delta(dtype: jnp.dtype) -> float:
+    """What stands for 0: a black image has no largest singular value."""
+    smallest: float = float(jnp.finfo(dtype).tiny) ** 0.2  # 1 / delta^4 is finite
+    return smallest

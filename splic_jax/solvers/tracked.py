@@ -1,0 +1,635 @@
+"""The tracked solver: singular vectors followed from step to step by products.
+
+From one step to the next the matrix moves little, so its leading right singular vectors
+do too. `track` carries an orthonormal basis Q of up to 2r of them along, by matrix
+products alone. What is done to Q takes two parts, each right to second order in the
+error:
+
+- within the span, S = Q^T X^T X Q is made diagonal by rotating all pairs of columns at
+  once by their Jacobi angles (Golub and Van Loan, section 8.5);
+- out of the span, column j gets D_j = (I - Q Q^T) X^T X q_j / (lambda_j - mu_j), the
+  first-order perturbation of an eigenvector, where mu_j, the Rayleigh quotient of D_j,
+  stands for the eigenvalues that are left out (a step of Davidson's method). D is
+  orthogonal to Q, so however far the singular values lie apart nothing is amplified,
+  as it is in a power iteration.
+
+Where the columns turn far the two are done one after the other, as often as it takes;
+the last time, and most often the only one, both at once, which costs half as much.
+
+The columns past the first r are there so that what is left out is far below sigma_r:
+the rank cut is discontinuous, and an error there would grow. docs/performance.md
+measures it.
+
+Functions of one matrix, to be mapped over many by `jax.vmap`.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array
+
+from splic_jax.config import SPLICConfig
+from splic_jax.layout import small
+from splic_jax.layout.small import dot, dot_tn, kernel, product, product_nt, product_tn
+from splic_jax.solvers import arrays, spectrum
+from splic_jax.solvers.algorithm1 import VECTORS, ArrayProblem
+
+# Below, the whole decomposition is as cheap.
+SMALLEST_SIDE = 16
+
+# Full corrections before the last one, by delta in units of the singular value number
+# r: some while the smoothed rank still shrinks it, many while it has hardly begun to
+# tell it from the small ones, none when only its tail is cut off.
+_MANY, _SOME, _NONE = 2, 1, 0
+_DELTA_OF_MANY, _DELTA_OF_SOME = 8, 1.2
+# Where columns have to turn by more than this, in radians, whatever delta is.
+_ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
+
+# A rotation of more than this (Frobenius norm over sqrt 2) is made in several steps.
+LARGEST_ROTATION = 0.7
+_LARGEST_TAIL_ANGLE = 0.2
+
+# An accelerator does all matrices of a batch together, and asks the host before each
+# pass of a loop that depends on them: there it is always so many corrections and so
+# much mending.
+_FIXED_CORRECTIONS = 1
+_FIXED_MENDING = 1
+
+# Columns farther from orthonormal than this (Frobenius norm of I - Q^T Q by the root of
+# their number) are brought nearer first, in so many steps at most. It takes ties, or
+# columns of rounding errors.
+LARGEST_DEFECT = 0.025
+MOST_MENDING = 8
+
+# Roundings of the largest squared singular value below which one is noise.
+_ROUNDINGS = 8
+
+# Of the series in the derivative.
+_SERIES_TERMS = 3
+
+
+def supports(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
+    """Whether matrices of this shape are tracked, and not decomposed.
+
+    Where nothing is cut, the smallest singular values matter as much as the largest;
+    small matrices cost little; and this is as good as single precision.
+    """
+    return (
+        config.solver != "exact"
+        and config.rank_cut
+        and min(shape) >= SMALLEST_SIDE
+        and config.rank_of(shape) < min(shape)
+        and dtype == jnp.float32
+    )
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A `Solver` of one matrix, whose basis is the leading singular vectors.
+
+    Attributes:
+        config: the settings.
+        blocks: number of images side by side in the matrix.
+    """
+
+    config: SPLICConfig
+    blocks: int = 1
+
+    def init(self, given: arrays.Given) -> tuple[ArrayProblem, Array, Array]:
+        """The problem, singular vectors to begin with, and the largest value."""
+        problem = arrays.problem_of(given, self.config)
+        anchors = problem.anchors
+        rank = self.config.rank_of(anchors.shape)
+        # A power of two near the largest singular value: squares of its square neither
+        # overflow nor vanish, and nothing is rounded.
+        bound = jnp.sqrt(small.total(small.total(anchors**2)))
+        unit = jax.lax.stop_gradient(power_of_two(bound))
+        anchors = anchors / unit
+        vectors, largest = decompose(anchors, basis_size(rank, min(anchors.shape)))
+        return problem._replace(anchors=anchors, unit=unit), vectors, largest
+
+    def step(
+        self, x: Array, basis: Array, delta: Array, unit: Array
+    ) -> tuple[Array, Array]:
+        """Lines 4 to 11 of Algorithm 1."""
+        config = self.config
+        cut, descended, vectors = cut_and_descend(
+            x,
+            basis,
+            delta,
+            rank=config.rank_of(x.shape),
+            step_size=config.step_size,
+            unit=None if config.step_scaling == "relative" else unit,
+        )
+        return arrays.smooth(cut, descended, config, self.blocks), vectors
+
+    def finish(self, x: Array, given: arrays.Given, unit: Array) -> Array:
+        """The completed matrix."""
+        return arrays.in_pixels(x, given, unit, self.config)
+
+    def squared_norm(self, x: Array) -> Array:
+        """The sum of squares."""
+        return arrays.squared_norm(x)
+
+
+def power_of_two(bound: Array) -> Array:
+    """The next one above; 1 for 0."""
+    return jnp.ldexp(jnp.ones_like(bound), jnp.frexp(bound)[1])
+
+
+class Leading(NamedTuple):
+    """The leading right singular vectors of a matrix, approximately.
+
+    Attributes:
+        vectors: ``[n, p]``, orthonormal.
+        images: X times them, ``[m, p]``; orthogonal, of the length of the singular
+            values.
+    """
+
+    vectors: Array
+    images: Array
+
+
+def basis_size(rank: int, smaller_side: int) -> int:
+    """Number of vectors to track in order to cut to `rank`."""
+    more = min(rank, (smaller_side - rank) // 2)
+    return min(smaller_side, max(rank + more, SMALLEST_SIDE))
+
+
+def decompose(x: Array, size: int) -> tuple[Array, Array]:
+    """The leading right singular vectors by an eigendecomposition, to start from.
+
+    Args:
+        x: ``[m, n]`` with entries of about 1.
+        size: number of vectors.
+
+    Returns:
+        The vectors ``[n, size]``, n being the smaller side, and the largest singular
+        value.
+    """
+    if x.shape[0] < x.shape[1]:
+        x = x.T
+    fixed = jax.lax.stop_gradient(x)
+    vectors = eigenvectors(product_tn(fixed, fixed))
+    # Differentiable in x, as the vectors are not: u_1^T dX v_1.
+    square = small.total(product(x, vectors[:, :1])[:, 0] ** 2)
+    largest = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return vectors[:, :size], largest
+
+
+def eigenvectors(gram: Array) -> Array:
+    """Of the largest eigenvalues first."""
+
+    def one(gram: Array) -> Array:
+        vectors: Array = jnp.linalg.eigh(gram)[1]
+        return vectors[:, ::-1]
+
+    if jax.default_backend() == "cpu":
+        # One after another: LAPACK's batches share their threads with the programs on
+        # other CPU devices, and wait for one another for ever.
+        one = jax.custom_batching.sequential_vmap(one)
+    return one(gram)
+
+
+def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
+    """The leading singular vectors of `x`, from those of a matrix near it.
+
+    Args:
+        x: ``[m, n]``, m >= n, with entries of about 1.
+        vectors: ``[n, p]``, orthonormal; p of `basis_size`.
+        delta: width of the smoothed rank, which says how much the first r singular
+            values are moving.
+        rank: r, which column the space has to be exact for.
+
+    Returns:
+        Vectors and images. Neither orthonormality nor accuracy depends on how far
+        apart the singular values lie; they do suffer where sigma_{p+1} is near
+        sigma_r.
+    """
+    now = Leading(vectors, product(x, vectors))
+    gram = product_tn(now.images, now.images)
+
+    def correct(carry: _Correction) -> _Correction:
+        done, now, gram, angles = carry
+        now = _leave_span(x, *_turn_fully(now, gram, angles.t))
+        gram = product_tn(now.images, now.images)
+        return done + 1, now, gram, angles_of(gram, rank)
+
+    carry: _Correction = (0, now, gram, angles_of(gram, rank))
+    if jax.default_backend() == "cpu":
+        wanted = corrections(carry[3].last, carry[3].turn, delta)
+        carry = jax.lax.while_loop(lambda carry: carry[0] < wanted, correct, carry)
+    else:
+        for _ in range(_FIXED_CORRECTIONS):
+            carry = correct(carry)
+    _, now, gram, angles = carry
+    return _settle(x, now, gram, angles.t, rank)
+
+
+class _Angles(NamedTuple):
+    t: Array  # of each pair of columns, as a rotation takes them; antisymmetric
+    turn: Array  # the square of the most that one of the first r columns turns
+    last: Array  # sigma_r^2, or what the diagonal has for it
+
+
+# How many corrections were made, and what the next one starts from.
+_Correction = tuple[Array | int, Leading, Array, _Angles]
+
+
+def angles_of(gram: Array, rank: int) -> _Angles:
+    values = small.diagonal(gram)
+    kept = small.largest_ones(values, rank)
+    tangent = jacobi_angles(gram, values, kept)
+    squares = small.total(tangent**2)
+    last = -small.largest(jnp.where(kept > 0, -values, -jnp.inf))
+    t = limited(tangent, small.total(squares))
+    return _Angles(t, small.largest(squares * kept), last)
+
+
+def corrections(last: Array, turn: Array, delta: Array) -> Array:
+    """How many full corrections a matrix wants; none where it is 0.
+
+    Args:
+        last: sigma_r^2, or what stands for it.
+        turn: the square of the most that one of the first r columns turns.
+        delta: width of the smoothed rank.
+    """
+    ratio = delta**2 / jnp.where(last > 0, last, 1)
+    many = (ratio > _DELTA_OF_MANY**2) | (turn > _ANGLE_OF_MANY**2)
+    some = (ratio > _DELTA_OF_SOME**2) | (turn > _ANGLE_OF_SOME**2)
+    # Triton takes untyped numbers for those of the type of the condition.
+    none_of_them, some_of_them, many_of_them = map(jnp.int32, (_NONE, _SOME, _MANY))
+    wanted = jnp.where(many, many_of_them, jnp.where(some, some_of_them, none_of_them))
+    return jnp.where(last > 0, wanted, none_of_them)
+
+
+@kernel
+def jacobi_angles(gram: Array, values: Array, kept: Array) -> Array:
+    """The tangents that annihilate each pair's entry of `gram`; antisymmetric.
+
+    Two columns that will both be cut off need not be told apart: they turn little.
+    """
+    gap, twice = values - values[:, None], 2 * gram
+    distance = jnp.abs(gap)
+    tangent = twice * gap
+    tangent /= distance * (distance + jnp.sqrt(gap**2 + twice**2)) + 1e-30
+    limit = jnp.minimum(_LARGEST_TAIL_ANGLE + kept + kept[:, None], 1)
+    return jnp.clip(tangent, -limit, limit)
+
+
+@kernel
+def limited(tangent: Array, square: Array) -> Array:
+    norm = jnp.sqrt(square / 2)
+    return tangent * jnp.minimum(1, LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
+
+
+@kernel
+def _inverse_root(t2: Array) -> Array:
+    """``(I - T2)^{-1/2}`` of a small T2, to second order."""
+    return jnp.eye(len(t2), dtype=t2.dtype) + t2 / 2 + 0.375 * dot(t2, t2)
+
+
+def _rotation(t: Array) -> Array:
+    """``(I + T)(I - T^2)^{-1/2}``, nearly orthogonal for an antisymmetric T."""
+    return _and_times(t, _inverse_root(product(t, t)))
+
+
+@kernel
+def _and_times(t: Array, root: Array) -> Array:
+    return root + dot(t, root)
+
+
+@kernel
+def _newton(rotation: Array) -> Array:
+    """What brings a matrix that is nearly orthogonal nearer, by Newton and Schulz."""
+    return (
+        1.5 * jnp.eye(len(rotation), dtype=rotation.dtype)
+        - dot_tn(rotation, rotation) / 2
+    )
+
+
+def _rotate(now: Leading, rotation: Array) -> Leading:
+    return Leading(product(now.vectors, rotation), product(now.images, rotation))
+
+
+def _turn_fully(now: Leading, gram: Array, t: Array) -> tuple[Leading, Array]:
+    """Rotates within the span; returns also the new gram."""
+    rotation = _rotation(t)
+    for _ in range(2):
+        rotation = product(rotation, _newton(rotation))
+    gram = product_tn(rotation, product(gram, rotation))
+    return _rotate(now, rotation), gram
+
+
+def _leave_span(x: Array, now: Leading, gram: Array) -> Leading:
+    """Corrects the vectors by what lies outside of their span."""
+    if now.vectors.shape[0] == now.vectors.shape[1]:
+        return now
+    squares = small.diagonal(gram)
+    step = first_order(_outside(x, now, gram), _safe_inverse(squares))
+    now, defect = _mended(_move(now, Leading(step, product(x, step)), squares))
+    return _orthonormal(now, defect)
+
+
+# How many times columns were mended, they, and their defect.
+_Mending = tuple[Array | int, Leading, Array]
+
+
+def _mended(now: Leading) -> tuple[Leading, Array]:
+    """Makes columns nearly orthonormal that are far from it; returns the defect too."""
+
+    def far(carry: _Mending) -> Array:
+        done, _, defect = carry
+        square = small.total(small.total(defect**2)) / len(defect)
+        return (square > LARGEST_DEFECT**2) & (done < MOST_MENDING)
+
+    def mend(carry: _Mending) -> _Mending:
+        done, now, defect = carry
+        return done + 1, *_mend(now, defect)
+
+    carry: _Mending = (0, now, _defect(now.vectors))
+    if jax.default_backend() == "cpu":
+        carry = jax.lax.while_loop(far, mend, carry)
+    else:
+        for _ in range(_FIXED_MENDING):
+            carry = mend(carry)
+    return carry[1:]
+
+
+@jax.jit
+def _mend(now: Leading, defect: Array) -> tuple[Leading, Array]:
+    now = _orthonormal(now, defect)
+    return now, _defect(now.vectors)
+
+
+def _orthonormal(now: Leading, defect: Array) -> Leading:
+    return _rotate(now, _inverse_root_to_third(defect, product(defect, defect)))
+
+
+def _outside(x: Array, now: Leading, gram: Array) -> Array:
+    """What X^T X makes of the vectors outside of their span."""
+    return _rest(product_tn(x, now.images), now.vectors, gram)
+
+
+@kernel
+def _rest(pulled: Array, vectors: Array, gram: Array) -> Array:
+    return pulled - dot(vectors, gram)
+
+
+@kernel
+def first_order(outside: Array, inverse: Array) -> Array:
+    return outside * inverse
+
+
+def _move(now: Leading, step: Leading, squares: Array) -> Leading:
+    """Adds a step of first order, each column scaled by the quotient of its own."""
+    length, stretch = small.total(step.vectors**2), small.total(step.images**2)
+    rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
+    scale = 1 / jnp.maximum(1 - rest, 0.3)
+    norm = jnp.sqrt(small.total(length * scale**2))
+    scale = scale * jnp.minimum(1, LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
+    return Leading(*(moved(*of, scale) for of in zip(now, step, strict=True)))
+
+
+@kernel
+def moved(now: Array, step: Array, scale: Array) -> Array:
+    return now + step * scale
+
+
+@kernel
+def _defect(vectors: Array) -> Array:
+    return jnp.eye(vectors.shape[1], dtype=vectors.dtype) - dot_tn(vectors, vectors)
+
+
+@kernel
+def _inverse_root_to_third(defect: Array, square: Array) -> Array:
+    root = jnp.eye(len(defect), dtype=defect.dtype) + defect / 2 + 0.375 * square
+    return root + 0.3125 * dot(square, defect)
+
+
+def _safe_inverse(squares: Array) -> Array:
+    """1 / sigma^2, damped towards 0 where that is near a rounding error."""
+    return damped_inverse(squares, small.largest(squares))
+
+
+def damped_inverse(squares: Array, largest: Array) -> Array:
+    """1 / sigma^2 of singular values, given the square of the largest of them."""
+    least = _ROUNDINGS * float(jnp.finfo(squares.dtype).eps) * largest
+    return squares / jnp.where(least > 0, squares**2 + least**2, 1)
+
+
+def _settle(x: Array, now: Leading, gram: Array, t: Array, rank: int) -> Leading:
+    """The last correction, within the span and out of it at once, to second order."""
+    rotation = _rotation(t)
+    turned = _rotate(now, rotation)
+    if now.vectors.shape[0] != now.vectors.shape[1]:
+        # The turned columns' own: a mixture of two would get the correction of neither.
+        squares = small.total(turned.images**2)
+        step = _turned_step(_outside(x, now, gram), rotation, _safe_inverse(squares))
+        turned = _move(turned, Leading(step, product(x, step)), squares)
+    # What that left, of second order, is mended at once: lengths, angles between the
+    # columns, and S.
+    turned, defect = _mended(turned)
+    gram = product_tn(turned.images, turned.images)
+    t = angles_of(of_orthonormal(gram, defect, small.diagonal(gram)), rank).t
+    return _rotate(turned, _small_rotation(t, defect))
+
+
+@kernel
+def _turned_step(outside: Array, rotation: Array, inverse: Array) -> Array:
+    return dot(outside, rotation) * inverse
+
+
+@kernel
+def of_orthonormal(gram: Array, defect: Array, values: Array) -> Array:
+    """To first order in the defect E, ``(I + E / 2) S (I + E / 2)``."""
+    return gram + defect * (values + values[:, None]) / 2
+
+
+@kernel
+def _small_rotation(t: Array, defect: Array) -> Array:
+    """Rotates by T and makes orthonormal; both to second order."""
+    both = t + defect / 2
+    return (
+        jnp.eye(len(t), dtype=t.dtype)
+        + both
+        + dot(both, both) / 2
+        + dot(defect, defect) / 4
+    )
+
+
+def _floor(delta: Array, squares: Array) -> Array:
+    # Below this delta could only act on rounding errors.
+    epsilon = jnp.finfo(squares.dtype).eps
+    return jnp.maximum(delta, epsilon * jnp.sqrt(small.largest(squares)))
+
+
+def _gain(delta: Array, unit: Array | None, step_size: float) -> Array:
+    width = delta if unit is None else delta * unit
+    return spectrum.gain(width, step_size, unit is None)
+
+
+def _weights(
+    now: Leading, delta: Array, unit: Array | None, rank: int, step_size: float
+) -> tuple[Array, Array, Array]:
+    """Squares of the singular values, and their weights in the cut and the descent."""
+    squares = small.total(now.images**2)
+    kept = small.largest_ones(squares, rank)
+    delta = _floor(delta, squares)
+    gain = _gain(delta, unit, step_size)
+    return squares, kept, spectrum.descended_weights(kept, squares / delta**2, gain)
+
+
+@kernel
+def times(images: Array, kept: Array, weights: Array) -> tuple[Array, Array]:
+    return kept * images, weights * images
+
+
+def cut_and_descend(
+    x: Array,
+    vectors: Array,
+    delta: Array,
+    *,
+    rank: int,
+    step_size: float,
+    unit: Array | None,
+) -> tuple[Array, Array, Array]:
+    """`splic_jax.solvers.exact.cut_and_descend` by `track`.
+
+    Args:
+        x: ``[m, n]`` with entries of about 1.
+        vectors: those of the step before.
+        delta: width of the smoothed rank, in the unit of x.
+        rank: r.
+        step_size: mu.
+        unit: None for the step relative to delta^2; for the step as printed, the value
+            in the caller's unit of an entry of 1.
+
+    Returns:
+        The cut matrix, the descended one, and the vectors for the next step.
+    """
+    if x.shape[0] < x.shape[1]:
+        cut, descended, vectors = cut_and_descend(
+            small.transpose(x),
+            vectors,
+            delta,
+            rank=rank,
+            step_size=step_size,
+            unit=unit,
+        )
+        return small.transpose(cut), small.transpose(descended), vectors
+    return _cut_and_descend(x, vectors, delta, unit, rank, step_size)
+
+
+# `x`, `vectors`, `delta` and `unit`, or their cotangents.
+_Inputs = tuple[Array, Array, Array, Array | None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _cut_and_descend(
+    x: Array,
+    vectors: Array,
+    delta: Array,
+    unit: Array | None,
+    rank: int,
+    step_size: float,
+) -> tuple[Array, Array, Array]:
+    now = track(x, vectors, delta, rank)
+    _, kept, weights = _weights(now, delta, unit, rank, step_size)
+    cut, descended = times(now.images, kept, weights)
+    back = small.transpose(now.vectors)
+    cut = product(cut, back)
+    if jax.default_backend() == "cpu":
+        descended = jax.lax.cond(
+            small.anywhere(jnp.any(weights != kept)),
+            lambda: product(descended, back),
+            lambda: cut,
+        )
+    else:
+        descended = product(descended, back)
+    return cut, descended, now.vectors
+
+
+def _with_residuals(
+    x: Array,
+    vectors: Array,
+    delta: Array,
+    unit: Array | None,
+    rank: int,
+    step_size: float,
+) -> tuple[tuple[Array, Array, Array], _Inputs]:
+    cut, descended, vectors = _cut_and_descend(x, vectors, delta, unit, rank, step_size)
+    vectors = checkpoint_name(vectors, VECTORS)
+    return (cut, descended, vectors), (x, vectors, delta, unit)
+
+
+def _pull_back(
+    rank: int,
+    step_size: float,
+    residuals: _Inputs,
+    cotangents: tuple[Array, Array, Array],
+) -> _Inputs:
+    """The derivative in x and delta; the vectors only say where to start from.
+
+    That of `splic_jax.solvers.exact`, transposed, with the derivative of the space as a
+    whole in two parts: towards the other columns of the basis by divided differences,
+    and out of it by the series for (lambda_j - X^T X)^{-1}, which converges as
+    (sigma_{p+1} / sigma_r)^2 does.
+    """
+    x, vectors, delta, unit = residuals
+    of_cut, of_descended, _ = cotangents
+    now = Leading(vectors, product(x, vectors))
+    (squares, kept, weights), pull_weights = jax.vjp(
+        lambda d: _weights(now, d, unit, rank, step_size), delta
+    )
+    width = _floor(delta, squares)
+    differences = spectrum.divided_differences(
+        jnp.sqrt(squares), kept, weights, width, _gain(width, unit, step_size)
+    )
+
+    # Of Y = X V, to begin with, where Y stands on the left in the results.
+    turned = product(of_cut, vectors), product(of_descended, vectors)
+    images = _weighed(*turned, kept, weights)
+    zeros = jnp.zeros_like(kept)
+    of_weights = small.total(now.images * turned[1])
+    (of_delta,) = pull_weights((zeros, zeros, of_weights))
+    gram = _of_gram(
+        product_tn(now.images, turned[0]),
+        product_tn(now.images, turned[1]),
+        *differences,
+    )
+    # Of the part of dV that leaves the span.
+    cut, descended = times(now.images, kept, weights)
+    leaving = product_tn(of_cut, cut) + product_tn(of_descended, descended)
+    leaving += product_tn(x, images)
+    inverse = kept * _safe_inverse(squares)
+
+    def outside(v: Array) -> Array:
+        return _rest(v, vectors, product_tn(vectors, v))
+
+    pulled = outside(leaving * inverse)
+    for _ in range(_SERIES_TERMS):
+        more = product_tn(x, product(x, pulled))
+        pulled = outside((leaving + more) * inverse)
+    images += product(now.images, gram) + product(x, pulled)
+    of_x = product_nt(images, vectors) + product_nt(now.images, pulled)
+    of_unit = None if unit is None else jnp.zeros_like(unit)
+    return of_x, jnp.zeros_like(vectors), of_delta, of_unit
+
+
+@kernel
+def _weighed(of_cut: Array, of_descended: Array, kept: Array, weights: Array) -> Array:
+    return of_cut * kept + of_descended * weights
+
+
+@kernel
+def _of_gram(of_cut: Array, of_descended: Array, cut: Array, descended: Array) -> Array:
+    half = of_cut * cut + of_descended * descended
+    return half + half.T
+
+
+_cut_and_descend.defvjp(_with_residuals, _pull_back)

@@ -1,0 +1,1 @@
+"""Transforms that write an image in a coarser code."""

@@ -1,0 +1,1 @@
+"""Transforms that fill in what a random mask leaves out."""

@@ -1,0 +1,71 @@
+"""An image as matrices with missing entries, as ME-Net estimates them."""
+
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from splic_jax.fields import Settings, require_choice, require_number
+from splic_jax.layout.channels import Channels, from_matrices, to_matrices
+from splic_jax.masks.sampling import sample_mask
+
+Mask = Literal["shared", "independent"]
+
+
+@runtime_checkable
+class Masking(Settings, Protocol):
+    """Settings of a transform that masks an image and estimates its matrices."""
+
+    @property
+    def keep_probability(self) -> float: ...
+
+    @property
+    def channels(self) -> Channels: ...
+
+    @property
+    def mask(self) -> Mask: ...
+
+
+def require_masking(config: Masking) -> None:
+    """Raises a `ValueError` unless `keep_probability`, `channels` and `mask` fit."""
+    require_number(config, "keep_probability", "(0, 1]")
+    require_choice(config, "channels", ("separate", "concatenated"))
+    require_choice(config, "mask", ("shared", "independent"))
+
+
+def of_matrices(
+    complete: Callable[[Array, Array], Array],
+    image: Float[Array, "h w c"],
+    mask: Bool[Array, "h w c"],
+    channels: Channels,
+) -> Float[Array, "h w c"]:
+    """An image whose matrices each went through ``(matrix, mask) -> matrix``."""
+    matrices, masks = (to_matrices(x, channels) for x in (image, mask))
+    return from_matrices(jax.vmap(complete)(matrices, masks), image.shape[2])
+
+
+def estimate(
+    image: Float[Array, "h w c"],
+    key: PRNGKeyArray,
+    config: Masking,
+    complete: Callable[[Float[Array, "m n"], Bool[Array, "m n"]], Float[Array, "m n"]],
+) -> Float[Array, "h w c"]:
+    """Draws a mask and estimates the image from its kept entries, in [-1, 1].
+
+    What ME-Net does around each of its three methods (Yang et al. 2019, section 2.1).
+
+    Args:
+        image: values in [0, 1].
+        key: of the mask.
+        config: the settings.
+        complete: ``(matrix, mask) -> matrix``; the matrix is 0 where the mask is False.
+
+    Returns:
+        The estimate, clipped to [0, 1].
+    """
+    mask = sample_mask(key, image.shape, config.keep_probability, config.mask)
+    kept = jnp.where(mask, 2 * image - 1, 0)
+    done = of_matrices(complete, kept, mask, config.channels)
+    return jnp.clip((done + 1) / 2, 0, 1)

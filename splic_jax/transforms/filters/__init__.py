@@ -1,0 +1,1 @@
+"""Transforms that average neighbouring pixels."""

@@ -1,0 +1,1 @@
+"""Transforms that draw what they do to an image."""
