@@ -34,7 +34,7 @@ from attacks import bpda
 from benchmarks._gpu import networks, settings
 from benchmarks._gpu.context import Context, Images, Program, interval
 from splic_jax import SPLICConfig, purify
-from splic_jax.solvers.kernel import runs_kernel
+from splic_jax.solvers.kernel import is_wanted
 from splic_jax.transforms.completion.matrices import of_matrices
 from train import files, models
 
@@ -575,7 +575,7 @@ def _working(
     context: Context, name: str, config: SPLICConfig
 ) -> tuple[SPLICConfig, str | None]:
     config = _sized(context, config)
-    if networks.exists(context, name) or not runs_kernel(config):
+    if networks.exists(context, name) or not is_wanted(config):
         return config, None
     config, failure = _that_runs(_piece(context), config)
     if failure:
