@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Int, Key, Shaped
 
 from splic_jax.arguments import require_key
 from splic_jax.completion import complete_batch, in_groups
@@ -181,8 +181,29 @@ def _purify_batch(
 ) -> WithFinite:
     """`purify` in one program; `interpret` as in `complete_batch`."""
 
+    def draw(index: Array, shape: tuple[int, ...]) -> Array:
+        kept, kind = config.keep_probability, config.mask
+        image_key = jax.random.fold_in(key, index)
+        return sample_mask(image_key, shape, kept, kind, config.mask_design)
+
     def purify_chunk(images: Array, indices: Array) -> Array:
-        return _purify_chunk(images, indices, key, config, interpret)
+        count, height, width, channels = images.shape
+        blocks = 1 if config.channels == "separate" else channels
+
+        def matrices_of(x: Array) -> Array:
+            matrices = jax.vmap(partial(to_matrices, channels=config.channels))(x)
+            return matrices.reshape(-1, height, blocks * width)
+
+        masks = jax.vmap(partial(draw, shape=images.shape[1:]))(indices)
+        completed = complete_batch(
+            matrices_of(images),
+            matrices_of(masks),
+            config,
+            blocks=blocks,
+            interpret=interpret,
+        )
+        completed = completed.reshape(count, -1, *completed.shape[1:])
+        return jax.vmap(partial(from_matrices, image_channels=channels))(completed)
 
     return map_chunks(purify_chunk, images, indices, chunk)
 
@@ -192,36 +213,3 @@ _compiled = jax.jit(_purify_batch, static_argnames=_STATIC)
 _compiled_for_groups = jax.jit(
     _purify_batch, static_argnames=_STATIC, compiler_options=COMPILER_OPTIONS
 )
-
-
-def _purify_chunk(
-    images: Float[Array, "n h w c"],
-    indices: Int[Array, " n"],
-    key: Key[Array, ""],
-    config: SPLICConfig,
-    interpret: bool,
-) -> Float[Array, "n h w c"]:
-    count, height, width, channels = images.shape
-
-    def draw(index: Array) -> Array:
-        image_key = jax.random.fold_in(key, index)
-        shape = (height, width, channels)
-        return sample_mask(
-            image_key, shape, config.keep_probability, config.mask, config.mask_design
-        )
-
-    blocks = 1 if config.channels == "separate" else channels
-
-    def matrices_of(x: Array) -> Array:
-        matrices = jax.vmap(partial(to_matrices, channels=config.channels))(x)
-        return matrices.reshape(-1, height, blocks * width)
-
-    completed = complete_batch(
-        matrices_of(images),
-        matrices_of(jax.vmap(draw)(indices)),
-        config,
-        blocks=blocks,
-        interpret=interpret,
-    )
-    completed = completed.reshape(count, -1, *completed.shape[1:])
-    return jax.vmap(partial(from_matrices, image_channels=channels))(completed)

@@ -1,5 +1,6 @@
 """What solvers share that hold a matrix as one array."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -23,15 +24,26 @@ def problem_of(given: Given, config: SPLICConfig) -> ArrayProblem:
     return ArrayProblem(anchors, free, jnp.ones((), matrix.dtype))
 
 
-def in_pixels(x: Array, given: Given, unit: Array, config: SPLICConfig) -> Array:
-    """The iterate in the unit of the pixels, with the anchors to the bit."""
-    matrix, mask = given
-    return jnp.where(mask, matrix, x * (unit / config.pixel_scale))
+@dataclass(frozen=True)
+class OnArrays:
+    """What a `Solver` of one matrix needs, but for the singular vectors.
 
+    Attributes:
+        config: the settings.
+        blocks: number of images side by side in the matrix.
+    """
 
-def squared_norm(x: Array) -> Array:
-    """Without a derivative: what is made of it only says when to stop."""
-    return small.total(small.total(jax.lax.stop_gradient(x) ** 2))
+    config: SPLICConfig
+    blocks: int = 1
+
+    def finish(self, x: Array, given: Given, unit: Array) -> Array:
+        """The iterate in the unit of the pixels, with the anchors to the bit."""
+        matrix, mask = given
+        return jnp.where(mask, matrix, x * (unit / self.config.pixel_scale))
+
+    def squared_norm(self, x: Array) -> Array:
+        """Without a derivative: what is made of it only says when to stop."""
+        return small.total(small.total(jax.lax.stop_gradient(x) ** 2))
 
 
 def smooth(cut: Array, descended: Array, config: SPLICConfig, blocks: int) -> Array:

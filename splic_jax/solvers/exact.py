@@ -9,7 +9,6 @@ differences of `w`, which stay finite wherever the product is differentiable (Da
 and Krein 1965; Higham, Functions of Matrices, theorem 3.11).
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -17,7 +16,6 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from splic_jax.config import SPLICConfig
 from splic_jax.solvers import arrays
 from splic_jax.solvers.algorithm1 import ArrayProblem
 from splic_jax.solvers.spectrum import descended_weights, divided_differences, gain
@@ -25,17 +23,8 @@ from splic_jax.solvers.spectrum import descended_weights, divided_differences, g
 _Pair = tuple[Array, Array]
 
 
-@dataclass(frozen=True)
-class Exact:
-    """A `Solver` of one matrix, by decompositions.
-
-    Attributes:
-        config: the settings.
-        blocks: number of images side by side in the matrix.
-    """
-
-    config: SPLICConfig
-    blocks: int = 1
+class Exact(arrays.OnArrays):
+    """A `Solver` of one matrix, by decompositions."""
 
     def init(self, given: arrays.Given) -> tuple[ArrayProblem, None, Array]:
         """The problem, no basis, and the largest singular value."""
@@ -58,14 +47,6 @@ class Exact:
             relative=config.step_scaling == "relative",
         )
         return arrays.smooth(cut, descended, config, self.blocks), None
-
-    def finish(self, x: Array, given: arrays.Given, unit: Array) -> Array:
-        """The completed matrix."""
-        return arrays.in_pixels(x, given, unit, self.config)
-
-    def squared_norm(self, x: Array) -> Array:
-        """The sum of squares."""
-        return arrays.squared_norm(x)
 
 
 def cut_and_descend(

@@ -284,14 +284,14 @@ class Kernel:
         rank: r.
         whole: whether the vectors span all there is.
         differences: of the rows and of the columns of a tile, see `difference_matrix`.
-        result: where the completed matrix is written.
+        result: where the completed matrix is written; None for single steps.
     """
 
     config: SPLICConfig
     rank: int
     whole: bool
     differences: list[Array]
-    result: jax.Ref
+    result: jax.Ref | None
 
     def init(self, given: References) -> tuple[Problem, Array, Array]:
         """The problem, the vectors given, and the largest singular value."""
@@ -329,6 +329,7 @@ class Kernel:
     def finish(self, x: Tiles, given: References, unit: Array) -> None:
         """Writes the iterate, in its unit."""
         del given, unit
+        assert self.result is not None
         for i, tile in enumerate(x):
             self.result[i] = tile
 

@@ -20,7 +20,7 @@ class Progress(NamedTuple):
     Attributes:
         round: rounds done.
         most: rounds at most.
-        delta: width of the smoothed rank in the next round.
+        delta: width of the smoothed rank in the next round, in the solver's unit.
         change: relative change of the last step; infinite before the first.
     """
 

@@ -24,7 +24,6 @@ Functions of one matrix, to be mapped over many by `jax.vmap`.
 """
 
 import functools
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -87,17 +86,8 @@ def supports(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Tracked:
-    """A `Solver` of one matrix, whose basis is the leading singular vectors.
-
-    Attributes:
-        config: the settings.
-        blocks: number of images side by side in the matrix.
-    """
-
-    config: SPLICConfig
-    blocks: int = 1
+class Tracked(arrays.OnArrays):
+    """A `Solver` of one matrix, whose basis is the leading singular vectors."""
 
     def init(self, given: arrays.Given) -> tuple[ArrayProblem, Array, Array]:
         """The problem, singular vectors to begin with, and the largest value."""
@@ -126,14 +116,6 @@ class Tracked:
             unit=None if config.step_scaling == "relative" else unit,
         )
         return arrays.smooth(cut, descended, config, self.blocks), vectors
-
-    def finish(self, x: Array, given: arrays.Given, unit: Array) -> Array:
-        """The completed matrix."""
-        return arrays.in_pixels(x, given, unit, self.config)
-
-    def squared_norm(self, x: Array) -> Array:
-        """The sum of squares."""
-        return arrays.squared_norm(x)
 
 
 def power_of_two(bound: Array) -> Array:
@@ -555,14 +537,9 @@ def _cut_and_descend(
 
 
 def _with_residuals(
-    x: Array,
-    vectors: Array,
-    delta: Array,
-    unit: Array | None,
-    rank: int,
-    step_size: float,
+    x: Array, vectors: Array, delta: Array, unit: Array | None, *settings: Any
 ) -> tuple[tuple[Array, Array, Array], _Inputs]:
-    cut, descended, vectors = _cut_and_descend(x, vectors, delta, unit, rank, step_size)
+    cut, descended, vectors = _cut_and_descend(x, vectors, delta, unit, *settings)
     vectors = checkpoint_name(vectors, VECTORS)
     return (cut, descended, vectors), (x, vectors, delta, unit)
 

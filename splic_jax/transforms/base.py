@@ -13,16 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from splic_jax.arguments import require_key
 from splic_jax.fields import Settings
 from splic_jax.keys import mappable
-from splic_jax.layout.batches import (
-    WithFinite,
-    accelerator_chunk,
-    can_be_split,
-    check,
-    map_chunks,
-    map_pieces,
-    numbered,
-    require_finite,
-)
+from splic_jax.layout import batches
 
 # ``(image [h, w, c], key, config) -> image``, floats in [0, 1].
 OfOneImage = Callable[[Float[Array, "h w c"], PRNGKeyArray, Any], Array]
@@ -56,13 +47,13 @@ def per_image(one: OfOneImage) -> Transform:
     @partial(jax.jit, static_argnames=("chunk", "least"))
     def run(
         images: Array, indices: Array, shared: tuple[Array, Any], chunk: int, least: int
-    ) -> WithFinite:
+    ) -> batches.WithFinite:
         key, config = shared
 
         def run_one(image: Array, index: Array) -> Array:
             return one(image, jax.random.fold_in(key, index), config)
 
-        return map_chunks(jax.vmap(run_one), images, indices, chunk, least)
+        return batches.map_chunks(jax.vmap(run_one), images, indices, chunk, least)
 
     def transform(
         images: Array | np.ndarray,
@@ -73,7 +64,7 @@ def per_image(one: OfOneImage) -> Transform:
         indices: Int[Array | np.ndarray, " count"] | None = None,
         check_finite: bool = False,
     ) -> Array:
-        check(images)
+        batches.check(images)
         require_key(key)
         batch = images if images.ndim == 4 else images[None]
         if len(batch) == 0:  # what comes out may have other channels
@@ -84,19 +75,21 @@ def per_image(one: OfOneImage) -> Transform:
             )
             nothing: Array = jnp.zeros((0, *done.shape[1:]), done.dtype)
             return nothing
-        numbers = numbered(len(batch), first_index, indices)
+        numbers = batches.numbered(len(batch), first_index, indices)
         platform, shared = jax.default_backend(), (mappable(key), config)
         on_cpu = platform == "cpu"
-        chunk = 1 if on_cpu else min(accelerator_chunk(batch.shape[1:]), len(batch))
+        chunk = (
+            1 if on_cpu else min(batches.accelerator_chunk(batch.shape[1:]), len(batch))
+        )
         run_some = partial(run, chunk=chunk, least=2 if on_cpu else 1)
-        if can_be_split(batch, numbers, shared):
-            done, finite = map_pieces(
+        if batches.can_be_split(batch, numbers, shared):
+            done, finite = batches.map_pieces(
                 run_some, batch, numbers, shared, chunk, platform=platform
             )
         else:
             done, finite = run_some(batch, numbers, shared)
         if check_finite:
-            require_finite(finite)
+            batches.require_finite(finite)
         transformed: Array = done if images.ndim == 4 else done[0]
         return transformed
 

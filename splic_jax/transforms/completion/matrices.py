@@ -1,38 +1,42 @@
 """An image as matrices with missing entries, as ME-Net estimates them."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from splic_jax.fields import Settings, require_choice, require_number
+from splic_jax.fields import config, require_choice, require_number
 from splic_jax.layout.channels import Channels, from_matrices, to_matrices
 from splic_jax.masks.sampling import sample_mask
 
 Mask = Literal["shared", "independent"]
 
 
-@runtime_checkable
-class Masking(Settings, Protocol):
-    """Settings of a transform that masks an image and estimates its matrices."""
+@config
+class Masking:
+    """Settings of a transform that masks an image and estimates its matrices.
 
-    @property
-    def keep_probability(self) -> float: ...
+    Attributes:
+        keep_probability: p, chance of an entry to be kept; in (0, 1].
+        channels: "concatenated" estimates one h x (c w) matrix, "separate" one h x w
+            matrix a channel.
+        mask: "independent" draws a mask for each channel, as ME-Net does for
+            concatenated channels; "shared" one for all, as for separate ones.
 
-    @property
-    def channels(self) -> Channels: ...
+    Raises:
+        ValueError: for a value that makes no sense, naming the field.
+    """
 
-    @property
-    def mask(self) -> Mask: ...
+    keep_probability: float = 0.5
+    channels: Channels = "concatenated"
+    mask: Mask = "independent"
 
-
-def require_masking(config: Masking) -> None:
-    """Raises a `ValueError` unless `keep_probability`, `channels` and `mask` fit."""
-    require_number(config, "keep_probability", "(0, 1]")
-    require_choice(config, "channels", ("separate", "concatenated"))
-    require_choice(config, "mask", ("shared", "independent"))
+    def __post_init__(self) -> None:
+        require_number(self, "keep_probability", "(0, 1]")
+        require_choice(self, "channels", ("separate", "concatenated"))
+        require_choice(self, "mask", ("shared", "independent"))
 
 
 def of_matrices(

@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splic_jax.fields import config, require_integer, require_number
-from splic_jax.layout.channels import Channels
 from splic_jax.solvers.iteration import iterate
 from splic_jax.transforms.base import per_image
-from splic_jax.transforms.completion.matrices import Mask, estimate, require_masking
+from splic_jax.transforms.completion.matrices import Masking, estimate
 from splic_jax.transforms.completion.singular_values import largest, soft_threshold
 from splic_jax.transforms.completion.singular_values import (
     nuclear_norm as nuclear_norm_of,
@@ -26,34 +25,26 @@ _FALLEN, _PATIENCE = 0.9, 3
 
 
 @config
-class NuclearNormConfig:
-    """Settings of `nuclear_norm`; the first two defaults are ME-Net's.
+class NuclearNormConfig(Masking):
+    """Settings of `nuclear_norm`; `keep_probability` and `weight` are ME-Net's.
 
-    Attributes:
-        keep_probability: p, chance of an entry to be kept; in (0, 1].
+    Attributes, beside those of `Masking`:
         weight: mu of the nuclear norm, for pixels in [-1, 1]; > 0.
         tolerance: the duality gap at which the solver stops, relative to the objective:
             how far that is from its minimum at most; >= 0. Rounding may keep the gap
             above it, see `nuclear_norm_matrix`.
         max_steps: steps of the solver, rounded up to a multiple of 10; >= 1.
-        channels: "concatenated" estimates one h x (c w) matrix, "separate" one h x w
-            matrix a channel.
-        mask: "independent" draws a mask for each channel, as ME-Net does for
-            concatenated channels; "shared" one for all, as for separate ones.
 
     Raises:
         ValueError: for a value that makes no sense, naming the field.
     """
 
-    keep_probability: float = 0.5
     weight: float = 1.0
     tolerance: float = 1e-4
     max_steps: int = 500
-    channels: Channels = "concatenated"
-    mask: Mask = "independent"
 
     def __post_init__(self) -> None:
-        require_masking(self)
+        super().__post_init__()
         require_number(self, "weight", "(0, inf)")
         require_number(self, "tolerance", "[0, inf)")
         require_integer(self, "max_steps")

@@ -8,19 +8,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splic_jax.fields import config, require_integer, require_number
-from splic_jax.layout.channels import Channels
 from splic_jax.solvers.iteration import iterate
 from splic_jax.transforms.base import per_image
-from splic_jax.transforms.completion.matrices import Mask, estimate, require_masking
+from splic_jax.transforms.completion.matrices import Masking, estimate
 from splic_jax.transforms.completion.singular_values import largest, soft_threshold
 
 
 @config
-class SoftImputeConfig:
+class SoftImputeConfig(Masking):
     """Settings of `soft_impute`; the defaults are fancyimpute's, called by ME-Net.
 
-    Attributes:
-        keep_probability: p, chance of an entry to be kept; in (0, 1].
+    Attributes, beside those of `Masking`:
         shrinkage: lambda, taken off each singular value, as a share of the largest one
             of the kept entries (the others 0); in (0, 1).
         path: number of lambdas, falling evenly on a logarithmic scale from that largest
@@ -29,25 +27,18 @@ class SoftImputeConfig:
         tolerance: relative change of the missing entries at which one lambda is done;
             >= 0.
         max_steps: steps at one lambda; >= 1.
-        channels: "concatenated" completes one h x (c w) matrix, "separate" one h x w
-            matrix a channel.
-        mask: "independent" draws a mask for each channel, as ME-Net does for
-            concatenated channels; "shared" one for all, as for separate ones.
 
     Raises:
         ValueError: for a value that makes no sense, naming the field.
     """
 
-    keep_probability: float = 0.5
     shrinkage: float = 0.02
     path: int = 1
     tolerance: float = 1e-3
     max_steps: int = 100
-    channels: Channels = "concatenated"
-    mask: Mask = "independent"
 
     def __post_init__(self) -> None:
-        require_masking(self)
+        super().__post_init__()
         require_number(self, "shrinkage", "(0, 1)")
         require_number(self, "tolerance", "[0, inf)")
         require_integer(self, "path", "max_steps")

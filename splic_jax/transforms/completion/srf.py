@@ -17,7 +17,7 @@ from splic_jax.layout.channels import Channels
 from splic_jax.masks.sampling import sample_mask
 from splic_jax.solvers.iteration import iterate
 from splic_jax.transforms.base import per_image
-from splic_jax.transforms.completion.matrices import Mask, of_matrices, require_masking
+from splic_jax.transforms.completion.matrices import Mask, Masking, of_matrices
 from splic_jax.transforms.completion.singular_values import (
     descend_smoothed_rank,
     largest,
@@ -25,15 +25,14 @@ from splic_jax.transforms.completion.singular_values import (
 
 
 @config
-class SRFConfig:
+class SRFConfig(Masking):
     """Settings of `srf`.
 
     The decay and the inner steps are common choices for this method; `start`,
     `step_size` and `tolerance` are chosen here, not read off the papers. A faster decay
     (0.5) is four times cheaper on images.
 
-    Attributes:
-        keep_probability: chance of a pixel to be kept; in (0, 1].
+    Attributes, beside those of `Masking`:
         start: the first delta, as a multiple of the largest singular value of the kept
             pixels (the others 0); in (0, 1e6].
         delta_decay: c, the factor on delta after each round; in (0, 1).
@@ -43,15 +42,11 @@ class SRFConfig:
         tolerance: epsilon, the relative change by a round at which the loop stops;
             >= 0.
         max_rounds: rounds at most; >= 1.
-        channels: "separate" completes one h x w matrix a channel, "concatenated" one
-            h x (c w) matrix.
-        mask: "shared" draws one mask for all channels, "independent" one for each.
 
     Raises:
         ValueError: for a value that makes no sense, naming the field.
     """
 
-    keep_probability: float = 0.5
     start: float = 4.0
     delta_decay: float = 0.9
     step_size: float = 1.0
@@ -62,7 +57,7 @@ class SRFConfig:
     mask: Mask = "shared"
 
     def __post_init__(self) -> None:
-        require_masking(self)
+        super().__post_init__()
         require_number(self, "start", "(0, 1e6]")
         require_number(self, "delta_decay", "(0, 1)")
         require_number(self, "step_size", "(0, 2]")

@@ -7,36 +7,27 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splic_jax.fields import config, require_number
-from splic_jax.layout.channels import Channels
 from splic_jax.transforms.base import per_image
-from splic_jax.transforms.completion.matrices import Mask, estimate, require_masking
+from splic_jax.transforms.completion.matrices import Masking, estimate
 from splic_jax.transforms.completion.singular_values import truncate
 
 
 @config
-class USVTConfig:
+class USVTConfig(Masking):
     """Settings of `usvt`; the defaults are ME-Net's.
 
-    Attributes:
-        keep_probability: p, chance of an entry to be kept; in (0, 1].
+    Attributes, beside those of `Masking`:
         kept_share: singular values that are kept, as a share of the image's height,
             rounded down, at least one; in (0, 1].
-        channels: "concatenated" estimates one h x (c w) matrix, "separate" one h x w
-            matrix a channel.
-        mask: "independent" draws a mask for each channel, as ME-Net does for
-            concatenated channels; "shared" one for all, as for separate ones.
 
     Raises:
         ValueError: for a value that makes no sense, naming the field.
     """
 
-    keep_probability: float = 0.5
     kept_share: float = 0.8
-    channels: Channels = "concatenated"
-    mask: Mask = "independent"
 
     def __post_init__(self) -> None:
-        require_masking(self)
+        super().__post_init__()
         require_number(self, "kept_share", "(0, 1]")
 
 
