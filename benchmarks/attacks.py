@@ -29,7 +29,7 @@ from benchmarks._twins import difference, torch_twin
 from train import flags as shared_flags
 from train import models
 from train.records import provenance
-from train.records.storing import require_replaceable, write_json
+from train.records.storing import require_replaceable, write_record
 from train.training import checkpoints
 from train.training.checkpoints import network_record
 from train.utils import errors
@@ -212,7 +212,7 @@ def main(argv: Sequence[str]) -> None:
                     "ratio": median / fastest,
                 }
             )
-        write_json(pathlib.Path(FLAGS.out), {**record, "rows": rows})
+        write_record(pathlib.Path(FLAGS.out), {**record, "rows": rows})
     show(rows)
 
 
