@@ -199,14 +199,8 @@ def test_votes_and_options_reach_the_defence(first_run):
 
 def test_attacked_images_are_saved_as_they_were_judged(first_run, schema_errors):
     folder, _ = first_run
-    flags = (
-        "--checkpoint=out/bare",
-        f"--num_test={COUNT}",
-        "--defenses=none",
-        "--threats=white-box",
-        "--nosoundness",
-        "--out=out/saved.json",
-    )
+    flags = f"--checkpoint=out/bare --num_test={COUNT} --defenses=none --nosoundness"
+    flags = (*flags.split(), "--threats=white-box", "--out=out/saved.json")
     plain = binaries.run("train.evaluate", *flags, "--attacks=fgsm", cwd=folder)
     assert plain.returncode == 0, plain.stderr
     flags = (*flags, "--attacks=fgsm", "--save_attacked=out/attacked")
