@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.records import provenance
-from train.records.storing import require_replaceable, write_json
+from train.records.storing import require_replaceable, write_record
 
 
 def update(path: pathlib.Path, section: str, record: Mapping[str, Any]) -> None:
@@ -24,4 +24,4 @@ def update(path: pathlib.Path, section: str, record: Mapping[str, Any]) -> None:
     require_replaceable(path, section)
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     record = {"provenance": provenance.provenance(), **record}
-    write_json(path, {**found, section: record})
+    write_record(path, {**found, section: record})

@@ -29,7 +29,7 @@ from train import flags as shared_flags
 from train import models
 from train.evaluation.statistics import mean_interval
 from train.records import provenance
-from train.records.storing import require_replaceable, write_json
+from train.records.storing import require_replaceable, write_record
 from train.training import checkpoints
 from train.training.checkpoints import network_record
 from train.utils import errors
@@ -221,7 +221,7 @@ def main(argv: Sequence[str]) -> None:
                 "accuracy_by_image": accuracy,
             }
         )
-        write_json(path, {**record, "rows": rows})
+        write_record(path, {**record, "rows": rows})
         progress.line(
             f"{name}: {interval['mean']:.1%} +- {interval['half_width']:.1%}, "
             f"by vote {np.mean(majority):.1%}"

@@ -34,7 +34,7 @@ from train import flags as shared_flags
 from train import models
 from train.models import cifar_resnet
 from train.records import provenance
-from train.records.storing import require_replaceable, write_json
+from train.records.storing import require_replaceable, write_record
 from train.training import checkpoints
 from train.training.checkpoints import network_record
 from train.utils import errors
@@ -333,7 +333,7 @@ def main(argv: Sequence[str]) -> None:
             network_s += count["derivatives"] * derivative
             share = network_s / fastest
             rows[-len(taken)].update(calls=count, share_of_the_network=share)
-        write_json(pathlib.Path(FLAGS.out), {**record, "rows": rows})
+        write_record(pathlib.Path(FLAGS.out), {**record, "rows": rows})
     show(rows)
 
 

@@ -29,7 +29,7 @@ from train.evaluation.cells import evaluate
 from train.evaluation.plan import by_name
 from train.evaluation.run import show_cells
 from train.records import provenance
-from train.records.storing import record_of, write_json
+from train.records.storing import record_of, write_record
 from train.threats.attackers import PRESETS
 from train.threats.defended import settings_of
 from train.training import checkpoints
@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> None:
         )
 
         def store(cells: list[dict[str, Any]]) -> None:
-            write_json(path, {**record, part: cells})
+            write_record(path, {**record, part: cells})
 
         record[part] = evaluate(
             logits_fn,
@@ -183,7 +183,7 @@ def main(argv: Sequence[str]) -> None:
     measure("voted", random, votes=FLAGS.votes)
     if not record["costs"] or earlier != described:
         record["costs"] = costs(configs, dataset.images[:TIMED_IMAGES])
-    write_json(path, record)
+    write_record(path, record)
     for part in _CELLS:
         show_cells(part, record[part])
     for row in record["costs"]:

@@ -36,7 +36,7 @@ from matplotlib.figure import Figure
 from benchmarks import _reference
 from splic_jax import smoothed_rank, smoothed_rank_gradient
 from train.records import provenance
-from train.records.storing import require_replaceable, write_json
+from train.records.storing import require_replaceable, write_record
 from train.utils import errors
 from train.utils.files import written_whole
 from train.utils.progress import Progress
@@ -289,7 +289,7 @@ def main(argv: Sequence[str]) -> None:
     cells = sum(b == 1 or b * s**2 <= MAX_VALUES for s in sizes for b in BATCHES)
     with progress.stage("timing", cells) as advance:
         record["timings"] = timings(rng, sizes, FLAGS.repeats, advance)
-    write_json(path, record)
+    write_record(path, record)
     draw(record, path.with_suffix(".png"))
 
     console = rich.console.Console()

@@ -23,7 +23,7 @@ from splic_jax import SPLICConfig, complete, purify, sample_mask
 from train import flags as shared_flags
 from train.evaluation.statistics import mean_interval
 from train.records import provenance
-from train.records.storing import require_replaceable, write_json
+from train.records.storing import require_replaceable, write_record
 from train.utils import errors, quality
 from train.utils.progress import Progress
 
@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> None:
         "defaults": dataclasses.asdict(SPLICConfig()),
         "rows": rows,
     }
-    write_json(pathlib.Path(FLAGS.out), record)
+    write_record(pathlib.Path(FLAGS.out), record)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import rich.table
 from absl import flags
 
 from train.records import provenance
-from train.records.storing import require_replaceable, write_json
+from train.records.storing import require_replaceable, write_record
 from train.utils import errors
 from train.utils.errors import UserError
 from train.utils.progress import Progress
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> None:
             progress.line(f"running the tests, {name}")
             runs[name] = measure(checkout, *arguments)
     rich.console.Console().print(table(runs))
-    write_json(
+    write_record(
         pathlib.Path(FLAGS.out), {"provenance": provenance.provenance(), "runs": runs}
     )
 

@@ -33,7 +33,6 @@ def test_imports_follow_the_arrows(package):
     assert files and found & set(ARROWS) - {package} <= ARROWS[package]
 
 
-@pytest.mark.xfail(reason="some of the files are still to be moved", strict=True)
 def test_every_path_on_the_page_exists():
     text = (ROOT / "docs" / "architecture.md").read_text()
     paths = set(re.findall(r"`([\w.]+/[\w./]*)`", text))

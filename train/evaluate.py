@@ -198,11 +198,8 @@ def evaluation_from_flags() -> Evaluation:
         threats=tuple(FLAGS.threats),
         attacks=attacks,
         surrogate=surrogate,
-        votes=FLAGS.votes,
-        vote=FLAGS.vote,
-        seed=FLAGS.seed,
-        soundness=FLAGS.soundness,
         save_attacked=FLAGS.save_attacked and pathlib.Path(FLAGS.save_attacked),
+        **shared_flags.values_of("votes", "vote", "seed", "soundness"),
     )
 
 

@@ -50,6 +50,11 @@ SPLIC_FLAGS = {
 }
 
 
+def values_of(*names: str) -> dict[str, Any]:
+    """The values of some flags, by their names."""
+    return {name: FLAGS[name].value for name in names}
+
+
 def define_data_flags() -> None:
     """Defines --dataset, --data_dir, --num_train, --num_test and --texture_bias."""
     if "dataset" in FLAGS:

@@ -31,6 +31,11 @@ from train.utils.errors import UserError
 from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
+# Flags with the names and values of fields of `TrainSettings`.
+_PLAIN = (
+    "model masks_per_image epochs batch_size learning_rate momentum weight_decay seed "
+    "compute_dtype"
+).split()
 
 
 def define_flags() -> None:
@@ -117,19 +122,11 @@ def settings_from_flags() -> TrainSettings:
             middle = sum(keep_range) / 2
             defense = dataclasses.replace(defense, keep_probability=middle)
         return TrainSettings(
-            model=FLAGS.model,
             defense=defense,
-            masks_per_image=FLAGS.masks_per_image,
             keep_range=keep_range,
             adversarial=adversarial,
-            epochs=FLAGS.epochs,
-            batch_size=FLAGS.batch_size,
-            learning_rate=FLAGS.learning_rate,
-            momentum=FLAGS.momentum,
-            weight_decay=FLAGS.weight_decay,
-            seed=FLAGS.seed,
-            compute_dtype=FLAGS.compute_dtype,
             texture_bias=shared_flags.texture_bias_from_flags(),
+            **shared_flags.values_of(*_PLAIN),
         )
     except ValueError as error:
         raise UserError(f"--{error}") from None

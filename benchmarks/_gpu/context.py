@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import io
-import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from train.records import provenance
-from train.utils import files
+from train.records.storing import write_record
 
 _JPEG, _LOSSLESS = "cifar10_jpeg.npz", "cifar10_lossless_test.npz"
 FILES = _JPEG, _LOSSLESS, "resnet56_cifar10.npz"  # of the data
@@ -99,8 +98,7 @@ class Context:
     def save(self, name: str, record: Mapping[str, Any]) -> None:
         """Writes ``out/name.json``, with where it comes from; replaces an older one."""
         whole = {"provenance": provenance.provenance(), **record}
-        text = json.dumps(whole, indent=2) + "\n"
-        files.write_whole(self.out / f"{name}.json", text.encode())
+        write_record(self.out / f"{name}.json", whole)
 
     def train_set(self) -> Images:
         """50,000 images, JPEG export."""

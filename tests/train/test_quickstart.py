@@ -9,6 +9,7 @@ import drawn
 import pytest
 
 from splic_jax import METHODS
+from train.records.storing import read_record
 
 COUNT = 8
 TOY = ("--num_train=16", f"--num_test={COUNT}", "--epochs=1")
@@ -26,7 +27,7 @@ def test_writes_the_table_the_json_and_the_figure(first_run, schema_errors):
     folder, done = first_run
     for word in ("[1/5", "[5/5", "white-box", "gray-box", "quickstart.png"):
         assert word in done.stdout
-    record = json.loads((folder / "out" / "quickstart.json").read_text())
+    record = read_record(folder / "out" / "quickstart.json")
     assert schema_errors(record) == []
     assert record["provenance"]["versions"]["jax"]
     assert set(record["networks"]) == {"bare", "splic"}
@@ -66,13 +67,13 @@ def test_writes_the_table_the_json_and_the_figure(first_run, schema_errors):
 def test_runs_in_a_process_of_its_own(tmp_path):
     done = binaries.start("train.quickstart", "--out=out", *TOY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "out" / "quickstart.json").read_text())
+    record = read_record(tmp_path / "out" / "quickstart.json")
     assert set(record["networks"]) == {"bare", "splic"}
     assert (tmp_path / "out" / "quickstart.png").exists()
     flags = ("--checkpoint=out/bare", f"--num_test={COUNT}", "--threats=clean")
     done = binaries.start("train.evaluate", *flags, "--defenses=none", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    found = read_record(tmp_path / "out" / "evaluation.json")
     (cell,) = found["cells"]
     assert cell["correct_by_image"] == record["networks"]["bare"][0]["correct_by_image"]
 
@@ -87,7 +88,7 @@ def test_starts_and_refuses_what_makes_no_sense(tmp_path):
 def test_a_second_run_measures_nothing_again(first_run):
     folder, _ = first_run
     path = folder / "out" / "quickstart.json"
-    before = json.loads(path.read_text())
+    before = read_record(path)
     record = json.loads(path.read_text())
     record["networks"]["splic"].pop()  # as if interrupted before the last cell
     path.write_text(json.dumps(record))
@@ -95,7 +96,7 @@ def test_a_second_run_measures_nothing_again(first_run):
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("trained already") == 2
     assert again.stdout.count("white-box, defense splic") == 1
-    assert json.loads(path.read_text())["networks"] == before["networks"]
+    assert read_record(path)["networks"] == before["networks"]
 
 
 def evaluated(folder, *flags):
@@ -107,8 +108,8 @@ def evaluated(folder, *flags):
     )
     done = binaries.run("train.evaluate", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
-    record = json.loads((folder / "out" / "evaluation.json").read_text())
-    quick = json.loads((folder / "out" / "quickstart.json").read_text())
+    record = read_record(folder / "out" / "evaluation.json")
+    quick = read_record(folder / "out" / "quickstart.json")
     expected = {
         (cell["defense"], cell["threat"]): cell["correct_by_image"]
         for cell in quick["networks"]["splic"]
@@ -198,20 +199,14 @@ def test_votes_and_options_reach_the_defence(first_run):
 
 def test_attacked_images_are_saved_as_they_were_judged(first_run, schema_errors):
     folder, _ = first_run
-    flags = (
-        "--checkpoint=out/bare",
-        f"--num_test={COUNT}",
-        "--defenses=none",
-        "--threats=white-box",
-        "--nosoundness",
-        "--out=out/saved.json",
-    )
+    flags = f"--checkpoint=out/bare --num_test={COUNT} --defenses=none --nosoundness"
+    flags = (*flags.split(), "--threats=white-box", "--out=out/saved.json")
     plain = binaries.run("train.evaluate", *flags, "--attacks=fgsm", cwd=folder)
     assert plain.returncode == 0, plain.stderr
     flags = (*flags, "--attacks=fgsm", "--save_attacked=out/attacked")
     done = binaries.run("train.evaluate", *flags, cwd=folder)
     assert done.returncode == 0, done.stderr
-    record = json.loads((folder / "out" / "saved.json").read_text())
+    record = read_record(folder / "out" / "saved.json")
     assert schema_errors(record) == []
     assert "saved" in record["cells"][0] and "saved" not in record["cells"][1]
     assert record["cells"][0]["attack"].endswith("rounded to 8 bits")

@@ -8,20 +8,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # From the bottom up: a room imports from those before it. The binaries are above all.
 ROOMS = (
-    "utils",
-    "records",
-    "data",
-    "flags",
-    "models",
-    "threats",
-    "recipes",
-    "training",
-    "present",
-    "files",
-    "evaluation",
-    "demonstrations",
-    "reproductions",
-)
+    "utils records data flags models threats recipes training "
+    "present files evaluation demonstrations reproductions"
+).split()
 BINARIES = {
     path.stem
     for path in (ROOT / "train").glob("*.py")

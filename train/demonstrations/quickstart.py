@@ -121,13 +121,13 @@ def run(
         show_cells(title, cells)
     minutes, cpu = (time.time() - started) / 60, time.process_time() / 60
     if from_nothing:
-        record = json.loads(path.read_text())
+        record = storing.read_record(path)
         record["cost"] = {
             "minutes": minutes,
             "cpu_minutes": cpu,
             "seconds_to_first_work": first_work,
         }
-        storing.write_json(path, record)
+        storing.write_record(path, record)
     progress.line(
         f"done in {minutes:.1f} minutes ({cpu:.1f} CPU-minutes): "
         f"{path} and {folder / 'quickstart.png'}"
@@ -155,7 +155,7 @@ def _evaluate(
         progress.line(f"network '{name}'")
 
         def store(cells: list[dict[str, Any]], name: str = name) -> None:
-            storing.write_json(
+            storing.write_record(
                 path, {**record, "networks": {**done, **results, name: cells}}
             )
 

@@ -244,7 +244,7 @@ def make_samples(
             )
             # The picture first: the JSON says which of its tiles are there.
             _write_sheet(folder / "explorer.png", tiles, columns)
-            storing.write_json(path, {**record, "explorer": cells})
+            storing.write_record(path, {**record, "explorer": cells})
             advance()
     progress.line(f"wrote {path}, samples.png and explorer.png")
 

@@ -247,7 +247,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
             for row in compare([*cells, *others], "splic", other)
         ]
         found = {"cells": [*cells, *others], "comparisons": comparisons}
-        storing.write_json(path, {**record, **found})
+        storing.write_record(path, {**record, **found})
 
     cells = evaluate(
         logits_fn,

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from splic_jax.fields import require_number
-from train.recipes.base import Batch, Forward, LossOf, cross_entropy
+from train.recipes.base import Batch, Forward, LossOf
+from train.recipes.losses import cross_entropy
 from train.recipes.pgd import PGD
 
 

@@ -1,14 +1,11 @@
 """What a training recipe is: how a batch is attacked, and what is then minimised."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import jax
-import optax
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from attacks.types import LogitsFunction
-from splic_jax.fields import require_number
 
 Images = Float[Array, "n h w c"]
 Labels = Integer[Array, " n"]
@@ -70,29 +67,3 @@ class Recipe(Protocol):
     def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
         """Returns what is minimised, and the logits that count as the answers."""
         ...
-
-
-def cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
-    """The mean over the batch, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-class LossOfAttacked:
-    """The loss of a recipe that is all in its attack."""
-
-    def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
-        """The cross-entropy of the attacked images, and their logits."""
-        logits = forward(batch.attacked, key).logits
-        return cross_entropy(logits, batch.labels), logits
-
-
-def kl_divergence(reference: Logits, logits: Logits) -> Float[Array, ""]:
-    r""":math:`\mathrm{KL}(\mathrm{softmax}(r) \| \mathrm{softmax}(z))`, the mean."""
-    return optax.kl_divergence(
-        jax.nn.log_softmax(logits), jax.nn.softmax(reference)
-    ).mean()
-
-
-def require_epsilon(recipe: Any) -> None:
-    """Raises a `ValueError` unless the recipe's epsilon is a radius."""
-    require_number(recipe, "epsilon", "[0, 1]")

@@ -7,16 +7,8 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 import attacks
-from train.recipes.base import (
-    Batch,
-    Forward,
-    Frozen,
-    Images,
-    Labels,
-    LossOf,
-    cross_entropy,
-    require_epsilon,
-)
+from train.recipes.base import Batch, Forward, Frozen, Images, Labels, LossOf
+from train.recipes.losses import cross_entropy, require_epsilon
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,8 @@ from jaxtyping import PRNGKeyArray
 
 import attacks
 from splic_jax.fields import require_number
-from train.recipes.base import Frozen, Images, Labels, LossOfAttacked, require_epsilon
+from train.recipes.base import Frozen, Images, Labels
+from train.recipes.losses import LossOfAttacked, require_epsilon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,7 @@ class Fast(LossOfAttacked):
     ) -> Images:
         if not self.epsilon:
             return images
-        return attacks.pgd(
-            frozen.network,
-            images,
-            labels,
-            key,
-            epsilon=self.epsilon,
-            step_size=self.step_ratio * self.epsilon,
-            steps=1,
-        ).images
+        step = self.step_ratio * self.epsilon
+        batch = (frozen.network, images, labels, key)
+        attacked = attacks.pgd(*batch, epsilon=self.epsilon, step_size=step, steps=1)
+        return attacked.images

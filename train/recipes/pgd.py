@@ -7,7 +7,8 @@ from jaxtyping import PRNGKeyArray
 import attacks
 from attacks.losses import Loss
 from splic_jax.fields import require_integer, require_number
-from train.recipes.base import Frozen, Images, Labels, LossOfAttacked, require_epsilon
+from train.recipes.base import Frozen, Images, Labels
+from train.recipes.losses import LossOfAttacked, require_epsilon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +50,6 @@ class PGD(LossOfAttacked):
         loss: Loss | None = None,
     ) -> Images:
         """What PGD makes of the images, on the cross-entropy or on another loss."""
-        return attacks.pgd(
-            frozen.network,
-            images,
-            labels,
-            key,
-            epsilon=self.epsilon,
-            step_size=self.step_size,
-            steps=self.steps,
-            loss=loss,
-        ).images
+        settings = {"epsilon": self.epsilon, "step_size": self.step_size}
+        batch = (frozen.network, images, labels, key)
+        return attacks.pgd(*batch, **settings, steps=self.steps, loss=loss).images

@@ -9,15 +9,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import attacks
 from splic_jax.fields import require_integer, require_number
-from train.recipes.base import (
-    Batch,
-    Forward,
-    Frozen,
-    Images,
-    Labels,
-    LossOf,
-    require_epsilon,
-)
+from train.recipes.base import Batch, Forward, Frozen, Images, Labels, LossOf
+from train.recipes.losses import require_epsilon
 
 Features = Float[Array, "n width"]
 

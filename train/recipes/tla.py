@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from splic_jax.fields import require_choice, require_number
-from train.recipes.base import Batch, Forward, Labels, LossOf, cross_entropy
+from train.recipes.base import Batch, Forward, Labels, LossOf
+from train.recipes.losses import cross_entropy
 from train.recipes.pgd import PGD
 
 Features = Float[Array, "n width"]

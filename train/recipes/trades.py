@@ -7,16 +7,8 @@ from jaxtyping import PRNGKeyArray
 
 from attacks.losses import kl_from
 from splic_jax.fields import require_number
-from train.recipes.base import (
-    Batch,
-    Forward,
-    Frozen,
-    Images,
-    Labels,
-    LossOf,
-    cross_entropy,
-    kl_divergence,
-)
+from train.recipes.base import Batch, Forward, Frozen, Images, Labels, LossOf
+from train.recipes.losses import cross_entropy, kl_divergence
 from train.recipes.pgd import PGD
 
 

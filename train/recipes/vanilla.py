@@ -4,15 +4,8 @@ import dataclasses
 
 from jaxtyping import PRNGKeyArray
 
-from train.recipes.base import (
-    Batch,
-    Forward,
-    Frozen,
-    Images,
-    Labels,
-    LossOf,
-    LossOfAttacked,
-)
+from train.recipes.base import Batch, Forward, Frozen, Images, Labels, LossOf
+from train.recipes.losses import LossOfAttacked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from train.records import provenance
+from train.records import per_image, provenance
 from train.utils.errors import UserError
 from train.utils.files import write_whole
 
@@ -35,15 +35,63 @@ def record_of(path: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if not inputs.keys() <= found.keys():
         raise UserError(f"{path} is no result of this program; {_WAY_OUT}")
     require_same(path, {name: found[name] for name in inputs}, inputs)
-    return found
+    return per_image.put_back(path, found)
 
 
-def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
-    """Writes JSON so that the file is whole or as it was before."""
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+    """The record in a file, with what it says of each image.
+
+    Raises:
+        UserError: if it cannot be read, or is something else.
+    """
+    found = _read(path)
+    if found is None:
+        raise UserError(f"{path} is missing")
+    return per_image.put_back(path, found)
+
+
+def write_record(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes a record as JSON, and what it says of each image beside it.
+
+    Each file is whole or as it was before; between the two the older record still finds
+    its arrays.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    record, arrays = per_image.taken_out(values)
     try:
-        write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
+        before = _read(path) or {}
+    except UserError:
+        before = {}
+    try:
+        per_image.write(path, dict(arrays), before)
+        write_whole(path, as_text(record).encode())
+        per_image.write(path, arrays, {})
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def as_text(record: Any) -> str:
+    """JSON in which each entry of a list of records is a line."""
+    return _lines(record, "") + "\n"
+
+
+def _lines(value: Any, indent: str) -> str:
+    inner = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping | list) or not any(
+        isinstance(x, Mapping | list) for x in inner
+    ):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        rows = [f"{json.dumps(k)}: {_lines(v, indent + ' ')}" for k, v in value.items()]
+        brackets = "{}"
+    elif any(isinstance(x, Mapping) for x in value):
+        rows, brackets = [json.dumps(x) for x in value], "[]"
+    else:
+        return json.dumps(value)
+    between = f",\n{indent} "
+    return f"{brackets[0]}\n{indent} {between.join(rows)}\n{indent}{brackets[1]}"
 
 
 def require_same(

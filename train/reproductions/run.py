@@ -12,7 +12,7 @@ from train.evaluation.cells import describe
 from train.evaluation.plan import attack_words
 from train.flags import require_known
 from train.records import provenance
-from train.records.storing import record_of, write_json
+from train.records.storing import record_of, write_record
 from train.reproductions.networks import training_settings
 from train.reproductions.pictures import FIGURES
 from train.reproductions.plan import Item
@@ -99,9 +99,9 @@ def reproduce(name: str, workshop: Workshop, inputs: Mapping[str, Any]) -> None:
         cells.append(cell)
         if new:
             progress.line(f"{name}: {each.row}, {each.column}: {describe(cell)}")
-            write_json(path, {**record, "cells": cells})
+            write_record(path, {**record, "cells": cells})
     record |= item.finish(workshop, cells, path.with_suffix(""))
-    write_json(path, {**record, "finished": True, "cells": cells})
+    write_record(path, {**record, "finished": True, "cells": cells})
     progress.line(f"{name}: {', '.join(str(file) for file in [path, *outputs])}")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from train.threats.attackers import PRESETS, AttackSettings
 
@@ -76,6 +77,14 @@ class Scale:
         }
 
 
+def _networks(model: str, surrogate: str) -> dict[str, str]:
+    return {"model": model, "surrogate": surrogate}
+
+
+def _images(train: int | None, test: int | None, costly: int | None) -> dict[str, Any]:
+    return {"num_train": train, "num_test": test, "num_costly": costly}
+
+
 SCALES: Mapping[str, Scale] = {
     scale.name: scale
     for scale in (
@@ -83,12 +92,9 @@ SCALES: Mapping[str, Scale] = {
             "smoke",
             "a test that everything runs: a few images, two steps of training and of "
             "the attacks; its numbers say nothing about the paper",
-            model="small",
             # Compiling takes most of the time: programs that others use as well.
-            surrogate="small",
-            num_train=128,
-            num_test=16,
-            num_costly=16,
+            **_networks("small", "small"),
+            **_images(128, 16, 16),
             epochs=1,
             batch_size=64,
             masks_per_image=2,
@@ -111,11 +117,8 @@ SCALES: Mapping[str, Scale] = {
             "with 2 steps of 5/255, 500 test images, 50 of them where an attack asks "
             "a defence thousands of times, 50 steps of C&W, and adaptive attacks of 20 "
             "steps over 5 masks",
-            model="small",
-            surrogate="small_denoise",
-            num_train=10_000,
-            num_test=500,
-            num_costly=50,
+            **_networks("small", "small_denoise"),
+            **_images(10_000, 500, 50),
             epochs=6,
             masks_per_image=2,
             training_steps=2,
@@ -131,11 +134,8 @@ SCALES: Mapping[str, Scale] = {
             "small",
             "not the paper's setting: 6 epochs, 1,000 test images, 100 of them where "
             "an attack asks a defence thousands of times, and 100 steps of C&W",
-            model="resnet18",
-            surrogate="resnet18_denoise",
-            num_train=None,
-            num_test=1000,
-            num_costly=100,
+            **_networks("resnet18", "resnet18_denoise"),
+            **_images(None, 1000, 100),
             epochs=6,
             compute_dtype="bfloat16",
             masks_per_image=2,
@@ -145,11 +145,8 @@ SCALES: Mapping[str, Scale] = {
             "paper",
             "the paper's network, images and attacks; it does not print its number of "
             "epochs, which is 100 here",
-            model="resnet18",
-            surrogate="resnet18_denoise",
-            num_train=None,
-            num_test=None,
-            num_costly=None,
+            **_networks("resnet18", "resnet18_denoise"),
+            **_images(None, None, None),
             epochs=100,
             retrains=True,
         ),

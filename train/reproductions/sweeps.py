@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from splic_jax import SPLICConfig
+from splic_jax.transforms import TransformConfig
 from train.evaluation.cells import mean_interval
 from train.present.plots import COLOURS, MARKERS, Series
 from train.reproductions import drawing
@@ -31,22 +32,18 @@ SMOOTHERS = {"Bilateral": "bilateral", "Guided": "guided", "SPLIC": "splic"}
 
 def of_ranks(scale: Scale) -> Sequence[Wanted]:
     """Figure 6: clean and gray-box, before the network trained on bare images."""
+    # A quarter of the side is the default; the same name for the same thing.
+    configs = {
+        f"{rank}": dataclasses.replace(SPLICConfig(), rank=None if rank == 8 else rank)
+        for rank in scale.ranks
+    }
     return [
-        Wanted(
-            row,
-            f"{rank}",
-            "vanilla",
-            "splic",
-            # A quarter of the side is the default; the same name for the same thing.
-            dataclasses.replace(SPLICConfig(), rank=None if rank == 8 else rank),
-            threat,
-            attack,
-        )
+        Wanted(row, column, "vanilla", "splic", config, threat, attack)
         for row, threat, attack in (
             ("clean", "clean", None),
             ("gray-box PGD", "gray-box", "pgd"),
         )
-        for rank in scale.ranks
+        for column, config in configs.items()
     ]
 
 
@@ -77,15 +74,12 @@ def of_tv_weights(scale: Scale) -> Sequence[Wanted]:
 
 def of_keep_probabilities(scale: Scale) -> Sequence[Wanted]:
     """Figure 11: clean images, before the network trained on bare ones."""
+
+    def config(name: str, value: float) -> TransformConfig:
+        return dataclasses.replace(config_of(name), keep_probability=value)
+
     return [
-        Wanted(
-            row,
-            f"{value:g}",
-            "vanilla",
-            name,
-            dataclasses.replace(config_of(name), keep_probability=value),
-            "clean",
-        )
+        Wanted(row, f"{value:g}", "vanilla", name, config(name, value), "clean")
         for row, name in ESTIMATORS.items()
         for value in scale.keep_probabilities
     ]

@@ -92,12 +92,9 @@ ATTACKS_OF: Mapping[str, tuple[str, ...]] = {
 THREATS = tuple(ATTACKS_OF)
 
 
-def _pgd(logits_fn, images, labels, key, attack: AttackSettings, **options):
+def _pgd(*inputs, attack: AttackSettings, **options):
     return pgd(
-        logits_fn,
-        images,
-        labels,
-        key,
+        *inputs,
         step_size=attack.step_size,
         steps=attack.steps,
         restarts=attack.restarts,

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from train.present.index import index
 from train.present.quotes.pages import BLOCKS, PAGES, VALUES, fill
 from train.present.results import Results
 from train.utils.errors import UserError
@@ -20,6 +21,19 @@ def test_pages_quote_what_the_results_hold():
         )
     for name in BLOCKS:
         assert any(f"<!-- {name} -->" in text for text in pages.values())
+
+
+def test_the_page_of_the_results_names_every_file():
+    folder = ROOT / "results"
+    text = (folder / "README.md").read_text()
+    assert text == index(RESULTS), "run `python -m train.quote`"
+    for path in folder.glob("**/*.*"):
+        name = path.relative_to(folder).as_posix()
+        if "per_image" in path.parts:
+            name = (
+                (path.parents[1] / f"{path.stem}.json").relative_to(folder).as_posix()
+            )
+        assert name == "README.md" or f"`{name}" in text
 
 
 def test_a_cell_edited_by_hand_is_found():

@@ -10,6 +10,7 @@ import pytest
 from train.evaluation.cells import Cell
 from train.evaluation.statistics import wilson_interval
 from train.records import provenance
+from train.records.storing import read_record
 from train.reproductions.comparison import compare, printed_values
 from train.threats.attackers import ALGORITHMS, PRESETS, THREATS, AttackSettings
 
@@ -81,7 +82,7 @@ def evaluation():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_results_are_valid(path, schema_errors):
-    record = json.loads(path.read_text())
+    record = read_record(path)
     assert schema_errors(record) == []
     for cell in cells_in(record):
         # What no schema can say: the numbers of a cell belong together.

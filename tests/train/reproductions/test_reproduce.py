@@ -10,7 +10,7 @@ import pytest
 from train.data import loading
 from train.present.plots import COLOURS
 from train.records.printed import PRINTED, printed_values
-from train.records.storing import record_of
+from train.records.storing import read_record, record_of
 from train.reproductions.comparison import compare, write_table
 from train.reproductions.pictures import photograph
 from train.reproductions.run import ITEMS, chosen, planned
@@ -109,7 +109,7 @@ def test_figures_show_what_was_measured(first_run):
 @pytest.mark.slow
 def test_writes_a_table(first_run):
     folder, _ = first_run
-    record = json.loads((folder / "out" / "table3.json").read_text())
+    record = read_record(folder / "out" / "table3.json")
     assert record["finished"]
     assert record["scale"]["name"] == "smoke"
     assert record["dataset"]["name"] == "shapes"
@@ -134,7 +134,7 @@ def test_a_cell_that_two_items_want_is_measured_once(first_run):
     assert "figure6: gray-box PGD, 8" not in done.stdout
     found = {}
     for name in ("table3", "figure6"):
-        record = json.loads((folder / "out" / f"{name}.json").read_text())
+        record = read_record(folder / "out" / f"{name}.json")
         for cell in record["cells"]:
             found[name, cell["row"], cell["column"]] = cell["correct_by_image"]
     same = found["table3", "SPLIC", "PGD"]

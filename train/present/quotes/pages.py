@@ -4,6 +4,7 @@ import functools
 import pathlib
 import re
 
+from train.present.index import index
 from train.present.quotes import accuracy, gpu, paper, speed
 from train.present.quotes.noted import NOTED, Block
 from train.present.results import Results
@@ -71,8 +72,9 @@ def fill(text: str, results: Results) -> str:
 
 
 def write_pages() -> None:
-    """Fills the blocks of all pages."""
+    """Fills the blocks of all pages, and writes that of the results."""
     results = Results(ROOT / "results")
+    (results.folder / "README.md").write_text(index(results))
     for page in PAGES:
         path = ROOT / page
         path.write_text(fill(path.read_text(), results))
