@@ -37,6 +37,8 @@ def network_of(record: Mapping[str, Any]) -> str:
     network = record.get("network")
     if isinstance(network, str):
         return network
+    if network and "file" in network:
+        return network["file"]
     if network:
         training = network["training_set"]
         return f"{_trained(network['settings'])}, {training['num_train']:,} images"

@@ -87,12 +87,21 @@ def attacks(results: Results) -> Table:
         row["library"] for row in results.value("attacks.json#/rows")
     )
     rate = Column("images a second", "/images_per_second", ":,.1f")
+
+    def share(work: object) -> Shown:
+        name = "share_of_the_network"
+        source = found[work][ours]
+        if name not in results.value(source):
+            return ""  # the network itself
+        return results.show(f"{source}/{name}", "whole percent")
+
     return make_table(
         results,
         "Attacks",
         (
             Column("attack", lambda work: work, words=True),
             Column(rate.head, lambda work: rate.cell(results, found[work][ours])),
+            Column("network's share, %", share),
             *(ratio(results, f"{x}, time", x, found) for x in others),
         ),
         found,
