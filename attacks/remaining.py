@@ -63,7 +63,7 @@ def batch_sizes(
     n = len(images)
     smaller = [-(-n // share) for share in shares[1:]]
     sizes = [n]
-    sizes += [x for x in smaller if x >= SMALLEST and x * jax.device_count() < n]
+    sizes += [x for x in smaller if x >= SMALLEST and x * jax.device_count() <= n]
     in_mesh = not jax.sharding.get_abstract_mesh().empty
     if len(sizes) == 1 or samples > 1 or in_mesh:
         return (n,)
