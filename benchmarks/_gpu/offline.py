@@ -28,7 +28,7 @@ import rich.table
 from jax.experimental import topologies
 
 from benchmarks._gpu.context import Program
-from train.utils import files
+from train.records.storing import write_record
 from train.utils.errors import UserError
 
 TARGETS = ("h100",)
@@ -342,21 +342,4 @@ def write_section(
         found = {}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is no JSON file of programs; move it away") from error
-    sections = {**found, label: {**facts, "programs": records}}
-    text = ",\n".join(_section(name, values) for name, values in sections.items())
-    try:
-        files.write_whole(path, f"{{\n{text}\n}}\n".encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _section(name: str, values: Mapping[str, Any]) -> str:
-    lines = [
-        f"{json.dumps(key)}: {json.dumps(value)}"
-        for key, value in values.items()
-        if key != "programs"
-    ]
-    rows = ",\n".join(json.dumps(record) for record in values["programs"])
-    return f"{json.dumps(name)}: {{\n" + ",\n".join(
-        [*lines, f'"programs": [\n{rows}\n]\n}}']
-    )
+    write_record(path, {**found, label: {**facts, "programs": records}})
