@@ -26,7 +26,13 @@ from absl import flags
 
 from attacks import check_classifier
 from splic_jax import METHODS, SPLICConfig, method_of
-from splic_jax.transforms import TransformConfig, as_dict, fitted, returns_images
+from splic_jax.transforms import (
+    RENAMED,
+    TransformConfig,
+    as_dict,
+    fitted,
+    returns_images,
+)
 from train import (
     attackers,
     checkpoints,
@@ -158,9 +164,9 @@ def defenses_from_flags(
         known[as_dict(trained_with)["method"]] = trained_with
     known["splic"] = shared_flags.splic_config_from_flags(splic)
     known = shared_flags.with_options(known)
-    # "srf" is "splic" but for the total variation, and what options say of it.
-    known["srf"] = dataclasses.replace(known["splic"], tv_weight=0.0)
-    known["srf"] = shared_flags.with_options(known)["srf"]
+    # "splic_no_tv" is "splic" but for the total variation, and what options say of it.
+    known["splic_no_tv"] = dataclasses.replace(known["splic"], tv_weight=0.0)
+    known["splic_no_tv"] = shared_flags.with_options(known)["splic_no_tv"]
     return {name: known.get(name) for name in names}
 
 
@@ -178,6 +184,8 @@ def network_record(loaded: checkpoints.LoadedModel) -> dict[str, Any]:
 
 def _require_known(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
+        if name in RENAMED:
+            raise UserError(f"{flag} has {name!r}: {RENAMED[name]}")
         if name not in known:
             raise UserError(f"{flag} has {name!r}; choose from {', '.join(known)}")
     if not names:
@@ -401,7 +409,7 @@ def main(argv: Sequence[str]) -> None:
         others = [cell for name, cell in kept.items() if name not in asked]
         comparisons = [
             row
-            for other in ("none", "srf")
+            for other in ("none", "splic_no_tv")
             for row in evaluation.compare([*cells, *others], "splic", other)
         ]
         found = {"cells": [*cells, *others], "comparisons": comparisons}
@@ -434,7 +442,7 @@ def main(argv: Sequence[str]) -> None:
     trained_with = method_of(trained).title if trained else "no defence"
     title = f"{dataset.name}, network trained with {trained_with}"
     rich.console.Console().print(table(title, cells))
-    for row in evaluation.compare(cells, "splic", "srf"):
+    for row in evaluation.compare(cells, "splic", "splic_no_tv"):
         gap = row["psnr_difference_db"]
         if gap:
             progress.line(

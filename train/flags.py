@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from splic_jax import SPLICConfig
-from splic_jax.transforms import replace
+from splic_jax.transforms import RENAMED, replace
 from train import data, shapes
 from train.errors import UserError
 
@@ -173,6 +173,8 @@ def with_options(known: Mapping[str, Any]) -> dict[str, Any]:
         name, dot, field = target.partition(".")
         if not (equals and dot):
             raise UserError(f"--option={option} is not METHOD.FIELD=VALUE")
+        if name in RENAMED:
+            raise UserError(f"--option={option}: {RENAMED[name]}")
         if name not in known:
             raise UserError(
                 f"--option={option}: no method {name!r}; there are {', '.join(known)}"

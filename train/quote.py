@@ -29,7 +29,11 @@ def accuracy_table(networks: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     for name, cells in networks.items():
         for cell in cells:
             low, high = cell["accuracy_interval"]
-            defense = {"none": "none", "splic": "SPLIC", "srf": "SPLIC without TV"}
+            defense = {
+                "none": "none",
+                "splic": "SPLIC",
+                "splic_no_tv": "SPLIC without TV",
+            }
             rows.append(
                 [
                     words[name],
@@ -87,7 +91,7 @@ def cifar10(results: pathlib.Path) -> str:
     gaps = {
         row["threat"]: row["psnr_difference_db"]
         for row in record["comparisons"]
-        if row["other"] == "srf"
+        if row["other"] == "splic_no_tv"
     }
     tv = " and ".join(
         f"{gap['mean']:+.2f} dB (+- {gap['half_width']:.2f}) on {where} images"

@@ -59,7 +59,7 @@ def finding_formulas(results: pathlib.Path) -> str:
     for words, found in (
         ("exact gradient of (6), step scaled by delta^2", methods["splic"]),
         ("eq. (10) and line 11 as printed", sweeps["formulas=as printed"]),
-        ("without total variation", methods["srf"]),
+        ("without total variation", methods["splic_no_tv"]),
         ("pass 1 alone, no alternation", sweeps["alternate=False"]),
         ("no rank cut", sweeps["rank_cut=False"]),
     ):

@@ -32,7 +32,7 @@ from jaxtyping import Array, Int, Key, UInt8
 
 from splic_jax import METHODS, transform
 from splic_jax.purification import COMPILER_OPTIONS
-from splic_jax.transforms import TransformConfig, fitted, returns_images
+from splic_jax.transforms import RENAMED, TransformConfig, fitted, returns_images
 from train import checkpoints, compilation, data, errors, models
 from train import flags as shared_flags
 from train.checkpoints import LoadedModel
@@ -364,6 +364,15 @@ def _restore(folder: pathlib.Path, epoch: int, like: TrainState) -> TrainState:
     return TrainState(rest["step"], parameters, statistics, rest["state"])
 
 
+class _DefenseParser(flags.EnumParser):
+    """Names of transforms, with a hint for one that has another name now."""
+
+    def parse(self, argument: str) -> str:
+        if argument in RENAMED:
+            raise ValueError(RENAMED[argument])
+        return super().parse(argument)
+
+
 def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
@@ -371,11 +380,13 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     default = TrainSettings()
     flags.DEFINE_enum("model", default.model, models.NAMES, "the network")
-    flags.DEFINE_enum(
+    flags.DEFINE(
+        _DefenseParser(["none", *METHODS]),
         "defense",
         "none",
-        ["none", *METHODS],
-        "train on images as they are, or transformed",
+        "train on images as they are (none), or behind a transform: "
+        + ", ".join(METHODS),
+        serializer=flags.ArgumentSerializer(),
     )
     flags.DEFINE_integer(
         "masks_per_image",
@@ -468,10 +479,10 @@ def settings_from_flags() -> TrainSettings:
 
 def _defense_and_recipe_from_flags() -> tuple[TransformConfig | None, Recipe]:
     known = {name: method.config for name, method in METHODS.items()} | RECIPES
-    if FLAGS.defense in ("splic", "srf"):
+    if FLAGS.defense in ("splic", "splic_no_tv"):
         splic = shared_flags.splic_config_from_flags()
         known["splic"] = splic
-        known["srf"] = dataclasses.replace(splic, tv_weight=0.0)
+        known["splic_no_tv"] = dataclasses.replace(splic, tv_weight=0.0)
     else:
         for flag, _ in shared_flags.SPLIC_FLAGS.values():
             if FLAGS[flag].present:

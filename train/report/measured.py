@@ -146,7 +146,7 @@ def cifar10(results: Results) -> dict[str, Any]:
     gaps = []
     for threat, images in (("clean", "clean images"), ("gray-box", "attacked images")):
         source = results.find(
-            "cifar10_bare.json#/comparisons", other="srf", threat=threat
+            "cifar10_bare.json#/comparisons", other="splic_no_tv", threat=threat
         )
         if source and results.value(source)["psnr_difference_db"]:
             shown = results.show(f"{source}/psnr_difference_db", "change")
