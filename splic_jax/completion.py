@@ -48,7 +48,7 @@ def complete(
 
     The completed matrix can be differentiated in reverse mode (`jax.grad`), once: the
     derivative is that of the rounds this took, whose number small changes of the matrix
-    leave as it is, the first delta included; see `splic_jax.solvers` for where it
+    leave as it is, the first delta included; see `cut_and_descend` for where it
     exists. Memory for it grows with `max_steps`: each step's iterate and singular
     vectors are kept where no side is above 64, of larger matrices those of each round.
 

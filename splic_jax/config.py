@@ -15,7 +15,7 @@ class SPLICConfig:
 
     Attributes:
         rank: r, the rank each iterate is cut to; None means min(m, n) // 4, at least 1.
-        tv_weight: lambda of eq. (5); >= 0. 0 is SRF, the method of reference [4]. At
+        tv_weight: lambda of eq. (5); >= 0; 0 is without a total variation. At
             most 2 / (mu L), beyond which steps on the total variation grow without
             bound; see `tv_curvature` for L, 8 by default.
         delta_decay: rho, the factor on delta after each round; in (0, 1).

@@ -135,9 +135,9 @@ def defenses_from_flags(
         known[as_dict(trained_with)["method"]] = trained_with
     known["splic"] = shared_flags.splic_config_from_flags(splic)
     known = shared_flags.with_options(known)
-    # "srf" is "splic" but for the total variation, and what options say of it.
-    known["srf"] = dataclasses.replace(known["splic"], tv_weight=0.0)
-    known["srf"] = shared_flags.with_options(known)["srf"]
+    # "splic_no_tv" is "splic" but for the total variation, and what options say of it.
+    known["splic_no_tv"] = dataclasses.replace(known["splic"], tv_weight=0.0)
+    known["splic_no_tv"] = shared_flags.with_options(known)["splic_no_tv"]
     return {name: known.get(name) for name in names}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from splic_jax import SPLICConfig
-from splic_jax.transforms import replace
+from splic_jax.transforms import RENAMED, replace
 from train.data import loading, shapes
 from train.utils.errors import UserError
 
@@ -178,6 +178,8 @@ def with_options(known: Mapping[str, Any]) -> dict[str, Any]:
         name, dot, field = target.partition(".")
         if not (equals and dot):
             raise UserError(f"--option={option} is not METHOD.FIELD=VALUE")
+        if name in RENAMED:
+            raise UserError(f"--option={option}: {RENAMED[name]}")
         if name not in known:
             raise UserError(
                 f"--option={option}: no method {name!r}; there are {', '.join(known)}"
@@ -199,6 +201,8 @@ def _value(text: str) -> Any:
 def require_known(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
     """Raises a `UserError` for a name that there is not, or if there is none."""
     for name in names:
+        if name in RENAMED:
+            raise UserError(f"{flag} has {name!r}: {RENAMED[name]}")
         if name not in known:
             raise UserError(f"{flag} has {name!r}; choose from {', '.join(known)}")
     if not names:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from splic_jax import METHODS
-from splic_jax.transforms import TransformConfig
+from splic_jax.transforms import RENAMED, TransformConfig
 from train import flags as shared_flags
 from train import models
 from train.recipes import RECIPES, Recipe, name_of
@@ -38,6 +38,15 @@ _PLAIN = (
 ).split()
 
 
+class _DefenseParser(flags.EnumParser):
+    """Names of transforms, with a hint for one that has another name now."""
+
+    def parse(self, argument: str) -> str:
+        if argument in RENAMED:
+            raise ValueError(RENAMED[argument])
+        return super().parse(argument)
+
+
 def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
@@ -45,11 +54,13 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     default = TrainSettings()
     flags.DEFINE_enum("model", default.model, models.NAMES, "the network")
-    flags.DEFINE_enum(
+    flags.DEFINE(
+        _DefenseParser(["none", *METHODS]),
         "defense",
         "none",
-        ["none", *METHODS],
-        "train on images as they are, or transformed",
+        "train on images as they are (none), or behind a transform: "
+        + ", ".join(METHODS),
+        serializer=flags.ArgumentSerializer(),
     )
     flags.DEFINE_integer(
         "masks_per_image",
@@ -134,10 +145,10 @@ def settings_from_flags() -> TrainSettings:
 
 def _defense_and_recipe_from_flags() -> tuple[TransformConfig | None, Recipe]:
     known = {name: method.config for name, method in METHODS.items()} | RECIPES
-    if FLAGS.defense in ("splic", "srf"):
+    if FLAGS.defense in ("splic", "splic_no_tv"):
         splic = shared_flags.splic_config_from_flags()
         known["splic"] = splic
-        known["srf"] = dataclasses.replace(splic, tv_weight=0.0)
+        known["splic_no_tv"] = dataclasses.replace(splic, tv_weight=0.0)
     else:
         for flag, _ in shared_flags.SPLIC_FLAGS.values():
             if FLAGS[flag].present:

@@ -33,7 +33,7 @@ ROWS: Rows = {
     "none": None,
     "splic_printed": PRINTED,
     "splic_chosen": CHOSEN,
-    "srf": dataclasses.replace(PRINTED, tv_weight=0.0),
+    "splic_no_tv": dataclasses.replace(PRINTED, tv_weight=0.0),
     "tv_minimisation": METHODS["tv_minimisation"].config,
     "jpeg": METHODS["jpeg"].config,
     "bilateral": METHODS["bilateral"].config,

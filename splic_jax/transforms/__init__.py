@@ -25,6 +25,7 @@ from splic_jax.transforms.random.crop_rescale import CropRescaleConfig
 from splic_jax.transforms.random.diversification import DiversificationConfig
 from splic_jax.transforms.registry import (
     METHODS,
+    RENAMED,
     Method,
     TransformConfig,
     as_dict,
@@ -38,6 +39,7 @@ from splic_jax.transforms.registry import (
 
 __all__ = [
     "METHODS",
+    "RENAMED",
     "AblationConfig",
     "BarrageConfig",
     "BilateralConfig",

@@ -126,7 +126,7 @@ METHODS: Mapping[str, Method] = {
         differentiable=True,
         attack=_BPDA_EOT,
     ),
-    "srf": Method(
+    "splic_no_tv": Method(
         title="SPLIC without TV",
         idea="the same without the total variation",
         source="Zhao et al., figure 12 (there: SRF)",
@@ -320,6 +320,13 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+# Names that methods had before, and what to know of them.
+RENAMED = {
+    "srf": "SPLIC without TV is 'splic_no_tv'; the method of reference [4] is "
+    "'srf_reference'"
+}
+
+
 def returns_images(config: TransformConfig) -> bool:
     """Whether a method's results have the channels of images, and not codes of them."""
     return method_of(config).channels(config, 3) == 3
@@ -421,6 +428,8 @@ def from_dict(values: Mapping[str, Any]) -> TransformConfig:
     """
     values = dict(values)
     name = values.pop("method", "splic")
+    if name in RENAMED:
+        raise ValueError(f"no method {name!r}: {RENAMED[name]}")
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
     return replace(METHODS[name].config, values)
@@ -444,5 +453,5 @@ def _name_of(config: object) -> str:
     for name, method in METHODS.items():
         if type(method.config) is type(config):
             bare = isinstance(config, SPLICConfig) and config.tv_weight == 0
-            return "srf" if bare else name
+            return "splic_no_tv" if bare else name
     raise ValueError(f"config must be the settings of a transform, got {config!r}")

@@ -243,7 +243,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
         others = [cell for name, cell in kept.items() if name not in asked]
         comparisons = [
             row
-            for other in ("none", "srf")
+            for other in ("none", "splic_no_tv")
             for row in compare([*cells, *others], "splic", other)
         ]
         found = {"cells": [*cells, *others], "comparisons": comparisons}
@@ -276,7 +276,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
     trained_with = method_of(trained).title if trained else "no defence"
     title = f"{dataset.name}, network trained with {trained_with}"
     show_cells(title, cells)
-    for row in compare(cells, "splic", "srf"):
+    for row in compare(cells, "splic", "splic_no_tv"):
         gap = row["psnr_difference_db"]
         if gap:
             progress.line(

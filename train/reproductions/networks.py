@@ -38,7 +38,7 @@ UNTRAINED: Mapping[str, str] = {
     "Soft-Imp": "soft_impute",
     "ME-Net": "nuclear_norm",
     "SPLIC": "splic",
-    "SRF": "srf",
+    "SRF": "splic_no_tv",
 }
 _RECIPES = {
     "madry": "pgd",

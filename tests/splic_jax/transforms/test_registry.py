@@ -30,7 +30,7 @@ IMAGES = np.asarray(
 )
 QUICKER = {
     "splic": {"max_steps": 14},
-    "srf": {"max_steps": 14},
+    "splic_no_tv": {"max_steps": 14},
     "srf_reference": {"max_rounds": 5},
     "soft_impute": {"max_steps": 10},
 }
@@ -112,6 +112,11 @@ def test_what_does_not_exist_is_named():
         method_of(3)
     with pytest.raises(ValueError, match="bank"):
         transform(IMAGES, KEY, QuiltingConfig())
+
+
+def test_an_old_name_is_refused_with_the_new_one():
+    with pytest.raises(ValueError, match="SPLIC without TV is 'splic_no_tv'"):
+        from_dict({"method": "srf"})
 
 
 def test_what_is_fitted_is_no_plain_value(training_images):

@@ -212,10 +212,10 @@ def test_compare_pairs_the_images():
     other = [True] * 10 + [False] * 25 + [True] * 5
     cells = [
         cell("splic", "gray-box", ours, np.linspace(20, 24, 40)),
-        cell("srf", "gray-box", other, np.linspace(18, 22, 40)),
+        cell("splic_no_tv", "gray-box", other, np.linspace(18, 22, 40)),
         cell("none", "white-box", [False] * 40, [30.0] * 40),
     ]
-    (row,) = compare(cells, "splic", "srf")
+    (row,) = compare(cells, "splic", "splic_no_tv")
     # 20 gained, 5 lost: McNemar's exact p-value, summed by hand.
     tail = sum(math.comb(25, k) for k in range(6)) / 2**25
     assert row["p_value"] == pytest.approx(2 * tail)

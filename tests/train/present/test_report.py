@@ -136,7 +136,7 @@ def made_up():
     ]
     splic = [*bare, cell("splic", "black-box", PGD, 63, 22.0)]
     gap = {"mean": -2.714, "half_width": 0.07}
-    comparison = {"other": "srf", "threat": "clean", "psnr_difference_db": gap}
+    comparison = {"other": "splic_no_tv", "threat": "clean", "psnr_difference_db": gap}
     finding = {"check": "random", "tripped": True, "sentence": "It <differs>."}
     real = {**base, "dataset": {"name": "cifar10", "count": 128}, "network": NETWORK}
     files = {

@@ -829,7 +829,7 @@ FLAG_CASES = {
     "--texture_bias=0.25": "texture_bias=0.25",
     "--dataset=cifar10": "texture_bias=None",
     "--dataset=cifar10 --texture_bias=0.25": "error: --texture_bias is for shapes",
-    "--defense=srf --rank=5": "tv_weight=0.0",
+    "--defense=splic_no_tv --rank=5": "tv_weight=0.0",
     "--defense=usvt --option=usvt.keep_probability=0.3": "keep_probability=0.3",
     "--defense=usvt --masks_per_image=2 --mask_start=.2 --mask_end=.6": "(0.2, 0.6)",
     "--mask_start=0.2 --mask_end=0.6": "error: --mask_start needs",

@@ -35,7 +35,9 @@ def cifar10(results: Results) -> str:
     record = results.record("cifar10_bare.json")
     network, gaps = record["network"], []
     for where, threat in (("clean", "clean"), ("attacked", "gray-box")):
-        row = results.find("cifar10_bare.json#/comparisons", other="srf", threat=threat)
+        row = results.find(
+            "cifar10_bare.json#/comparisons", other="splic_no_tv", threat=threat
+        )
         gap = results.value(f"{row}/psnr_difference_db")
         gaps.append(
             f"{gap['mean']:+.2f} dB (+- {gap['half_width']:.2f}) on {where} images"

@@ -133,7 +133,7 @@ def cifar10(results: Results) -> dict[str, Any]:
     lists = {name: f"cifar10_{name}.json#/cells" for name in NETWORKS}
     gaps = []
     for threat, images in (("clean", "clean images"), ("gray-box", "attacked images")):
-        row = results.find(f"{file}#/comparisons", other="srf", threat=threat)
+        row = results.find(f"{file}#/comparisons", other="splic_no_tv", threat=threat)
         if row and results.get(f"{row}/psnr_difference_db"):
             shown = results.show(f"{row}/psnr_difference_db", "change")
             gaps.append({"images": images, "change": shown})

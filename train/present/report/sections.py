@@ -27,7 +27,8 @@ class Section:
 
 
 _EVALUATE = (
-    "./launch.sh evaluate --dataset=cifar10 --num_test=300 --defenses=none,splic,srf"
+    "./launch.sh evaluate --dataset=cifar10 --num_test=300 "
+    "--defenses=none,splic,splic_no_tv"
 )
 _CUE = (
     "./launch.sh evaluate --split=cue_conflict --threats=clean --num_test=400 "

@@ -129,7 +129,7 @@ def formulas(results: Results) -> Table:
     rows: Sequence[Row] = (
         ("exact gradient of (6), step scaled by delta^2", found["splic"]),
         ("eq. (10) and line 11 as printed", swept["formulas=as printed"]),
-        ("without total variation", found["srf"]),
+        ("without total variation", found["splic_no_tv"]),
         ("pass 1 alone, no alternation", swept["alternate=False"]),
         ("no rank cut", swept["rank_cut=False"]),
     )

@@ -17,7 +17,7 @@ _ROWS = {
     "none": "none",
     "splic_printed": "SPLIC, lambda 0.02",
     "splic_chosen": "SPLIC, lambda 0.15",
-    "srf": "SRF (lambda 0)",
+    "splic_no_tv": "SPLIC without TV (lambda 0)",
     "tv_minimisation": "TV minimisation",
     "jpeg": "JPEG, quality 75",
     "bilateral": "bilateral",
