@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
-from attacks.judge import Judged, judged_goal
+from attacks.judge import Judged, judge_goal
 from attacks.keys import mappable
 from attacks.oracle import Answer, Goal
 from attacks.types import Attacked, LogitsFunction, Status
@@ -30,7 +30,7 @@ class Rule(NamedTuple):
     step: Callable[[Any, Array, Answer, Array], tuple[Array, Any]]
 
 
-class Kept(NamedTuple):
+class Best(NamedTuple):
     """The image an attack would return if it ended now, and what is known of it.
 
     Attributes:
@@ -48,24 +48,24 @@ class Kept(NamedTuple):
 
 
 # (kept so far, new) -> where the new ones are preferred
-Preference = Callable[[Kept, Kept], Bool[Array, " n"]]
+Preference = Callable[[Best, Best], Bool[Array, " n"]]
 
 
-def last(kept: Kept, new: Kept) -> Bool[Array, " n"]:
+def latest(best: Best, new: Best) -> Bool[Array, " n"]:
     """Prefers the later image."""
-    del kept
+    del best
     return jnp.ones(len(new.loss), bool)
 
 
-def wrong_first(kept: Kept, new: Kept) -> Bool[Array, " n"]:
+def wrong_first(best: Best, new: Best) -> Bool[Array, " n"]:
     """Prefers what is wrong more often, and of these what has the higher loss."""
-    as_wrong = (new.wrong == kept.wrong) & (new.loss > kept.loss)
-    return (new.wrong > kept.wrong) | as_wrong
+    as_wrong = (new.wrong == best.wrong) & (new.loss > best.loss)
+    return (new.wrong > best.wrong) | as_wrong
 
 
-def highest_loss(kept: Kept, new: Kept) -> Bool[Array, " n"]:
+def highest_loss(best: Best, new: Best) -> Bool[Array, " n"]:
     """Prefers the higher loss: one wrong answer of a random classifier is no proof."""
-    return new.loss > kept.loss
+    return new.loss > best.loss
 
 
 def preference(*, randomized: bool) -> Preference:
@@ -73,40 +73,40 @@ def preference(*, randomized: bool) -> Preference:
     return highest_loss if randomized else wrong_first
 
 
-def nothing_kept(images: Array) -> Kept:
+def initial_best(images: Array) -> Best:
     """Before the first answer: the images given, worse than any."""
     n, dtype = len(images), images.dtype
     least = jnp.full(n, -jnp.inf, dtype)
     none = jnp.zeros(n, jnp.int32)
-    return Kept(images, least, jnp.full(n, -1, dtype), none, none)
+    return Best(images, least, jnp.full(n, -1, dtype), none, none)
 
 
-def keep(kept: Kept, images: Array, answer: Answer, prefers: Preference) -> Kept:
+def update_best(best: Best, images: Array, answer: Answer, prefers: Preference) -> Best:
     """Takes the new images where they are preferred; never one without an answer."""
     not_finite = answer.not_finite
     if not_finite is None:
         not_finite = (~answer.finite).astype(jnp.int32)
-    flat = jnp.zeros_like(kept.flat)
+    flat = jnp.zeros_like(best.flat)
     if answer.gradient is not None:
-        flat = flatness(answer.gradient)
-    new = Kept(images, answer.loss, answer.wrong, not_finite, flat)
-    return merge(kept, new, prefers, answer.finite)
+        flat = flat_gradient(answer.gradient)
+    new = Best(images, answer.loss, answer.wrong, not_finite, flat)
+    return merge(best, new, prefers, answer.finite)
 
 
-def flatness(slope: Float[Array, "n h w c"]) -> Int32[Array, " n"]:
+def flat_gradient(slope: Float[Array, "n h w c"]) -> Int32[Array, " n"]:
     """1 where a slope is 0 in every pixel, -1 where it is not."""
     return jnp.where((slope == 0).all(axis=(1, 2, 3)), 1, -1).astype(jnp.int32)
 
 
 def merge(
-    kept: Kept, other: Kept, prefers: Preference, answered: Array | None = None
-) -> Kept:
+    best: Best, other: Best, prefers: Preference, answered: Array | None = None
+) -> Best:
     """The preferred of two, where `other` has been answered at all."""
     if answered is None:
         answered = other.wrong >= 0
-    better = choose(answered & prefers(kept, other), other, kept)
+    better = choose(answered & prefers(best, other), other, best)
     return better._replace(
-        not_finite=kept.not_finite + other.not_finite, flat=kept.flat + other.flat
+        not_finite=best.not_finite + other.not_finite, flat=best.flat + other.flat
     )
 
 
@@ -120,7 +120,7 @@ def choose(chosen: Bool[Array, " n"], new: Tree, old: Tree) -> Tree:
     return mixed
 
 
-def climb(
+def take_steps(
     oracle: Callable[..., Answer],
     rule: Rule,
     start: Float[Array, "n h w c"],
@@ -128,7 +128,7 @@ def climb(
     *,
     steps: int,
     prefers: Preference,
-) -> tuple[Float[Array, "n h w c"], Kept]:
+) -> tuple[Float[Array, "n h w c"], Best]:
     """Moves images by a rule, a fixed number of steps.
 
     Args:
@@ -144,16 +144,16 @@ def climb(
         and those kept of the ones before.
     """
 
-    def step(index: Array, carry: tuple[Array, Any, Kept]) -> tuple[Array, Any, Kept]:
-        images, state, kept = carry
+    def step(index: Array, carry: tuple[Array, Any, Best]) -> tuple[Array, Any, Best]:
+        images, state, best = carry
         answer = oracle(images, jax.random.fold_in(key, index))
-        kept = keep(kept, images, answer, prefers)
+        best = update_best(best, images, answer, prefers)
         images, state = rule.step(state, images, answer, index)
-        return images, state, kept
+        return images, state, best
 
-    carry = (start, rule.init(start), nothing_kept(start))
-    images, _, kept = jax.lax.fori_loop(0, steps, step, carry)
-    return images, kept
+    carry = (start, rule.init(start), initial_best(start))
+    images, _, best = jax.lax.fori_loop(0, steps, step, carry)
+    return images, best
 
 
 def ascend(
@@ -164,21 +164,21 @@ def ascend(
     *,
     steps: int,
     prefers: Preference,
-) -> Kept:
+) -> Best:
     """`climb`, and a query without the gradient about where it ends.
 
     Returns:
         The kept images.
     """
-    images, kept = climb(oracle, rule, start, key, steps=steps, prefers=prefers)
+    images, best = take_steps(oracle, rule, start, key, steps=steps, prefers=prefers)
     answer = oracle(images, jax.random.fold_in(key, steps), gradient=False)
-    return keep(kept, images, answer, prefers)
+    return update_best(best, images, answer, prefers)
 
 
 def finish(
     logits_fn: LogitsFunction,
-    wanted: Goal,
-    kept: Kept,
+    goal: Goal,
+    best: Best,
     key: PRNGKeyArray,
     *,
     evaluations: int,
@@ -199,18 +199,18 @@ def finish(
     Returns:
         The result of the attack.
     """
-    images = jax.lax.stop_gradient(kept.images)
-    judged = judged_goal(logits_fn, wanted, images, key, evaluations)
-    not_finite = kept.not_finite + ~judged.finite
-    kept = kept._replace(images=images, not_finite=not_finite)
-    return _attacked(wanted, kept, judged, queries + evaluations, status)
+    images = jax.lax.stop_gradient(best.images)
+    judged = judge_goal(logits_fn, goal, images, key, evaluations)
+    not_finite = best.not_finite + ~judged.finite
+    best = best._replace(images=images, not_finite=not_finite)
+    return _attacked(goal, best, judged, queries + evaluations, status)
 
 
-def finish_at(
+def finish_last_iterate(
     logits_fn: LogitsFunction,
-    wanted: Goal,
+    goal: Goal,
     images: Float[Array, "n h w c"],
-    kept: Kept,
+    best: Best,
     key: PRNGKeyArray,
     *,
     evaluations: int,
@@ -228,39 +228,39 @@ def finish_at(
     Returns:
         The result of the attack.
     """
-    ask = partial(judged_goal, logits_fn, wanted, key=key, evaluations=evaluations)
+    judge_at = partial(judge_goal, logits_fn, goal, key=key, evaluations=evaluations)
     images = jax.lax.stop_gradient(images)
-    judged = ask(images)
+    judged = judge_at(images)
     answered = judged.finite
-    missed = (~answered).astype(jnp.int32)
-    end = Kept(images, judged.loss, 1 - judged.accuracy, missed, 0 * kept.flat)
-    kept = merge(kept, end, last, answered)
-    judged = jax.lax.cond(answered.all(), lambda: judged, lambda: ask(kept.images))
-    kept = kept._replace(not_finite=kept.not_finite + ~judged.finite)
-    asked = queries + (1 + missed) * evaluations
-    return _attacked(wanted, kept, judged, asked, stopped(kept))
+    invalid = (~answered).astype(jnp.int32)
+    end = Best(images, judged.loss, 1 - judged.accuracy, invalid, 0 * best.flat)
+    best = merge(best, end, latest, answered)
+    judged = jax.lax.cond(answered.all(), lambda: judged, lambda: judge_at(best.images))
+    best = best._replace(not_finite=best.not_finite + ~judged.finite)
+    total = queries + (1 + invalid) * evaluations
+    return _attacked(goal, best, judged, total, stop_status(best))
 
 
 def _attacked(
-    wanted: Goal,
-    kept: Kept,
+    goal: Goal,
+    best: Best,
     judged: Judged,
     queries: Integer[Array, " n"] | int,
     status: Int32[Array, " n"] | int,
 ) -> Attacked:
-    n = len(kept.images)
+    n = len(best.images)
     return Attacked(
-        kept.images,
-        judged.majority if wanted.targeted else ~judged.majority,
+        best.images,
+        judged.majority if goal.targeted else ~judged.majority,
         judged.loss,
         jnp.broadcast_to(jnp.asarray(queries, jnp.int32), n),
-        kept.not_finite,
+        best.not_finite,
         jnp.broadcast_to(jnp.asarray(status, jnp.int32), n),
     )
 
 
-def stopped(
-    kept: Kept,
+def stop_status(
+    best: Best,
     otherwise: Integer[ArrayLike, "*n"] = Status.BUDGET,
     *,
     at_wrong: bool = False,
@@ -272,10 +272,10 @@ def stopped(
         otherwise: what it is where nothing kept says more.
         at_wrong: whether the attack asks no more once an answer is wrong.
     """
-    status = jnp.where(kept.flat > 0, Status.NO_GRADIENT.value, otherwise)
-    status = jnp.where(kept.wrong < 0, Status.NOT_FINITE.value, status)
+    status = jnp.where(best.flat > 0, Status.NO_GRADIENT.value, otherwise)
+    status = jnp.where(best.wrong < 0, Status.NOT_FINITE.value, status)
     if at_wrong:
-        status = jnp.where(kept.wrong >= 1, Status.SUCCEEDED.value, status)
+        status = jnp.where(best.wrong >= 1, Status.SUCCEEDED.value, status)
     return status.astype(jnp.int32)
 
 
@@ -288,6 +288,8 @@ def image_keys(
     )
 
 
-def folded(keys: Key[Array, " n"], index: Integer[Array, ""] | int) -> Key[Array, " n"]:
+def fold_in_index(
+    keys: Key[Array, " n"], index: Integer[Array, ""] | int
+) -> Key[Array, " n"]:
     """The images' keys with one number folded into each."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, index)

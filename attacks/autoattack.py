@@ -11,13 +11,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, merge, nothing_kept, preference, stopped
+from attacks.ascent import Best, finish, initial_best, merge, preference, stop_status
 from attacks.autopgd import NORMS, autopgd, targeted_autopgd
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.fab import fab
-from attacks.judge import judged_goal
+from attacks.judge import judge_goal
 from attacks.losses import cross_entropy, dlr
-from attacks.oracle import goal
+from attacks.oracle import make_goal
 from attacks.precision import in_working_precision
 from attacks.square import square
 from attacks.types import Attacked, LogitsFunction, Status
@@ -41,7 +41,7 @@ class Stage(NamedTuple):
     attack: Callable[..., Attacked]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def autoattack(
     logits_fn: LogitsFunction,
@@ -93,7 +93,7 @@ def autoattack(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         norm: "linf" or "l2".
@@ -101,8 +101,8 @@ def autoattack(
         stages: others than the version's own, to be composed in the version's manner.
         evaluations: with "rand", keys under which images are compared, and as many
             under which the result is judged; 20 by default. 1 with the others.
-        eot_chunk: with "rand", keys at a time; memory grows with it.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: with "rand", keys per vectorized query; memory grows with it.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``loss`` is the cross-entropy. ``queries`` counts, for each
@@ -110,11 +110,11 @@ def autoattack(
         image and what each of these stages made of it, and as many for the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value; fewer classes than the version's losses compare, 4 or with
-            "rand" 3. Values that are being traced (under `jax.jit`) cannot be checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value; fewer
+            classes than the version's losses need: 4, or 3 with "rand". Traced values
+            (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
@@ -153,35 +153,35 @@ def autoattack(
                 "classes; call autopgd, fab and square instead"
             )
         stages = autoattack_stages(version, norm, eot_chunk=eot_chunk)
-    wanted = goal(cross_entropy, labels)
+    goal = make_goal(cross_entropy, labels)
     prefers = preference(randomized=randomized)
-    compare_key, verdict_key, *stage_keys = (
+    compare_key, evaluation_key, *stage_keys = (
         jax.random.fold_in(key, index) for index in range(2 + len(stages))
     )
 
-    def compared(kept: Kept, candidates: Array, allowed: Array) -> Kept:
-        judged = judged_goal(logits_fn, wanted, candidates, compare_key, evaluations)
+    def compared(best: Best, candidates: Array, allowed: Array) -> Best:
+        judged = judge_goal(logits_fn, goal, candidates, compare_key, evaluations)
         not_finite = (allowed & ~judged.finite).astype(jnp.int32)
         flat = jnp.zeros_like(not_finite)  # that is for the stages to say
-        new = Kept(candidates, judged.loss, 1 - judged.accuracy, not_finite, flat)
-        return merge(kept, new, prefers, allowed & judged.finite)
+        new = Best(candidates, judged.loss, 1 - judged.accuracy, not_finite, flat)
+        return merge(best, new, prefers, allowed & judged.finite)
 
     everywhere = jnp.ones(len(images), bool)
-    kept = compared(nothing_kept(images), images, everywhere)
+    best = compared(initial_best(images), images, everywhere)
     queries = jnp.full(len(images), evaluations, jnp.int32)
     unknown = Status.NOT_FINITE if stages else Status.BUDGET
     status = jnp.full(len(images), unknown, jnp.int32)
     for stage, stage_key in zip(stages, stage_keys, strict=True):
-        left = everywhere if randomized else kept.wrong < 1
+        left = everywhere if randomized else best.wrong < 1
 
         def attack(
             stage: Stage,
             key: PRNGKeyArray,
-            kept: Kept,
+            best: Best,
             queries: Array,
             status: Array,
             left: Array,
-        ) -> tuple[Kept, Array, Array]:
+        ) -> tuple[Best, Array, Array]:
             found = stage.attack(
                 logits_fn,
                 images,
@@ -193,31 +193,31 @@ def autoattack(
             # An attack that looks for the smallest perturbation may end outside.
             moved = norms.size(found.images - images, norm)
             inside = moved <= jnp.asarray(epsilon, images.dtype)
-            kept = compared(kept, found.images, left & inside)
-            not_finite = kept.not_finite + jnp.where(left, found.not_finite, 0)
-            asked = jnp.where(left, found.queries + evaluations, 0)
+            best = compared(best, found.images, left & inside)
+            not_finite = best.not_finite + jnp.where(left, found.not_finite, 0)
+            spent = jnp.where(left, found.queries + evaluations, 0)
             # What a stage calls success counts where `compared` agrees.
             reason = jnp.maximum(found.status, Status.BUDGET.value)
             status = jnp.where(left, jnp.minimum(status, reason), status)
-            return kept._replace(not_finite=not_finite), queries + asked, status
+            return best._replace(not_finite=not_finite), queries + spent, status
 
-        kept, queries, status = jax.lax.cond(
+        best, queries, status = jax.lax.cond(
             left.any(),
             partial(attack, stage, stage_key),
-            lambda kept, queries, status, left: (kept, queries, status),
-            kept,
+            lambda best, queries, status, left: (best, queries, status),
+            best,
             queries,
             status,
             left,
         )
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
         queries=queries,
-        status=stopped(kept, status, at_wrong=not randomized),
+        status=stop_status(best, status, at_wrong=not randomized),
     )
 
 
@@ -232,7 +232,7 @@ def autoattack_stages(
     Args:
         version: "standard", "plus" or "rand".
         norm: "linf" or "l2".
-        eot_chunk: with "rand", keys at a time; memory grows with it.
+        eot_chunk: with "rand", keys per vectorized query; memory grows with it.
 
     Returns:
         The stages.
@@ -283,7 +283,7 @@ def autoattack_stages(
     )
 
 
-@takes_none
+@allow_no_images
 def _targeted_fab(
     logits_fn: LogitsFunction,
     images: Array | np.ndarray,

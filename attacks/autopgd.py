@@ -19,21 +19,21 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     Rule,
     ascend,
     finish,
     image_keys,
-    keep,
+    initial_best,
     merge,
-    nothing_kept,
     preference,
-    stopped,
+    stop_status,
+    update_best,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
-from attacks.oracle import Answer, Goal, ask, goal
+from attacks.oracle import Answer, Goal, make_goal, query
 from attacks.precision import in_working_precision
 from attacks.remaining import Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
@@ -44,7 +44,7 @@ NORMS = ("linf", "l2")
 STEP_WEIGHT = 0.75
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def autopgd(
     logits_fn: LogitsFunction,
@@ -93,21 +93,21 @@ def autopgd(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         norm: "linf" or "l2".
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
             targets; None for the cross-entropy. The paper's other one is
             `attacks.losses.dlr`.
-        targets: integers in [0, classes), the classes to move to; None for any other.
+        targets: integers in [0, classes), the target classes; None for untargeted.
         steps: number of gradient steps; >= 0.
         restarts: runs, each from a start of its own on the ball's surface.
         rho: share of steps with a rising loss, above which the step size stays.
         eot_samples: keys over which each gradient is averaged.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``queries`` is ``(steps + 1) * eot_samples`` for each
@@ -115,11 +115,10 @@ def autopgd(
         deterministic classifier 1 for the clean image.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value. Values that are being traced (under `jax.jit`) cannot be
-            checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value. Traced
+            values (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
@@ -142,23 +141,23 @@ def autopgd(
     _check(settings)
     inputs.require_at_least(1, restarts=restarts)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(loss, labels, targets)
+    goal = make_goal(loss, labels, targets)
     clean = None
     if not settings.randomized:
-        clean = ask(logits_fn, wanted, images, _clean_key(key), gradient=False)
+        clean = query(logits_fn, goal, images, _clean_key(key), gradient=False)
     return _best_of(
         logits_fn,
         images,
         key,
         settings,
         runs=restarts,
-        goal_of=lambda run: wanted,
-        judged=wanted,
+        goal_of=lambda run: goal,
+        judged=goal,
         clean=clean,
     )
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def targeted_autopgd(
     logits_fn: LogitsFunction,
@@ -221,8 +220,8 @@ def targeted_autopgd(
     inputs.require_at_least(1, target_classes=target_classes)
     images, labels, count = inputs.checked(logits_fn, images, labels, key)
     runs = min(target_classes, count - 1)
-    away = goal(cross_entropy, labels)
-    clean = ask(
+    away = make_goal(cross_entropy, labels)
+    clean = query(
         logits_fn,
         away,
         images,
@@ -337,7 +336,7 @@ def _clean_key(key: PRNGKeyArray) -> PRNGKeyArray:
     return jax.random.fold_in(key, 0)
 
 
-_Carry = tuple[Kept, Array]  # what is kept, and queries
+_Carry = tuple[Best, Array]  # what is kept, and queries
 
 
 def _best_of(
@@ -356,27 +355,27 @@ def _best_of(
     samples, chunk = settings.eot_samples, settings.eot_chunk
     prefers = preference(randomized=settings.randomized)
     rule = _rule(images, epsilon, norm, steps, settings.rho)
-    kept, queries = nothing_kept(images), jnp.zeros(len(images), jnp.int32)
+    best, queries = initial_best(images), jnp.zeros(len(images), jnp.int32)
     sizes: tuple[int, ...] = (len(images),)
     if runs > 1 and not settings.randomized:
         measure, given = goal_of(jnp.int32(0))[:2]
         sizes = batch_sizes(logits_fn, measure, given, images, key)
     if clean is not None:
         queries += samples
-        kept = keep(kept, images, clean, prefers)
+        best = update_best(best, images, clean, prefers)
 
     def run(carry: _Carry, index: Array) -> tuple[_Carry, None]:
-        kept, queries = carry
-        left = jnp.ones_like(kept.wrong, bool)
+        best, queries = carry
+        left = jnp.ones_like(best.wrong, bool)
         if not settings.randomized:
-            left = kept.wrong < 1
+            left = best.wrong < 1
 
         def search() -> _Carry:
             start_key, query_key = jax.random.split(jax.random.fold_in(key, 1 + index))
             keys = image_keys(start_key, settings.first_index, images)
             start = _start(keys, images, epsilon, norm)
             oracle = partial(
-                ask,
+                query,
                 logits_fn,
                 goal_of(index),
                 samples=samples,
@@ -388,21 +387,21 @@ def _best_of(
                 not_finite=jnp.where(left, found.not_finite, 0),
                 flat=jnp.where(left, found.flat, 0),
             )
-            asked = jnp.where(left, (steps + 1) * samples, 0)
-            better = merge(kept, found, prefers, left & (found.wrong >= 0))
-            return better, queries + asked
+            spent = jnp.where(left, (steps + 1) * samples, 0)
+            better = merge(best, found, prefers, left & (found.wrong >= 0))
+            return better, queries + spent
 
         return jax.lax.cond(left.any(), search, lambda: carry), None
 
-    (kept, queries), _ = jax.lax.scan(run, (kept, queries), jnp.arange(runs))
+    (best, queries), _ = jax.lax.scan(run, (best, queries), jnp.arange(runs))
     return finish(
         logits_fn,
         judged,
-        kept,
+        best,
         jax.random.fold_in(key, 1 + runs),
         evaluations=settings.evaluations,
         queries=queries,
-        status=stopped(kept, at_wrong=not settings.randomized),
+        status=stop_status(best, at_wrong=not settings.randomized),
     )
 
 

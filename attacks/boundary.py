@@ -29,11 +29,11 @@ from jaxtyping import (
 )
 
 from attacks import inputs, norms
-from attacks.ascent import finish, folded, image_keys, nothing_kept
-from attacks.empty import takes_none
+from attacks.ascent import finish, fold_in_index, image_keys, initial_best
+from attacks.empty import allow_no_images
 from attacks.losses import MARGIN
 from attacks.norms import per_image
-from attacks.oracle import ask, goal
+from attacks.oracle import make_goal, query
 from attacks.precision import as_shown, in_working_precision, remeasured
 from attacks.types import Attacked, LogitsFunction, Status
 
@@ -73,11 +73,11 @@ class _Walk(NamedTuple):
     sphere_seen: Float[Array, "n answers"]
     step_seen: Float[Array, "n answers"]
     done: Bool[Array, " n"]
-    asked: Int32[Array, " n"]
-    lost: Int32[Array, " n"]
+    queries: Int32[Array, " n"]
+    not_finite: Int32[Array, " n"]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def boundary(
     logits_fn: LogitsFunction,
@@ -132,7 +132,7 @@ def boundary(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``; one-hot answers will do.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: radius of the ball of ``projected``, in pixel values; >= 0.
         norm: of that ball: "linf", or "l2", in which the attack minimises.
@@ -146,11 +146,11 @@ def boundary(
             class or, with targets, of that class; None for none.
         draws: how many images are drawn at most to find a wrong one; >= 0.
         blends: how many shares of the start are tried; >= 1.
-        targets: integers in [0, classes), the classes to move to; None for any other.
+        targets: integers in [0, classes), the target classes; None for untargeted.
         eot_samples: keys over which each answer is a vote, more than half being wrong.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which both results are judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation of both results, a majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         Both readings. ``loss`` is the margin, which the attack itself does not use.
@@ -199,15 +199,15 @@ def boundary(
         inputs.require_images(starts, "starts")
         starts, *_ = inputs.checked(logits_fn, starts, labels, key)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(None, labels, targets, default=MARGIN)
-    draw_key, walk_key, query_key, *verdict_keys = jax.random.split(key, 5)
+    goal = make_goal(None, labels, targets, default=MARGIN)
+    draw_key, walk_key, query_key, *evaluation_keys = jax.random.split(key, 5)
     walk_keys = image_keys(walk_key, first_index, clean)
 
     def wrong(images: Array, number: ArrayLike) -> tuple[Array, Array]:
         """Where the classifier errs, and where it has no answer; by question."""
-        answer = ask(
+        answer = query(
             logits_fn,
-            wanted,
+            goal,
             images,
             jax.random.fold_in(query_key, number),
             samples=eot_samples,
@@ -216,7 +216,7 @@ def boundary(
         )
         return answer.finite & (answer.wrong > 0.5), ~answer.finite
 
-    start, found, asked, lost = _start(
+    start, found, queries, not_finite = _start(
         wrong,
         clean,
         image_keys(draw_key, first_index, clean),
@@ -230,32 +230,32 @@ def boundary(
     def step(carry: tuple[Array, _Walk]) -> tuple[Array, _Walk]:
         index, walk = carry
         near, sphere = propose(
-            folded(walk_keys, index),
+            fold_in_index(walk_keys, index),
             clean,
             walk.current,
             walk.distance,
             walk.sphere_size,
             walk.source_size,
         )
-        is_wrong, unanswered = wrong(near, before + 2 * index)
+        is_wrong, invalid = wrong(near, before + 2 * index)
         distance = norms.size(near - clean, "l2")
         better = is_wrong & (distance < walk.distance) & ~walk.done
         walk = walk._replace(
             current=jnp.where(per_image(better), near, walk.current),
             distance=jnp.where(better, distance, walk.distance),
-            asked=walk.asked + ~walk.done,
-            lost=walk.lost + (unanswered & ~walk.done),
+            queries=walk.queries + ~walk.done,
+            not_finite=walk.not_finite + (invalid & ~walk.done),
         )
 
         def adapt(walk: _Walk) -> _Walk:
-            on_sphere, unanswered = wrong(sphere, before + 2 * index + 1)
+            on_sphere, invalid = wrong(sphere, before + 2 * index + 1)
             adapted = _adapt(
                 walk, on_sphere, is_wrong, index // adapt_every - 1, step_adaptation
             )
             return adapted._replace(
                 done=walk.done | (adapted.source_size < convergence),
-                asked=walk.asked + ~walk.done,
-                lost=walk.lost + (unanswered & ~walk.done),
+                queries=walk.queries + ~walk.done,
+                not_finite=walk.not_finite + (invalid & ~walk.done),
             )
 
         walk = jax.lax.cond(index % adapt_every == 0, adapt, lambda walk: walk, walk)
@@ -271,8 +271,8 @@ def boundary(
         jnp.full((n, SPHERE_ANSWERS), jnp.nan, dtype),
         jnp.full((n, STEP_ANSWERS), jnp.nan, dtype),
         ~found | (distance == 0),
-        asked,
-        lost,
+        queries,
+        not_finite,
     )
     _, walk = jax.lax.while_loop(
         lambda carry: (carry[0] <= steps) & ~carry[1].done.all(),
@@ -282,22 +282,22 @@ def boundary(
     status = jnp.where(walk.done, Status.CONVERGED.value, Status.BUDGET.value)
     status = jnp.where(walk.distance == 0, Status.SUCCEEDED.value, status)
     status = jnp.where(found, status, Status.NO_START.value)
-    status = jnp.where(walk.lost == walk.asked, Status.NOT_FINITE.value, status)
+    status = jnp.where(walk.not_finite == walk.queries, Status.NOT_FINITE.value, status)
     status = status.astype(jnp.int32)  # whatever the width of a Python int
-    verdict = partial(
+    evaluate = partial(
         finish,
         logits_fn,
-        wanted,
+        goal,
         evaluations=evaluations,
-        queries=walk.asked * eot_samples,
+        queries=walk.queries * eot_samples,
         status=status,
     )
     inside = norms.project(walk.current, clean, epsilon, norm)
-    kept = nothing_kept(walk.current)._replace(not_finite=walk.lost)
+    best = initial_best(walk.current)._replace(not_finite=walk.not_finite)
     shown = as_shown(logits_fn, walk.current)
     return Boundary(
-        verdict(kept=kept, key=verdict_keys[0]),
-        verdict(kept=kept._replace(images=inside), key=verdict_keys[1]),
+        evaluate(best=best, key=evaluation_keys[0]),
+        evaluate(best=best._replace(images=inside), key=evaluation_keys[1]),
         remeasured(
             logits_fn,
             jnp.where(found, walk.distance, jnp.inf),
@@ -327,24 +327,24 @@ def _start(
     given = starts is not None
 
     def draw(carry: _Draws) -> _Draws:
-        index, start, found, asked, lost = carry
+        index, start, found, queries, not_finite = carry
         drawn = jax.vmap(
             lambda key: jax.random.uniform(jax.random.fold_in(key, index), shape, dtype)
         )(keys)
         if starts is not None:
             drawn = jnp.where(index == 1, starts, drawn)
-        is_wrong, unanswered = wrong(drawn, index)
+        is_wrong, invalid = wrong(drawn, index)
         taken = is_wrong & ~found
         start = jnp.where(per_image(taken), drawn, start)
-        asked, lost = asked + ~found, lost + (unanswered & ~found)
-        return index + 1, start, found | taken, asked, lost
+        queries, not_finite = queries + ~found, not_finite + (invalid & ~found)
+        return index + 1, start, found | taken, queries, not_finite
 
-    already, unanswered = wrong(clean, 0)
-    asked, lost = jnp.ones(len(clean), jnp.int32), unanswered.astype(jnp.int32)
-    _, start, found, asked, lost = jax.lax.while_loop(
+    already, invalid = wrong(clean, 0)
+    queries, not_finite = jnp.ones(len(clean), jnp.int32), invalid.astype(jnp.int32)
+    _, start, found, queries, not_finite = jax.lax.while_loop(
         lambda carry: (carry[0] <= draws + given) & ~carry[2].all(),
         draw,
-        (jnp.int32(1), clean, already, asked, lost),
+        (jnp.int32(1), clean, already, queries, not_finite),
     )
 
     def blended(share: Array) -> Array:
@@ -352,20 +352,26 @@ def _start(
         return jnp.clip((1 - share) * clean + share * start, 0, 1)
 
     def blend(carry: _Draws) -> _Draws:
-        index, share, open_, asked, lost = carry
+        index, share, open_, queries, not_finite = carry
         tried = jnp.full(len(clean), index / blends, dtype)
-        is_wrong, unanswered = wrong(blended(tried), draws + 1 + index)
+        is_wrong, invalid = wrong(blended(tried), draws + 1 + index)
         share = jnp.where(is_wrong & open_, tried, share)
-        asked, lost = asked + open_, lost + (unanswered & open_)
-        return index + 1, share, open_ & ~is_wrong, asked, lost
+        queries, not_finite = queries + open_, not_finite + (invalid & open_)
+        return index + 1, share, open_ & ~is_wrong, queries, not_finite
 
-    _, share, _, asked, lost = jax.lax.while_loop(
+    _, share, _, queries, not_finite = jax.lax.while_loop(
         lambda carry: (carry[0] < blends) & carry[2].any(),
         blend,
-        (jnp.int32(1), jnp.ones(len(clean), dtype), found & ~already, asked, lost),
+        (
+            jnp.int32(1),
+            jnp.ones(len(clean), dtype),
+            found & ~already,
+            queries,
+            not_finite,
+        ),
     )
     start = jnp.where(per_image(share < 1), blended(share), start)
-    return start, found, asked, lost
+    return start, found, queries, not_finite
 
 
 def _propose(

@@ -20,18 +20,18 @@ from jaxtyping import Array, Bool, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     choose,
     finish,
-    flatness,
+    flat_gradient,
+    initial_best,
     merge,
-    nothing_kept,
-    stopped,
+    stop_status,
     wrong_first,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.losses import MARGIN
-from attacks.oracle import Answer, Goal, ask, goal
+from attacks.oracle import Answer, Goal, make_goal, query
 from attacks.precision import as_shown, in_working_precision
 from attacks.types import Attacked, LogitsFunction, Status
 
@@ -61,7 +61,7 @@ class CarliniWagner(NamedTuple):
     linf: Float[Array, " n"]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def carlini_wagner(
     logits_fn: LogitsFunction,
@@ -104,7 +104,7 @@ def carlini_wagner(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: radius of the L-infinity ball of ``projected``, in pixel values; >= 0.
         confidence: kappa, a difference of logits; >= 0.
@@ -119,14 +119,14 @@ def carlini_wagner(
             of 0 or 1 needs hundreds of steps of w until it changes, and the objective
             with it. An error is near where the margin, nothing beside the confidence,
             grows fast enough to be won in as many steps as there are for a c.
-        targets: integers in [0, classes), the classes to move to; None for any other.
+        targets: integers in [0, classes), the target classes; None for untargeted.
         eot_samples: keys over which gradients are averaged, and the logits that are
             compared with the confidence. Of a random classifier the images with lucky
             answers look near: spend samples, confidence or both.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which both results are judged, by vote.
-        first_index: for attacking a data set in pieces, as other attacks have it; this
-            one draws nothing for an image.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation of both results, a majority vote.
+        first_index: unused, since this attack draws no random numbers; for the common
+            signature of attacks.
 
     Returns:
         Both readings. ``loss`` is the margin. ``queries`` counts ``eot_samples`` for
@@ -164,11 +164,11 @@ def carlini_wagner(
         evaluations=evaluations,
     )
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(None, labels, targets, default=MARGIN)
-    hinge = wanted._replace(
-        measure=lambda *given: -jnp.maximum(confidence - wanted.measure(*given), 0)
+    goal = make_goal(None, labels, targets, default=MARGIN)
+    hinge = goal._replace(
+        measure=lambda *given: -jnp.maximum(confidence - goal.measure(*given), 0)
     )
-    oracle = partial(ask, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
+    oracle = partial(query, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
 
     origin = jnp.arctanh((images * 2 - 1) * 0.999999)
     mapped = _from_tanh(origin)
@@ -177,36 +177,49 @@ def carlini_wagner(
     n, dtype = len(images), images.dtype
 
     def minimize(
-        const: Array, kept: Kept, queries: Array, key: PRNGKeyArray
-    ) -> tuple[Kept, Array, Array, Array]:
+        const: Array, best: Best, queries: Array, key: PRNGKeyArray
+    ) -> tuple[Best, Array, Array, Array]:
         def step(carry: _Descent) -> _Descent:
-            index, w, state, kept, active, seen, found, queries = carry
+            index, w, state, best, active, past, found, queries = carry
             current = _from_tanh(w)
             answer = oracle(current, jax.random.fold_in(key, index))
             queries += jnp.where(active, eot_samples, 0)
             shift = current - mapped
             objective = jnp.sum(shift**2, axis=(1, 2, 3)) - const * answer.loss
             assert answer.gradient is not None
-            flat = jnp.where(active & (answer.loss < 0), flatness(answer.gradient), 0)
+            flat = jnp.where(
+                active & (answer.loss < 0), flat_gradient(answer.gradient), 0
+            )
             if abort_early:
                 due = (index % check_every == 0) & answer.finite
-                falls = objective <= 0.9999 * seen.objective
-                margins = wanted.loss(answer.logits).astype(dtype)
-                at = _Look(objective, w, margins)
-                falls |= _leaves_saturation(w, seen.w, learning_rate * check_every)
-                falls |= _nears_an_error(margins, seen.margins, confidence)
+                falls = objective <= 0.9999 * past.objective
+                margins = goal.loss(answer.logits).astype(dtype)
+                now = _Checkpoint(objective, w, margins)
+                falls |= _leaves_saturation(
+                    w, past.w, learning_rate * check_every
+                )
+                falls |= _nears_an_error(margins, past.margins, confidence)
                 active &= ~due | falls
-                seen = choose(due, at, seen)
-            new = _candidate(answer, wanted, images, current, confidence, active)
+                past = choose(due, now, past)
+            new = _candidate(answer, goal, images, current, confidence, active)
             new = new._replace(flat=flat)
             found |= new.wrong > 0
-            kept = merge(kept, new, wrong_first)
+            best = merge(best, new, wrong_first)
             slope = 2 * shift - norms.per_image(const) * answer.gradient
             slope *= 2 * current * (1 - current)  # of x(w)
             update, state = optimizer.update(slope, state)
-            return index + 1, w + update, state, kept, active, seen, found, queries
+            return (
+                index + 1,
+                w + update,
+                state,
+                best,
+                active,
+                past,
+                found,
+                queries,
+            )
 
-        def goes_on(carry: _Descent) -> Array:
+        def unfinished(carry: _Descent) -> Array:
             index, _, _, _, active, *_ = carry
             return (index < steps) & active.any()
 
@@ -215,62 +228,66 @@ def carlini_wagner(
             jnp.int32(0),
             origin,
             optimizer.init(origin),
-            kept,
+            best,
             jnp.ones(n, bool),
-            _Look(infinite, origin, -infinite),
+            _Checkpoint(infinite, origin, -infinite),
             jnp.zeros(n, bool),
             queries,
         )
-        *_, kept, spent, _, found, queries = jax.lax.while_loop(goes_on, step, start)
-        return kept, found, queries, spent
+        *_, best, exhausted, _, found, queries = jax.lax.while_loop(
+            unfinished, step, start
+        )
+        return best, found, queries, exhausted
 
     def search(index: Array, carry: _Search) -> _Search:
-        const, lower, upper, kept, queries, spent = carry
+        const, lower, upper, best, queries, exhausted = carry
         if binary_search_steps >= 10:
             smallest = jnp.minimum(upper, 1e10)
             const = jnp.where(index == binary_search_steps - 1, smallest, const)
-        kept, found, queries, more = minimize(
-            const, kept, queries, jax.random.fold_in(key, index)
+        best, found, queries, more = minimize(
+            const, best, queries, jax.random.fold_in(key, index)
         )
         upper = jnp.where(found, const, upper)
         lower = jnp.where(found, lower, const)
         const = jnp.where(jnp.isinf(upper), const * 10, (lower + upper) / 2)
-        return const, lower, upper, kept, queries, spent | more
+        return const, lower, upper, best, queries, exhausted | more
 
     const = jnp.full(n, initial_const, dtype)
     bounds = 0 * const, jnp.full(n, jnp.inf, dtype)
     start = (
         const,
         *bounds,
-        nothing_kept(images),
+        initial_best(images),
         jnp.zeros(n, jnp.int32),
         jnp.zeros(n, bool),
     )
-    *_, kept, queries, spent = jax.lax.fori_loop(0, binary_search_steps, search, start)
-    otherwise = jnp.where(spent, Status.BUDGET.value, Status.CONVERGED.value)
+    *_, best, queries, exhausted = jax.lax.fori_loop(
+        0, binary_search_steps, search, start
+    )
+    otherwise = jnp.where(exhausted, Status.BUDGET.value, Status.CONVERGED.value)
 
-    judged_key, projected_key = jax.random.split(
+    evaluation_key, projected_key = jax.random.split(
         jax.random.fold_in(key, binary_search_steps)
     )
-    verdict = partial(
+    evaluate = partial(
         finish,
         logits_fn,
-        wanted,
+        goal,
         evaluations=evaluations,
         queries=queries,
-        status=stopped(kept, otherwise),
+        status=stop_status(best, otherwise),
     )
-    inside = norms.project(kept.images, images, epsilon, "linf")
-    difference = as_shown(logits_fn, kept.images) - images
+    inside = norms.project(best.images, images, epsilon, "linf")
+    difference = as_shown(logits_fn, best.images) - images
     return CarliniWagner(
-        verdict(kept=kept, key=judged_key),
-        verdict(kept=kept._replace(images=inside), key=projected_key),
+        evaluate(best=best, key=evaluation_key),
+        evaluate(best=best._replace(images=inside), key=projected_key),
         norms.size(difference, "l2"),
         norms.size(difference, "linf"),
     )
 
 
-class _Look(NamedTuple):
+class _Checkpoint(NamedTuple):
     """Where an image was when it was last looked at for progress."""
 
     objective: Float[Array, " n"]
@@ -280,10 +297,10 @@ class _Look(NamedTuple):
 
 # The index, w, the optimizer's state, what is kept, which go on, where they were, which
 # were found, and queries.
-_Descent = tuple[Array, Array, Any, Kept, Array, _Look, Array, Array]
+_Descent = tuple[Array, Array, Any, Best, Array, _Checkpoint, Array, Array]
 # The constant and its bounds, what is kept, queries, and for which images all the steps
 # of a constant were taken.
-_Search = tuple[Array, Array, Array, Kept, Array, Array]
+_Search = tuple[Array, Array, Array, Best, Array, Array]
 
 
 def _from_tanh(w: Array) -> Array:
@@ -322,17 +339,17 @@ def _nears_an_error(
 
 def _candidate(
     answer: Answer,
-    wanted: Goal,
+    goal: Goal,
     clean: Array,
     images: Array,
     confidence: ArrayLike,
     active: Array,
-) -> Kept:
+) -> Best:
     """Images to be kept: of the confident ones the nearest, else the largest margin."""
-    won = wanted.loss(answer.logits).astype(clean.dtype)
-    confident = won > confidence
-    worth = jnp.where(confident, -norms.size(images - clean, "l2"), won)
+    margins = goal.loss(answer.logits).astype(clean.dtype)
+    confident = margins > confidence
+    worth = jnp.where(confident, -norms.size(images - clean, "l2"), margins)
     counts = active & answer.finite
     wrong = jnp.where(counts, confident.astype(clean.dtype), -1)
-    unanswered = (active & ~answer.finite).astype(jnp.int32)
-    return Kept(images, worth, wrong, unanswered, jnp.zeros_like(unanswered))
+    not_finite = (active & ~answer.finite).astype(jnp.int32)
+    return Best(images, worth, wrong, not_finite, jnp.zeros_like(not_finite))

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 PER_IMAGE = ("attacked", "images", "labels", "targets", "starts")
 
 
-def takes_none(attack: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+def allow_no_images(attack: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Gives an attack's result for no images, which are left where all are broken.
 
     A network need not take an empty batch; many that flatten their images do not. So

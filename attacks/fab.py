@@ -11,14 +11,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, flatness, folded, image_keys, stopped
-from attacks.empty import takes_none
+from attacks.ascent import (
+    Best,
+    finish,
+    flat_gradient,
+    fold_in_index,
+    image_keys,
+    stop_status,
+)
+from attacks.empty import allow_no_images
 from attacks.loops import canonical
 from attacks.losses import is_class, likeliest_others, margin, of_class
 from attacks.norms import per_image
-from attacks.oracle import Answer, ask, goal, mean_logits
+from attacks.oracle import Answer, make_goal, mean_logits, query
 from attacks.precision import in_working_precision, remeasured
-from attacks.remaining import Remaining, batch_sizes, of_remaining
+from attacks.remaining import Remaining, batch_sizes, on_remaining
 from attacks.types import Attacked, LogitsFunction, Status
 
 Images = Float[Array, "n h w c"]
@@ -28,7 +35,7 @@ PerImage = Float[Array, " n"]
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def fab(
     logits_fn: LogitsFunction,
@@ -81,7 +88,7 @@ def fab(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: the largest perturbation that counts, in pixel values; >= 0. Random
             starts have half this norm.
@@ -98,9 +105,9 @@ def fab(
         beta: what is kept of a perturbation that was too large; in [0, 1].
         eot_samples: keys over which logits and gradients are averaged; an image is then
             misclassified where more than half of the answers are.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images; ``loss`` is the margin. ``queries`` is ``eot_samples`` for
@@ -111,11 +118,10 @@ def fab(
         the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value. Values that are being traced (under `jax.jit`) cannot be
-            checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value. Traced
+            values (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
@@ -176,7 +182,7 @@ class Minimal(NamedTuple):
     distances: Float[Array, " n"]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def fab_minimal(
     logits_fn: LogitsFunction,
@@ -358,7 +364,7 @@ class _Found(NamedTuple):
     flat: Int32[Array, " n"]
 
 
-def _noted(
+def _record(
     found: _Found,
     images: Images,
     distances: PerImage,
@@ -418,9 +424,9 @@ def _search(
                 f"classes, so that there are {classes - 1} others"
             )
     oracle = partial(
-        ask,
+        query,
         logits_fn,
-        goal(margin, labels),
+        make_goal(margin, labels),
         samples=eot_samples,
         chunk=eot_chunk,
         gradient=False,
@@ -441,7 +447,7 @@ def _search(
         jnp.zeros(len(clean), jnp.int32),
     )
     here = jnp.zeros(len(clean), dtype)
-    found, _ = _noted(nothing, clean, here, answer, jnp.ones(len(clean), bool))
+    found, _ = _record(nothing, clean, here, answer, jnp.ones(len(clean), bool))
     if target_classes is not None:
         targets = likeliest_others(answer.logits, labels, target_classes)
 
@@ -455,7 +461,7 @@ def _search(
         radius = jnp.minimum(found.distances, jnp.asarray(epsilon, dtype)) / 2
         start = clean
         if restarts > 1:
-            elsewhere = random_start(folded(keys, index), clean, radius, norm)
+            elsewhere = random_start(fold_in_index(keys, index), clean, radius, norm)
             start = jnp.where(index % restarts > 0, elsewhere, clean)
         target: tuple[Array, ...] = ()
         if target_classes is not None:
@@ -463,32 +469,34 @@ def _search(
 
         def step(index: Array, carry: tuple[Images, _Found]) -> tuple[Images, _Found]:
             current, found = carry
-            ask_key, check_key = jax.random.split(jax.random.fold_in(run_key, index))
+            gradient_key, check_key = jax.random.split(
+                jax.random.fold_in(run_key, index)
+            )
 
-            def linearised(batch: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+            def linearize(batch: tuple[Array, ...]) -> tuple[Array, Array, Array]:
                 current, labels, *target = batch
-                towards, finite = _towards(averaged, current, labels, ask_key)
+                towards, finite = _linearize(averaged, current, labels, gradient_key)
                 if target:
                     return (*towards(*target), finite)
-                return (*_closest(towards, labels, classes, norm), finite)
+                return (*_closest_boundary(towards, labels, classes, norm), finite)
 
             remaining = Remaining(running, sizes)
             batch = current, labels, *target
-            gap, slope, finite = of_remaining(linearised, batch, remaining)
+            gap, slope, finite = on_remaining(linearize, batch, remaining)
             moved = _step(current, clean, gap, slope, norm, alpha_max, eta)
             answer = oracle(moved, check_key, remaining=remaining)
             distances = norms.size(moved - clean, norm)
-            found, crossed = _noted(found, moved, distances, answer, running)
+            found, crossed = _record(found, moved, distances, answer, running)
             nearer = clean + (moved - clean) * jnp.asarray(beta, dtype)
             current = jnp.where(per_image(crossed), nearer, moved)
-            missed = found.not_finite + (running & ~finite)
-            flat = found.flat + jnp.where(running, flatness(slope), 0)
-            return current, found._replace(not_finite=missed, flat=flat)
+            not_finite = found.not_finite + (running & ~finite)
+            flat = found.flat + jnp.where(running, flat_gradient(slope), 0)
+            return current, found._replace(not_finite=not_finite, flat=flat)
 
         _, found = jax.lax.fori_loop(0, steps, step, (start, found))
         each = 2 if target_classes is not None else classes + 1
-        asked = steps * each * eot_samples
-        return found._replace(queries=found.queries + jnp.where(running, asked, 0))
+        spent = steps * each * eot_samples
+        return found._replace(queries=found.queries + jnp.where(running, spent, 0))
 
     runs = restarts * (1 if target_classes is None else target_classes)
     _, found = jax.lax.while_loop(
@@ -512,15 +520,15 @@ def _judged(
     unknown = found.distances
     done = found.distances <= jnp.asarray(stop, unknown.dtype)
     answered = jnp.where(found.answered, 0.0, -1.0).astype(unknown.dtype)
-    kept = Kept(images, unknown, answered, found.not_finite, found.flat)
+    best = Best(images, unknown, answered, found.not_finite, found.flat)
     return finish(
         logits_fn,
-        goal(margin, labels),
-        kept,
+        make_goal(margin, labels),
+        best,
         jax.random.split(key, 3)[2],
         evaluations=evaluations,
         queries=found.queries,
-        status=jnp.where(done, Status.SUCCEEDED.value, stopped(kept)),
+        status=jnp.where(done, Status.SUCCEEDED.value, stop_status(best)),
     )
 
 
@@ -528,7 +536,7 @@ def _judged(
 Towards = Callable[[Array], tuple[PerImage, Images]]
 
 
-def _towards(
+def _linearize(
     averaged: Callable[[Array, PRNGKeyArray], Array],
     images: Images,
     labels: Integer[Array, " n"],
@@ -549,7 +557,7 @@ def _towards(
     return towards, finite
 
 
-def _closest(
+def _closest_boundary(
     towards: Towards, labels: Integer[Array, " n"], classes: int, norm: str
 ) -> tuple[PerImage, Images]:
     """The linearised boundary that is closest, trying one class after the other."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.inputs import (
     require_at_least,
     require_images,
@@ -20,7 +20,7 @@ from attacks.inputs import (
 )
 from attacks.loops import canonical
 from attacks.losses import Loss, cross_entropy
-from attacks.oracle import Goal, goal
+from attacks.oracle import Goal, make_goal
 from attacks.precision import in_working_precision
 from attacks.types import LogitsFunction
 
@@ -42,7 +42,7 @@ class Judged(NamedTuple):
     finite: Bool[Array, " n"]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def judge(
     logits_fn: LogitsFunction,
@@ -89,29 +89,29 @@ def judge(
     require_images(images)
     require_labels(labels, len(images))
     require_key(key)
-    return judged_goal(logits_fn, goal(loss, labels), images, key, evaluations)
+    return judge_goal(logits_fn, make_goal(loss, labels), images, key, evaluations)
 
 
 # Votes for the classes, losses, and where all was finite.
 _Answers = tuple[Array, Array, Array]
 
 
-def judged_goal(
+def judge_goal(
     logits_fn: LogitsFunction,
-    wanted: Goal,
+    goal: Goal,
     images: Float[Array, "n h w c"],
     key: PRNGKeyArray,
     evaluations: int,
 ) -> Judged:
     """`judge` for any goal: of one with targets these are in the labels' place."""
-    classes = wanted.classes
+    classes = goal.classes
 
     def one(key: PRNGKeyArray) -> _Answers:
         logits = canonical(logits_fn)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
         named = jnp.where(finite, logits.argmax(axis=-1), -1)
         votes = jax.nn.one_hot(named, logits.shape[1], dtype=images.dtype)
-        return votes, wanted.loss(logits).astype(images.dtype), finite
+        return votes, goal.loss(logits).astype(images.dtype), finite
 
     if evaluations == 1:
         votes, loss, finite = one(key)

@@ -64,8 +64,8 @@ def project(images: Images, clean: Images, epsilon: ArrayLike, norm: str) -> Ima
         return jnp.clip(images, *bounds(clean, epsilon))
     entries = clean[0].size
     grain = jnp.finfo(clean.dtype).eps / 2
-    lost = entries * grain if norm == "l1" else entries**0.5 * grain
-    radius = jnp.maximum(epsilon * (1 - 16 * grain) - lost, 0)
+    rounding_loss = entries * grain if norm == "l1" else entries**0.5 * grain
+    radius = jnp.maximum(epsilon * (1 - 16 * grain) - rounding_loss, 0)
     radius = jnp.broadcast_to(radius, (len(clean),))
     difference = images - clean
     if norm == "l1":

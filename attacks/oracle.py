@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 from attacks.keys import mappable
 from attacks.loops import canonical
 from attacks.losses import CROSS_ENTROPY, Loss, LossPair
-from attacks.remaining import Remaining, of_remaining
+from attacks.remaining import Remaining, on_remaining
 from attacks.types import LogitsFunction
 
 
@@ -59,7 +59,7 @@ class Goal(NamedTuple):
         return (logits.argmax(axis=-1) == self.classes) == self.targeted
 
 
-def goal(
+def make_goal(
     loss: Loss | None,
     labels: Integer[Array | np.ndarray, " n"],
     targets: Integer[Array | np.ndarray, " n"] | None = None,
@@ -84,9 +84,9 @@ def goal(
     return Goal(loss, (labels, targets), targets, targeted)
 
 
-def ask(
+def query(
     logits_fn: LogitsFunction,
-    wanted: Goal,
+    goal: Goal,
     images: Float[Array, "n h w c"],
     key: PRNGKeyArray,
     *,
@@ -121,21 +121,21 @@ def ask(
         Athalye et al. 2018, "Synthesizing robust adversarial examples", eq. (2).
     """
 
-    targeted = wanted.targeted
+    targeted = goal.targeted
 
     def one(
         key: PRNGKeyArray,
         images: Array = images,
-        given: tuple[Array, ...] = wanted.given,
-        classes: Array = wanted.classes,
+        given: tuple[Array, ...] = goal.given,
+        classes: Array = goal.classes,
     ) -> Answer:
-        wanted_here = Goal(wanted.measure, given, classes, targeted)
+        part_goal = Goal(goal.measure, given, classes, targeted)
 
         def loss_sum(
             images: Array, key: PRNGKeyArray
         ) -> tuple[Array, tuple[Array, Array]]:
             logits = logits_fn(images, key)
-            loss = wanted_here.loss(logits).astype(images.dtype)
+            loss = part_goal.loss(logits).astype(images.dtype)
             # The images do not interact: the gradient of the sum holds that of each.
             return loss.sum(), (loss, logits)
 
@@ -147,10 +147,10 @@ def ask(
         else:
             _, (loss, logits) = canonical(loss_sum)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
-        wrong = wanted_here.reached(logits) | ~finite
+        wrong = part_goal.reached(logits) | ~finite
         return Answer(loss, wrong.astype(images.dtype), finite, slope, logits)
 
-    def several(keys: Key[Array, " several"]) -> Answer:
+    def sum_over(keys: Key[Array, " several"]) -> Answer:
         """The sums over as many keys, and whether all are finite."""
         if len(keys) == 1:
             return one(keys[0])
@@ -159,15 +159,15 @@ def ask(
         return sums._replace(finite=answers.finite.all(axis=0))
 
     if samples == 1 and remaining is not None:
-        batch = images, wanted.given, wanted.classes
-        return of_remaining(lambda batch: one(key, *batch), batch, remaining)
+        batch = images, goal.given, goal.classes
+        return on_remaining(lambda batch: one(key, *batch), batch, remaining)
     if samples == 1:
         return one(key)
     keys, chunk = jax.random.split(mappable(key), samples), min(chunk, samples)
     first = samples % chunk or chunk  # the odd ones, and then whole chunks
     total, _ = jax.lax.scan(
-        lambda total, keys: (_added(total, several(keys)), None),
-        several(keys[:first]),
+        lambda total, keys: (_added(total, sum_over(keys)), None),
+        sum_over(keys[:first]),
         keys[first:].reshape(-1, chunk),
     )
     mean = _mapped(lambda x: x / samples, total)

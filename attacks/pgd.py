@@ -21,23 +21,23 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     Rule,
     ascend,
-    climb,
     finish,
-    finish_at,
+    finish_last_iterate,
     image_keys,
-    last,
+    initial_best,
+    latest,
     merge,
-    nothing_kept,
     preference,
-    stopped,
+    stop_status,
+    take_steps,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.keys import mappable
 from attacks.losses import Loss
-from attacks.oracle import Answer, ask, goal
+from attacks.oracle import Answer, make_goal, query
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
@@ -45,7 +45,7 @@ from attacks.types import Attacked, LogitsFunction
 StepSize = Real[ArrayLike, ""] | Callable[[Array], ArrayLike]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def pgd(
     logits_fn: LogitsFunction,
@@ -97,7 +97,7 @@ def pgd(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         step_size: alpha, in pixel values; > 0; or a schedule, ``index -> alpha``.
@@ -105,7 +105,7 @@ def pgd(
         norm: "linf", "l2" or "l1".
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
             targets; see `attacks.losses`. None for the cross-entropy.
-        targets: integers in [0, classes), the classes to move to; None for any other.
+        targets: integers in [0, classes), the target classes; None for untargeted.
         random_start: whether to start uniformly in the ball, or else at the image.
         restarts: runs, each from a start of its own, of which the best result counts:
             a wrong answer before a right one, then the higher loss; only the mean loss
@@ -114,9 +114,9 @@ def pgd(
         momentum: decay of the sum of gradients that MI-FGSM steps along; None steps
             along the gradient itself.
         eot_samples: keys over which each gradient is averaged.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``queries`` is ``steps * eot_samples`` for each restart,
@@ -124,11 +124,10 @@ def pgd(
         restarts), and ``evaluations`` for the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value. Values that are being traced (under `jax.jit`) cannot be
-            checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value. Traced
+            values (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Madry et al. 2018, "Towards deep learning models resistant to adversarial
@@ -160,11 +159,11 @@ def pgd(
         evaluations=evaluations,
     )
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(loss, labels, targets)
-    best = preference(randomized=eot_samples > 1 or evaluations > 1)
-    oracle = partial(ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk)
+    goal = make_goal(loss, labels, targets)
+    better = preference(randomized=eot_samples > 1 or evaluations > 1)
+    oracle = partial(query, logits_fn, goal, samples=eot_samples, chunk=eot_chunk)
     rule = _rule(images, epsilon, step_size, norm, momentum)
-    prefers = best if keep_best else last
+    prefers = better if keep_best else latest
 
     def start_of(key: PRNGKeyArray) -> tuple[Array, PRNGKeyArray]:
         start_key, query_key = jax.random.split(key)
@@ -174,38 +173,40 @@ def pgd(
             start = norms.random_in_ball(keys, images, epsilon, norm)
         return start, query_key
 
-    def run(kept: Kept, key: PRNGKeyArray) -> tuple[Kept, None]:
+    def run(best: Best, key: PRNGKeyArray) -> tuple[Best, None]:
         found = ascend(oracle, rule, *start_of(key), steps=steps, prefers=prefers)
-        return merge(kept, found, best), None
+        return merge(best, found, better), None
 
     # The first run splits the key, which is to fold in 0 and 1; 2 is the verdict's.
     key, fold_in = mappable(key), jax.vmap(jax.random.fold_in, (None, 0))
-    verdict_key = jax.random.fold_in(key, 2)
+    evaluation_key = jax.random.fold_in(key, 2)
     if restarts == 1 and not keep_best:
-        end, kept = climb(oracle, rule, *start_of(key), steps=steps, prefers=prefers)
-        return finish_at(
+        end, best = take_steps(
+            oracle, rule, *start_of(key), steps=steps, prefers=prefers
+        )
+        return finish_last_iterate(
             logits_fn,
-            wanted,
+            goal,
             end,
-            merge(nothing_kept(images), kept, last),
-            verdict_key,
+            merge(initial_best(images), best, latest),
+            evaluation_key,
             evaluations=evaluations,
             queries=steps * eot_samples,
         )
     keys = jnp.concatenate([key[None], fold_in(key, 2 + jnp.arange(1, restarts))])
-    kept, _ = jax.lax.scan(run, nothing_kept(images), keys)
+    best, _ = jax.lax.scan(run, initial_best(images), keys)
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
         queries=restarts * (steps + 1) * eot_samples,
-        status=stopped(kept),
+        status=stop_status(best),
     )
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def fgsm(
     logits_fn: LogitsFunction,
@@ -262,7 +263,7 @@ def fgsm(
     )
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def mi_fgsm(
     logits_fn: LogitsFunction,

@@ -64,16 +64,18 @@ def in_working_precision(attack: Attack) -> Attack:
                 default = signature.parameters.get("epsilon")
                 if default is not None:
                     epsilon = options.get("epsilon", default.default)
-                    options["epsilon"] = _less(epsilon, given)
-            asked = _Asked(logits_fn, promotion, clean)
-            return _given_back(attack(asked, images, labels, key, **options), asked)
+                    options["epsilon"] = _reduced_epsilon(epsilon, given)
+            classifier = _WorkingClassifier(logits_fn, promotion, clean)
+            return _to_input_dtype(
+                attack(classifier, images, labels, key, **options), classifier
+            )
 
     return cast(Attack, wrapped)
 
 
 def as_shown(logits_fn: LogitsFunction, images: Float[Array, "n h w c"]) -> Array:
     """The images as the classifier of an attack sees them, in the working dtype."""
-    if isinstance(logits_fn, _Asked):
+    if isinstance(logits_fn, _WorkingClassifier):
         return logits_fn.shown(images).astype(images.dtype)
     return images
 
@@ -119,7 +121,7 @@ class _Promotion:
             yield before
 
 
-class _Asked:
+class _WorkingClassifier:
     """The classifier for an attack: it sees the clean images' dtype, and says float32.
 
     Attributes:
@@ -164,17 +166,17 @@ def _setting(value: Any, dtype: np.dtype[Any]) -> Any:
     return jnp.asarray(value, dtype)
 
 
-def _less(epsilon: Any, dtype: np.dtype[Any]) -> Any:
+def _reduced_epsilon(epsilon: Any, dtype: np.dtype[Any]) -> Any:
     """Epsilon, less what a difference of two pixels can be rounded up by."""
     if epsilon is None or (not is_traced(epsilon) and not 0 <= epsilon < math.inf):
         return epsilon
     return epsilon * (1 - float(jnp.finfo(dtype).eps) / 2)
 
 
-def _given_back(result: Any, asked: _Asked) -> Any:
+def _to_input_dtype(result: Any, classifier: _WorkingClassifier) -> Any:
     """The result, or several, with images in the dtype of those that were given."""
-    if asked.clean is None or not isinstance(result, tuple):
+    if classifier.clean is None or not isinstance(result, tuple):
         return result
     if isinstance(result, Attacked):
-        return result._replace(images=asked.shown(result.images))
-    return type(result)(*(_given_back(part, asked) for part in result))
+        return result._replace(images=classifier.shown(result.images))
+    return type(result)(*(_to_input_dtype(part, classifier) for part in result))

@@ -15,10 +15,10 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.empty import takes_none
-from attacks.judge import judged_goal
+from attacks.empty import allow_no_images
+from attacks.judge import judge_goal
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import goal
+from attacks.oracle import make_goal
 from attacks.types import Attacked, LogitsFunction
 
 Images = Float[Array, "n h w c"]
@@ -29,7 +29,7 @@ LEVELS = 255
 ROUNDINGS = (1 / 2, 3 / 8, 1 / 4, 1 / 8, 1 / 16, 1e-3)
 
 
-@takes_none
+@allow_no_images
 def quantized(
     logits_fn: LogitsFunction,
     attacked: Attacked,
@@ -71,13 +71,13 @@ def quantized(
         attacked: what an attack returned: of `carlini_wagner` and `boundary` one of
             the two readings, of `fab_minimal` its ``attacked``.
         images: the clean ones, floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: radius of the ball in pixel values, >= 0; None for no ball. As
             `soundness.check_ball` measures, so that 8/255 holds 8 steps.
         norm: "linf", "l2" or "l1", of the ball.
         loss: to be reported, as in `attacks.pgd`; None for the margin.
-        targets: integers in [0, classes), the classes to move to; None for any other.
+        targets: integers in [0, classes), the target classes; None for untargeted.
         evaluations: keys under which each rounding is compared, and as many new ones
             under which the result is judged, by vote.
 
@@ -108,36 +108,36 @@ def quantized(
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     inputs.require_same_shape("attacked.images", attacked.images, "images", clean)
     moved, _, _ = inputs.checked(logits_fn, attacked.images, labels, key)
-    wanted = goal(loss, labels, targets, default=MARGIN)
-    compare_key, verdict_key = jax.random.split(key)
+    goal = make_goal(loss, labels, targets, default=MARGIN)
+    compare_key, evaluation_key = jax.random.split(key)
     rounded = partial(on_levels, moved, clean, epsilon=epsilon, norm=norm)
 
     def attempt(carry: _Carry) -> _Carry:
-        index, kept, found, asked, lost = carry
+        index, best, found, queries, not_finite = carry
         candidates = rounded(threshold=jnp.asarray(ROUNDINGS)[index])
-        judged = judged_goal(logits_fn, wanted, candidates, compare_key, evaluations)
-        named = judged.majority if wanted.targeted else ~judged.majority
+        judged = judge_goal(logits_fn, goal, candidates, compare_key, evaluations)
+        named = judged.majority if goal.targeted else ~judged.majority
         # The nearest stays where none is an error.
         taken = ~found & ((named & judged.finite) | (index == 0))
-        kept = jnp.where(norms.per_image(taken), candidates, kept)
-        asked += jnp.where(found, 0, evaluations)
-        lost += ~found & ~judged.finite
-        return index + 1, kept, found | (named & judged.finite), asked, lost
+        best = jnp.where(norms.per_image(taken), candidates, best)
+        queries += jnp.where(found, 0, evaluations)
+        not_finite += ~found & ~judged.finite
+        return index + 1, best, found | (named & judged.finite), queries, not_finite
 
     nothing = jnp.zeros(len(clean), jnp.int32)
-    _, kept, _, asked, lost = jax.lax.while_loop(
+    _, best, _, queries, not_finite = jax.lax.while_loop(
         lambda carry: (carry[0] < len(ROUNDINGS)) & ~carry[2].all(),
         attempt,
         (jnp.int32(0), moved, nothing > 0, nothing, nothing),
     )
-    kept = jax.lax.stop_gradient(kept)
-    judged = judged_goal(logits_fn, wanted, kept, verdict_key, evaluations)
+    best = jax.lax.stop_gradient(best)
+    judged = judge_goal(logits_fn, goal, best, evaluation_key, evaluations)
     return attacked._replace(
-        images=kept,
-        success=judged.majority if wanted.targeted else ~judged.majority,
+        images=best,
+        success=judged.majority if goal.targeted else ~judged.majority,
         loss=judged.loss,
-        queries=attacked.queries + asked + evaluations,
-        not_finite=attacked.not_finite + lost + ~judged.finite,
+        queries=attacked.queries + queries + evaluations,
+        not_finite=attacked.not_finite + not_finite + ~judged.finite,
     )
 
 
@@ -166,15 +166,15 @@ def on_levels(
     """
     dtype = jnp.promote_types(images.dtype, jnp.float32)
     start = clean.astype(dtype)
-    way = images.astype(dtype) - start
+    perturbation = images.astype(dtype) - start
 
     def round_at(share: Array) -> Array:
         """The level of each pixel, after a share of the way."""
-        level = (start + share * way) * LEVELS
+        level = (start + share * perturbation) * LEVELS
         outwards = 1 - jnp.asarray(threshold, dtype)
         up, down = jnp.floor(level + outwards), jnp.ceil(level - outwards)
-        still = jnp.abs(share * way) * LEVELS < ROUNDINGS[-1]
-        outer = jnp.where(way > 0, up, down)
+        still = jnp.abs(share * perturbation) * LEVELS < ROUNDINGS[-1]
+        outer = jnp.where(perturbation > 0, up, down)
         return jnp.clip(jnp.where(still, jnp.round(level), outer), 0, LEVELS)
 
     levels = round_at(jnp.ones((), dtype))

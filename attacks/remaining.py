@@ -17,8 +17,8 @@ from attacks.loops import called
 from attacks.types import LogitsFunction
 
 # Each size is a program to compile: of few, for a gradient, and more without one.
-FEW, MORE = (1, 4, 16), (1, 2, 4, 8, 16)
-SMALLEST = 4
+GRADIENT_DIVISORS, QUERY_DIVISORS = (1, 4, 16), (1, 2, 4, 8, 16)
+SMALLEST_BATCH = 4
 
 Tree = TypeVar("Tree")
 
@@ -43,7 +43,7 @@ def batch_sizes(
     key: PRNGKeyArray,
     *,
     samples: int = 1,
-    shares: tuple[int, ...] = FEW,
+    divisors: tuple[int, ...] = GRADIENT_DIVISORS,
 ) -> tuple[int, ...]:
     """The sizes of batches that a classifier may be asked in, from all images on.
 
@@ -61,9 +61,9 @@ def batch_sizes(
         shares: the batch is to be divided by, the first of them 1.
     """
     n = len(images)
-    smaller = [-(-n // share) for share in shares[1:]]
+    smaller = [-(-n // share) for share in divisors[1:]]
     sizes = [n]
-    sizes += [x for x in smaller if x >= SMALLEST and x * jax.device_count() < n]
+    sizes += [x for x in smaller if x >= SMALLEST_BATCH and x * jax.device_count() < n]
     in_mesh = not jax.sharding.get_abstract_mesh().empty
     if len(sizes) == 1 or samples > 1 or in_mesh:
         return (n,)
@@ -82,7 +82,7 @@ def batch_sizes(
     return tuple(sizes)
 
 
-def of_remaining(
+def on_remaining(
     function: Callable[[Any], Tree], batch: Any, remaining: Remaining
 ) -> Tree:
     """A function of a batch, computed for what remains of it.

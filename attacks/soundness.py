@@ -141,9 +141,9 @@ def check_classifier(
         return tuple(_abstains(name, 0, 1) for name in OF_CLASSIFIER)
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     question_key, gradient_key = jax.random.split(key)
-    ask = jax.jit(logits_fn)
+    classify = jax.jit(logits_fn)
     keys = jax.random.split(question_key, questions)
-    logits = np.stack([np.asarray(ask(images, one)) for one in keys])
+    logits = np.stack([np.asarray(classify(images, one)) for one in keys])
     random = check_random(logits)
     return (
         check_finite(logits),
@@ -353,10 +353,10 @@ def check_batch(
     if count < 2:
         return _abstains("batch", count, 2)
     images = jnp.asarray(images)
-    ask = jax.jit(logits_fn)
+    classify = jax.jit(logits_fn)
 
     def answers(images: Array) -> np.ndarray:
-        logits = np.asarray(ask(images, key), np.float64)
+        logits = np.asarray(classify(images, key), np.float64)
         return np.nan_to_num(logits, posinf=0, neginf=0)
 
     first = answers(images)
@@ -369,11 +369,11 @@ def check_batch(
         return float(distances.max())
 
     noise = apart(first, answers(images), slice(None))
-    strangers = (images < 0.5).astype(images.dtype)
+    fillers = (images < 0.5).astype(images.dtype)
     differences, changed = [], 0
     for parity in (0, 1):
         same = jnp.arange(count) % 2 == parity
-        mixed = jnp.where(norms.per_image(same), images, strangers)
+        mixed = jnp.where(norms.per_image(same), images, fillers)
         rows = slice(parity, None, 2)
         logits = answers(mixed)[rows]
         differences.append(apart(logits, first[rows], rows))
@@ -743,17 +743,17 @@ def check_given_up(attacked: Attacked) -> Finding:
     """
     status, failed = np.asarray(attacked.status), ~np.asarray(attacked.success)
     reasons = [reason for reason in Status if reason > Status.BUDGET]
-    shares = {
+    divisors = {
         reason.name.lower(): float((failed & (status == reason)).sum())
         / max(len(failed), 1)
         for reason in reasons
     }
-    share = sum(shares.values())
-    named = ", ".join(f"{name} {_percent(x)}" for name, x in shares.items() if x)
+    share = sum(divisors.values())
+    named = ", ".join(f"{name} {_percent(x)}" for name, x in divisors.items() if x)
     return _finding(
         "given up",
         share > 0,
-        {"share": share, **shares},
+        {"share": share, **divisors},
         f"The attack gave up on {_percent(share)} of the images"
         + (f" ({named})" if named else ""),
         "That it did not break them says nothing of the classifier: see "

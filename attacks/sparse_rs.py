@@ -8,25 +8,25 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray
 
 from attacks import inputs
 from attacks.ascent import (
-    Kept,
+    Best,
     choose,
     finish,
-    folded,
+    fold_in_index,
     image_keys,
+    initial_best,
     merge,
-    nothing_kept,
     preference,
-    stopped,
+    stop_status,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import ask, goal
+from attacks.oracle import make_goal, query
 from attacks.precision import in_working_precision
-from attacks.remaining import MORE, Remaining, batch_sizes
+from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction, Status
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def sparse_rs(
     logits_fn: LogitsFunction,
@@ -67,7 +67,7 @@ def sparse_rs(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         pixels: k, in [0, h * w); with 0 the images are returned as they are.
         queries: budget of each restart, for each image; >= 1.
@@ -75,12 +75,12 @@ def sparse_rs(
             0.1.
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
             targets. None for the margin.
-        targets: integers in [0, classes), the classes to move to; None for any other.
+        targets: integers in [0, classes), the target classes; None for untargeted.
         restarts: runs, for the images that are not done.
         eot_samples: keys over which each loss is averaged.
-        eot_chunk: of these at a time.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``queries`` counts the questions up to the one that an
@@ -123,7 +123,7 @@ def sparse_rs(
         raise ValueError(
             f"pixels must be below the {height * width} of an image, got {pixels}"
         )
-    wanted = goal(loss, labels, targets, default=MARGIN)
+    goal = make_goal(loss, labels, targets, default=MARGIN)
     randomized = eot_samples > 1 or evaluations > 1
     prefers = preference(randomized=randomized)
     exchanged = _exchanged(pixels, queries, alpha_init, height * width)
@@ -154,34 +154,40 @@ def sparse_rs(
         flat = image.reshape(-1, channels)
         return flat.at[order[:pixels]].set(colours).reshape(image.shape)
 
-    measure, given = wanted[:2]
+    measure, given = goal[:2]
     sizes = batch_sizes(
-        logits_fn, measure, given, clean, key, samples=eot_samples, shares=MORE
+        logits_fn,
+        measure,
+        given,
+        clean,
+        key,
+        samples=eot_samples,
+        divisors=QUERY_DIVISORS,
     )
 
-    def is_done(kept: Kept) -> Array:
-        return (kept.wrong >= 1) & (not randomized)
+    def is_done(best: Best) -> Array:
+        return (best.wrong >= 1) & (not randomized)
 
     def run(
-        carry: tuple[Kept, Array], key: PRNGKeyArray
-    ) -> tuple[tuple[Kept, Array], None]:
-        before, asked = carry
+        carry: tuple[Best, Array], key: PRNGKeyArray
+    ) -> tuple[tuple[Best, Array], None]:
+        best, spent = carry
         start_key, step_key, query_key = jax.random.split(key, 3)
         step_keys = image_keys(step_key, first_index, clean)
 
-        def active(kept: Kept) -> Array:
-            return ~is_done(kept) & ~is_done(before)
+        def active(run_best: Best) -> Array:
+            return ~is_done(run_best) & ~is_done(best)
 
         def step(carry: _Carry) -> _Carry:
-            index, state, kept, asked = carry
+            index, state, run_best, spent = carry
             proposed = jax.vmap(propose, (0, 0, 0, None))(
-                folded(step_keys, index), *state, jnp.asarray(exchanged)[index]
+                fold_in_index(step_keys, index), *state, jnp.asarray(exchanged)[index]
             )
             candidates = jax.vmap(paint)(clean, *proposed)
-            searching = active(kept)
-            answer = ask(
+            searching = active(run_best)
+            answer = query(
                 logits_fn,
-                wanted,
+                goal,
                 candidates,
                 jax.random.fold_in(query_key, index),
                 samples=eot_samples,
@@ -189,40 +195,40 @@ def sparse_rs(
                 gradient=False,
                 remaining=Remaining(searching, sizes),
             )
-            lost = (searching & ~answer.finite).astype(jnp.int32)
-            unasked = jnp.zeros_like(lost)  # no slope is
-            new = Kept(candidates, answer.loss, answer.wrong, lost, unasked)
+            not_finite = (searching & ~answer.finite).astype(jnp.int32)
+            no_gradient = jnp.zeros_like(not_finite)
+            new = Best(candidates, answer.loss, answer.wrong, not_finite, no_gradient)
             answered = searching & answer.finite
-            better = answered & prefers(kept, new)
+            better = answered & prefers(run_best, new)
             state = choose(better, proposed, state)
-            kept = merge(kept, new, prefers, answered)
-            return index + 1, state, kept, asked + searching
+            run_best = merge(run_best, new, prefers, answered)
+            return index + 1, state, run_best, spent + searching
 
         state = jax.vmap(start)(image_keys(start_key, first_index, clean))
-        _, _, kept, asked = jax.lax.while_loop(
+        _, _, run_best, spent = jax.lax.while_loop(
             lambda carry: (carry[0] < queries) & active(carry[2]).any(),
             step,
-            (jnp.int32(0), state, nothing_kept(clean), asked),
+            (jnp.int32(0), state, initial_best(clean), spent),
         )
-        return (merge(before, kept, prefers), asked), None
+        return (merge(best, run_best, prefers), spent), None
 
-    kept, asked = nothing_kept(clean), jnp.zeros(n, jnp.int32)
-    *run_keys, verdict_key = jax.random.split(key, restarts + 1)
+    best, spent = initial_best(clean), jnp.zeros(n, jnp.int32)
+    *run_keys, evaluation_key = jax.random.split(key, restarts + 1)
     if pixels:
-        (kept, asked), _ = jax.lax.scan(run, (kept, asked), jnp.stack(run_keys))
+        (best, spent), _ = jax.lax.scan(run, (best, spent), jnp.stack(run_keys))
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
-        queries=asked * eot_samples,
-        status=stopped(kept, at_wrong=not randomized) if pixels else Status.BUDGET,
+        queries=spent * eot_samples,
+        status=stop_status(best, at_wrong=not randomized) if pixels else Status.BUDGET,
     )
 
 
 # The index, what `start` returns, what is kept, and what was asked.
-_Carry = tuple[Array, tuple[Array, Array], Kept, Array]
+_Carry = tuple[Array, tuple[Array, Array], Best, Array]
 
 
 def _exchanged(pixels: int, queries: int, alpha_init: float, total: int) -> np.ndarray:

@@ -12,16 +12,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Rule, ascend, finish, image_keys, preference, stopped
-from attacks.empty import takes_none
+from attacks.ascent import Rule, ascend, finish, image_keys, preference, stop_status
+from attacks.empty import allow_no_images
 from attacks.keys import mappable
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import Answer, ask, goal
+from attacks.oracle import Answer, make_goal, query
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def spsa(
     logits_fn: LogitsFunction,
@@ -66,7 +66,7 @@ def spsa(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: radius of the ball in pixel values; >= 0.
         steps: number of steps of Adam; >= 0.
@@ -76,13 +76,13 @@ def spsa(
         learning_rate: of Adam, in pixel values; > 0.
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
             targets. None for the margin.
-        targets: integers in [0, classes), the classes to move to; None for any other.
+        targets: integers in [0, classes), the target classes; None for untargeted.
         eot_samples: keys over which each loss is averaged. The directions of a step
             have keys of their own already, so that 1 is often enough for the slope, but
             not for choosing among iterates of a random classifier.
-        eot_chunk: of these at a time.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``queries`` is ``(steps * (2 * samples + 1) + 1) *
@@ -120,9 +120,9 @@ def spsa(
         evaluations=evaluations,
     )
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(loss, labels, targets, default=MARGIN)
+    goal = make_goal(loss, labels, targets, default=MARGIN)
     value = partial(
-        ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk, gradient=False
+        query, logits_fn, goal, samples=eot_samples, chunk=eot_chunk, gradient=False
     )
 
     def oracle(images: Array, key: PRNGKeyArray, gradient: bool = True) -> Answer:
@@ -130,7 +130,7 @@ def spsa(
         answer = value(images, own_key)
         if not gradient:
             return answer
-        slope, lost = estimate(
+        slope, not_finite = estimate(
             value,
             images,
             image_keys(draw_key, first_index, images),
@@ -139,7 +139,7 @@ def spsa(
             chunk=chunk,
             delta=delta,
         )
-        return answer._replace(gradient=slope, not_finite=lost + ~answer.finite)
+        return answer._replace(gradient=slope, not_finite=not_finite + ~answer.finite)
 
     optimizer = optax.adam(learning_rate)
 
@@ -151,8 +151,8 @@ def spsa(
         updates, state = optimizer.update(-answer.gradient, state)
         return norms.project(images + updates, clean, epsilon, "linf"), state
 
-    query_key, verdict_key = jax.random.split(key)
-    kept = ascend(
+    query_key, evaluation_key = jax.random.split(key)
+    best = ascend(
         oracle,
         Rule(optimizer.init, step),
         clean,
@@ -162,12 +162,12 @@ def spsa(
     )
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
         queries=(steps * (2 * samples + 1) + 1) * eot_samples,
-        status=stopped(kept),
+        status=stop_status(best),
     )
 
 
@@ -209,8 +209,8 @@ def estimate(
         below = value(images - delta * move, key)
         slope = (above.loss - below.loss) / (2 * delta)
         slope = jnp.where(jnp.isfinite(slope), slope, 0)
-        lost = (~above.finite).astype(jnp.int32) + ~below.finite
-        return norms.per_image(slope) * move, lost
+        not_finite = (~above.finite).astype(jnp.int32) + ~below.finite
+        return norms.per_image(slope) * move, not_finite
 
     def add(total: _Sums, indices: Array) -> tuple[_Sums, None]:
         several = jax.vmap(along)(indices)
@@ -221,5 +221,7 @@ def estimate(
     total = (jnp.zeros_like(images), jnp.zeros(len(images), jnp.int32))
     if rest:
         total, _ = add(total, indices[:rest])
-    (summed, lost), _ = jax.lax.scan(add, total, indices[rest:].reshape(-1, chunk))
-    return summed / samples, lost
+    (summed, not_finite), _ = jax.lax.scan(
+        add, total, indices[rest:].reshape(-1, chunk)
+    )
+    return summed / samples, not_finite

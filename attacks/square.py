@@ -10,24 +10,24 @@ from jaxtyping import Array, Bool, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     Preference,
     choose,
     finish,
-    folded,
+    fold_in_index,
     image_keys,
-    keep,
-    last,
+    initial_best,
+    latest,
     merge,
-    nothing_kept,
     preference,
-    stopped,
+    stop_status,
+    update_best,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.losses import Loss, margin
-from attacks.oracle import ask, goal
+from attacks.oracle import make_goal, query
 from attacks.precision import in_working_precision
-from attacks.remaining import MORE, Remaining, batch_sizes
+from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
 
 Image = Float[Array, "h w c"]
@@ -37,7 +37,7 @@ Images = Float[Array, "n h w c"]
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def square(
     logits_fn: LogitsFunction,
@@ -82,7 +82,7 @@ def square(
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``; not differentiated.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
+        labels: integers in [0, classes), the true classes.
         key: a key of `jax.random.key`.
         epsilon: radius of the ball in pixel values; >= 0.
         norm: "linf" or "l2".
@@ -95,9 +95,9 @@ def square(
             `queries`. AutoAttack does not, with its 5,000.
         eot_samples: keys over which each answer is averaged; None for as many as
             `evaluations`.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images, each the one of highest loss where none is misclassified.
@@ -106,11 +106,10 @@ def square(
         ``evaluations`` for the verdict.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value. Values that are being traced (under `jax.jit`) cannot be
-            checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value. Traced
+            values (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Andriushchenko et al. 2020, "Square attack: a query-efficient black-box
@@ -142,15 +141,15 @@ def square(
     )
     inputs.require_share(p_init=p_init)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key)
-    wanted = goal(loss, labels)
+    goal = make_goal(loss, labels)
     randomized = samples > 1
     prefers = preference(randomized=randomized)
     oracle = partial(
-        ask, logits_fn, wanted, samples=samples, chunk=eot_chunk, gradient=False
+        query, logits_fn, goal, samples=samples, chunk=eot_chunk, gradient=False
     )
-    measure, given = wanted[:2]
+    measure, given = goal[:2]
     batches = batch_sizes(
-        logits_fn, measure, given, clean, key, samples=samples, shares=MORE
+        logits_fn, measure, given, clean, key, samples=samples, divisors=QUERY_DIVISORS
     )
     epsilon = jnp.asarray(epsilon, clean.dtype)
     start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)
@@ -159,72 +158,77 @@ def square(
     windows = [two_peaks(int(side)) for side in distinct]
     peaks = jnp.asarray(_padded(windows), clean.dtype)
     sides, stages = jnp.asarray(distinct), jnp.asarray(places)
-    start_key, query_key, judge_key = jax.random.split(key, 3)
+    start_key, query_key, evaluation_key = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
 
-    def unfinished(kept: Kept) -> Bool[Array, " n"]:
-        return (kept.wrong < 1) | randomized
+    def unfinished(best: Best) -> Bool[Array, " n"]:
+        return (best.wrong < 1) | randomized
 
-    def run(index: Array, carry: tuple[Kept, Array]) -> tuple[Kept, Array]:
-        best, asked = carry
-        wanted_now = unfinished(best)
-        run_keys, asking = folded(keys, index), jax.random.fold_in(query_key, index)
+    def run(index: Array, carry: tuple[Best, Array]) -> tuple[Best, Array]:
+        best, spent = carry
+        to_attack = unfinished(best)
+        run_keys = fold_in_index(keys, index)
+        run_query_key = jax.random.fold_in(query_key, index)
 
-        def offer(
-            kept: Kept,
+        def try_candidates(
+            run_best: Best,
             moved: Array,
             index: Array | int,
             prefers: Preference,
-            searched: Array,
-        ) -> Kept:
+            searching: Array,
+        ) -> Best:
             moved = norms.project(moved, clean, epsilon, norm)
             answer = oracle(
                 moved,
-                jax.random.fold_in(asking, index),
-                remaining=Remaining(searched, batches),
+                jax.random.fold_in(run_query_key, index),
+                remaining=Remaining(searching, batches),
             )
-            new = keep(kept, moved, answer, prefers)
-            return choose(searched, new, kept)
+            new = update_best(run_best, moved, answer, prefers)
+            return choose(searching, new, run_best)
 
-        def searched(state: tuple[Array, Kept, Array]) -> Bool[Array, " n"]:
-            return wanted_now & unfinished(state[1])
+        def searching(state: tuple[Array, Best, Array]) -> Bool[Array, " n"]:
+            return to_attack & unfinished(state[1])
 
-        def step(state: tuple[Array, Kept, Array]) -> tuple[Array, Kept, Array]:
-            index, kept, asked = state
+        def step(state: tuple[Array, Best, Array]) -> tuple[Array, Best, Array]:
+            index, run_best, spent = state
             stage = stages[index]
             moved = jax.vmap(propose, (0, 0, 0, None, None, None))(
-                folded(run_keys, index + 1),
-                kept.images,
+                fold_in_index(run_keys, index + 1),
+                run_best.images,
                 clean,
                 epsilon,
                 sides[stage],
                 peaks[stage],
             )
-            kept = offer(kept, moved, index + 1, prefers, searched(state))
-            return index + 1, kept, asked + searched(state)
+            run_best = try_candidates(
+                run_best, moved, index + 1, prefers, searching(state)
+            )
+            return index + 1, run_best, spent + searching(state)
 
-        first = jax.vmap(start, (0, 0, None))(folded(run_keys, 0), clean, epsilon)
-        kept = offer(nothing_kept(clean), first, 0, last, wanted_now)
-        _, kept, asked = jax.lax.while_loop(
-            lambda state: (state[0] < queries) & searched(state).any(),
-            step,
-            (jnp.zeros((), jnp.int32), kept, asked + wanted_now),
+        first = jax.vmap(start, (0, 0, None))(
+            fold_in_index(run_keys, 0), clean, epsilon
         )
-        return merge(best, kept, prefers), asked
+        run_best = try_candidates(initial_best(clean), first, 0, latest, to_attack)
+        _, run_best, spent = jax.lax.while_loop(
+            lambda state: (state[0] < queries) & searching(state).any(),
+            step,
+            (jnp.zeros((), jnp.int32), run_best, spent + to_attack),
+        )
+        return merge(best, run_best, prefers), spent
 
     answer = oracle(clean, jax.random.fold_in(query_key, restarts))
-    best = keep(nothing_kept(clean), clean, answer, prefers)
-    best, asked = jax.lax.fori_loop(
+    best = update_best(initial_best(clean), clean, answer, prefers)
+    best, spent = jax.lax.fori_loop(
         0, restarts, run, (best, jnp.ones(len(clean), jnp.int32))
     )
     return finish(
         logits_fn,
-        wanted,
+        goal,
         best,
-        judge_key,
+        evaluation_key,
         evaluations=evaluations,
-        queries=asked * samples,
-        status=stopped(best, at_wrong=not randomized),
+        queries=spent * samples,
+        status=stop_status(best, at_wrong=not randomized),
     )
 
 

@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Integer, Num, PRNGKeyArray
 
 from attacks import inputs
-from attacks.ascent import finish, nothing_kept
-from attacks.empty import takes_none
-from attacks.oracle import goal
+from attacks.ascent import finish, initial_best
+from attacks.empty import allow_no_images
+from attacks.oracle import make_goal
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 
-@takes_none
+@allow_no_images
 def transfer(
     source_fn: LogitsFunction,
     target_fn: LogitsFunction,
@@ -73,13 +73,13 @@ def transfer(
     inputs.require_at_least(1, evaluations=evaluations)
     targets = options.get("targets")
     images, labels, _ = inputs.checked(target_fn, images, labels, key, targets)
-    craft_key, verdict_key = jax.random.split(key)
+    craft_key, evaluation_key = jax.random.split(key)
     crafted = attack(source_fn, images, labels, craft_key, **options)
     return _judged(
         target_fn,
         crafted.images,
         labels,
-        verdict_key,
+        evaluation_key,
         targets=targets,
         evaluations=evaluations,
         status=crafted.status,
@@ -99,8 +99,8 @@ def _judged(
 ) -> Attacked:
     return finish(
         logits_fn,
-        goal(None, labels, targets),
-        nothing_kept(images),
+        make_goal(None, labels, targets),
+        initial_best(images),
         key,
         evaluations=evaluations,
         queries=0,

@@ -13,7 +13,7 @@ from attacks.autopgd import autopgd, targeted_autopgd
 from attacks.fab import fab
 from attacks.judge import judge
 from attacks.losses import cross_entropy, dlr
-from attacks.oracle import ask, goal
+from attacks.oracle import make_goal, query
 from attacks.square import square
 from attacks.types import Attacked
 
@@ -274,8 +274,8 @@ def test_one_lucky_answer_is_no_success_of_rand():
     # Judged as the authors' program does: broken at the first wrong answer of the
     # search, here one that asks a hundred times about the clean image.
     still = Rule(lambda images: (), lambda state, images, answer, index: (images, ()))
-    wanted = goal(cross_entropy, jnp.asarray(labels))
-    oracle = functools.partial(ask, sometimes_anything, wanted)
+    goal = make_goal(cross_entropy, jnp.asarray(labels))
+    oracle = functools.partial(query, sometimes_anything, goal)
     options = {"steps": 100, "prefers": preference(randomized=False)}
     one_shot = compiled(ascend, oracle, rule=still, **options)(start=images, key=key)
     assert (one_shot.wrong == 0).mean() < 0.05

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 
 from attacks import judge, losses
-from attacks.judge import judged_goal
-from attacks.oracle import goal
+from attacks.judge import judge_goal
+from attacks.oracle import make_goal
 
 
 def answering(classes_of_key, classes=3):
@@ -146,10 +146,10 @@ def test_the_first_of_equally_frequent_classes_counts():
     two = np.float32([[0, 0, 1], [0, 1, 0]])
     seed = next(s for s in range(100) if turns(jax.random.key(s), 2)[0] == 6)
     compiled = jax.jit(partial(judge, in_turn(two), evaluations=12))
-    ask = partial(compiled, images_of(1), key=jax.random.key(seed))
+    query = partial(compiled, images_of(1), key=jax.random.key(seed))
     for label, expected in ((0, False), (1, True), (2, False)):
-        assert bool(ask(labels=jnp.array([label])).majority[0]) is expected
-    np.testing.assert_allclose(ask(labels=jnp.array([2])).accuracy, [0.5], rtol=1e-6)
+        assert bool(query(labels=jnp.array([label])).majority[0]) is expected
+    np.testing.assert_allclose(query(labels=jnp.array([2])).accuracy, [0.5], rtol=1e-6)
 
 
 def test_an_image_is_not_lost_to_one_lucky_answer():
@@ -158,9 +158,9 @@ def test_an_image_is_not_lost_to_one_lucky_answer():
         return jax.random.bernoulli(key, 0.1, (n,)).astype(jnp.int32)
 
     n, labels = 500, jnp.zeros(500, jnp.int32)
-    ask = partial(asked, answering(classes), images_of(n), labels, jax.random.key(0))
-    assert 0.8 < ask().majority.mean() < 0.95
-    judged = ask(evaluations=21)
+    query = partial(asked, answering(classes), images_of(n), labels, jax.random.key(0))
+    assert 0.8 < query().majority.mean() < 0.95
+    judged = query(evaluations=21)
     assert judged.majority.all()
     np.testing.assert_allclose(judged.accuracy.mean(), 0.9, atol=0.015)
 
@@ -168,9 +168,9 @@ def test_an_image_is_not_lost_to_one_lucky_answer():
 def test_targets_are_judged_like_labels():
     logits = jnp.array([[0.0, 1.0, 3.0], [4.0, 1.0, 3.0]])
     labels, targets = jnp.array([0, 1]), jnp.array([2, 2])
-    wanted = goal(losses.targeted_margin, labels, targets)
-    judged = judged_goal(
-        lambda images, key: logits, wanted, images_of(2), jax.random.key(0), 3
+    goal = make_goal(losses.targeted_margin, labels, targets)
+    judged = judge_goal(
+        lambda images, key: logits, goal, images_of(2), jax.random.key(0), 3
     )
     np.testing.assert_array_equal(judged.majority, [True, False])
     np.testing.assert_allclose(judged.loss, [2, -1], rtol=1e-6)

@@ -50,7 +50,7 @@ def test_results_are_those_of_the_whole_batch(name, monkeypatch):
         )
 
     shrunk = run()
-    monkeypatch.setattr(remaining, "SMALLEST", COUNT)
+    monkeypatch.setattr(remaining, "SMALLEST_BATCH", COUNT)
     whole = run()
     for field in ("success", "queries", "not_finite", "status"):
         np.testing.assert_array_equal(getattr(shrunk, field), getattr(whole, field))
@@ -84,7 +84,7 @@ def test_a_classifier_that_looks_at_images_alone_is_asked_in_smaller_batches():
     assert sizes(LINEAR) == (64, 16, 4)
     assert sizes(LINEAR, count=1000) == (1000, 250, 63)
     assert sizes(LINEAR, count=12) == (12,)
-    assert sizes(LINEAR, shares=remaining.MORE) == (64, 32, 16, 8, 4)
+    assert sizes(LINEAR, divisors=remaining.QUERY_DIVISORS) == (64, 32, 16, 8, 4)
     inner = jax.jit(lambda images, key: LINEAR(images, key))
     assert sizes(lambda images, key: inner(images, key)) == (64, 16, 4)
 
@@ -127,7 +127,7 @@ def test_the_function_of_what_is_left(count):
         return {"double": 2 * x, "sum": x.sum(axis=1)}
 
     left = remaining.Remaining(jnp.asarray(active), (64, 16, 4))
-    found = jax.jit(lambda x: remaining.of_remaining(function, x, left))(x)
+    found = jax.jit(lambda x: remaining.on_remaining(function, x, left))(x)
     jax.block_until_ready(found)
     jax.effects_barrier()
     np.testing.assert_array_equal(found["double"][active], 2 * x[active])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attacks.losses import margin
-from attacks.oracle import Answer, ask, goal
+from attacks.oracle import Answer, make_goal, query
 from attacks.spsa import estimate, spsa
 
 CLASSES = 3
@@ -84,7 +84,7 @@ def test_estimate_is_unbiased_and_its_variance_is_as_derived(x64):
     images = 0.3 + 0.4 * np.random.default_rng(0).random((1, 3, 4, 2))
     gradient = np.linspace(-1, 1, 24) + 1.4 * (images.ravel() - 0.3)
     value = functools.partial(
-        ask, rising, goal(margin, jnp.array([0])), gradient=False, samples=1
+        query, rising, make_goal(margin, jnp.array([0])), gradient=False, samples=1
     )
 
     def one(key):
