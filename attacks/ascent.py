@@ -1,4 +1,4 @@
-"""The loop that gradient attacks share: step, project, keep, and judge at the end."""
+"""The shared loop of gradient attacks: query, update the best, step and project."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,12 +18,12 @@ Tree = TypeVar("Tree")
 
 
 class Rule(NamedTuple):
-    """How an attack moves.
+    """The update rule of an attack.
 
     Attributes:
         init: ``images -> state``, at the start; any pytree.
-        step: ``(state, images, answer, index) -> (images, state)``, the answer being
-            that to the images; the result is projected by the rule itself.
+        step: ``(state, images, answer, index) -> (images, state)``, given the answer to
+            a query of the images; includes the projection.
     """
 
     init: Callable[[Array], Any]
@@ -31,13 +31,14 @@ class Rule(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The image an attack would return if it ended now, and what is known of it.
+    """The best images so far, which an attack would return if it ended now.
 
     Attributes:
-        images, loss: as they are.
-        wrong: how often the answer to it was wrong; -1 where none was finite.
-        not_finite: how many answers were not, to any image.
-        flat: how many steps had no slope to follow, less those that had one.
+        images, loss: the images and their loss.
+        wrong: the share of their samples that reached the goal; -1 before any query
+            had finite logits.
+        not_finite: number of queries so far without finite logits.
+        flat: number of steps with a zero gradient minus those with a nonzero one.
     """
 
     images: Float[Array, "n h w c"]
@@ -47,7 +48,7 @@ class Best(NamedTuple):
     flat: Int32[Array, " n"]
 
 
-# (kept so far, new) -> where the new ones are preferred
+# (best so far, new) -> where the new images are better
 Preference = Callable[[Best, Best], Bool[Array, " n"]]
 
 
@@ -58,23 +59,23 @@ def latest(best: Best, new: Best) -> Bool[Array, " n"]:
 
 
 def wrong_first(best: Best, new: Best) -> Bool[Array, " n"]:
-    """Prefers what is wrong more often, and of these what has the higher loss."""
+    """Prefers the larger share of errors, then the higher loss."""
     as_wrong = (new.wrong == best.wrong) & (new.loss > best.loss)
     return (new.wrong > best.wrong) | as_wrong
 
 
 def highest_loss(best: Best, new: Best) -> Bool[Array, " n"]:
-    """Prefers the higher loss: one wrong answer of a random classifier is no proof."""
+    """Prefers the higher loss; one error of a random classifier proves nothing."""
     return new.loss > best.loss
 
 
 def preference(*, randomized: bool) -> Preference:
-    """What is worth keeping of a classifier that is random, or is not."""
+    """The preference for random or for deterministic classifiers."""
     return highest_loss if randomized else wrong_first
 
 
 def initial_best(images: Array) -> Best:
-    """Before the first answer: the images given, worse than any."""
+    """The state before any query, worse than any result."""
     n, dtype = len(images), images.dtype
     least = jnp.full(n, -jnp.inf, dtype)
     none = jnp.zeros(n, jnp.int32)
@@ -82,7 +83,7 @@ def initial_best(images: Array) -> Best:
 
 
 def update_best(best: Best, images: Array, answer: Answer, prefers: Preference) -> Best:
-    """Takes the new images where they are preferred; never one without an answer."""
+    """Takes the new images where they are better and their logits are finite."""
     not_finite = answer.not_finite
     if not_finite is None:
         not_finite = (~answer.finite).astype(jnp.int32)
@@ -93,15 +94,15 @@ def update_best(best: Best, images: Array, answer: Answer, prefers: Preference) 
     return merge(best, new, prefers, answer.finite)
 
 
-def flat_gradient(slope: Float[Array, "n h w c"]) -> Int32[Array, " n"]:
-    """1 where a slope is 0 in every pixel, -1 where it is not."""
-    return jnp.where((slope == 0).all(axis=(1, 2, 3)), 1, -1).astype(jnp.int32)
+def flat_gradient(gradient: Float[Array, "n h w c"]) -> Int32[Array, " n"]:
+    """1 where the gradient is 0 in every pixel, else -1."""
+    return jnp.where((gradient == 0).all(axis=(1, 2, 3)), 1, -1).astype(jnp.int32)
 
 
 def merge(
     best: Best, other: Best, prefers: Preference, answered: Array | None = None
 ) -> Best:
-    """The preferred of two, where `other` has been answered at all."""
+    """The better of two, where `other` has finite logits."""
     if answered is None:
         answered = other.wrong >= 0
     better = choose(answered & prefers(best, other), other, best)
@@ -111,7 +112,7 @@ def merge(
 
 
 def choose(chosen: Bool[Array, " n"], new: Tree, old: Tree) -> Tree:
-    """The new of two pytrees of arrays ``[n, ...]`` for the images chosen."""
+    """Selects from two pytrees of arrays ``[n, ...]``, image by image."""
 
     def one(new: Array, old: Array) -> Array:
         return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -129,19 +130,19 @@ def take_steps(
     steps: int,
     prefers: Preference,
 ) -> tuple[Float[Array, "n h w c"], Best]:
-    """Moves images by a rule, a fixed number of steps.
+    """Runs an update rule for a fixed number of steps.
 
     Args:
         oracle: ``(images, key, gradient=True) -> answer``.
-        rule: how to move.
+        rule: the update rule.
         start: images.
-        key: of the queries, which get one each of their own.
-        steps: number of steps; the classifier is asked before each, with the gradient.
-        prefers: which of the images to keep.
+        key: folded into one key per query.
+        steps: number of steps, each with one query for the gradient.
+        prefers: which images are better.
 
     Returns:
-        The images after the last step, which the classifier has not been asked about,
-        and those kept of the ones before.
+        The images after the last step, which have not been queried, and the best of
+        the earlier ones.
     """
 
     def step(index: Array, carry: tuple[Array, Any, Best]) -> tuple[Array, Any, Best]:
@@ -165,10 +166,10 @@ def ascend(
     steps: int,
     prefers: Preference,
 ) -> Best:
-    """`climb`, and a query without the gradient about where it ends.
+    """`take_steps`, and a query of the last iterate without a gradient.
 
     Returns:
-        The kept images.
+        The best images.
     """
     images, best = take_steps(oracle, rule, start, key, steps=steps, prefers=prefers)
     answer = oracle(images, jax.random.fold_in(key, steps), gradient=False)
@@ -185,15 +186,15 @@ def finish(
     queries: Integer[Array, " n"] | int,
     status: Int32[Array, " n"] | int,
 ) -> Attacked:
-    """Judges what was kept, under keys that the attack has not seen.
+    """The final evaluation of the best images, under keys the attack has not used.
 
     Args:
         logits_fn: ``(images, key) -> logits``.
-        wanted: the goal.
-        kept: the images.
-        key: of the last queries.
-        evaluations: how many of them.
-        queries: how often the classifier was asked before, for each image.
+        goal: the attack's goal.
+        best: the best images.
+        key: of the final evaluation.
+        evaluations: number of its queries.
+        queries: number of queries before it, per image.
         status: why the attack stopped.
 
     Returns:
@@ -216,14 +217,15 @@ def finish_last_iterate(
     evaluations: int,
     queries: int,
 ) -> Attacked:
-    """Judges where an attack ended, by the only query about it.
+    """The final evaluation of the last iterates, which have not been queried before.
 
-    An image whose logits are not finite gives way to what was kept, which is judged.
+    Where logits are not finite the best image replaces the last iterate, at the cost of
+    a second evaluation.
 
     Args:
-        logits_fn, wanted, key, evaluations, queries: as in `finish`.
-        images: where the attack ended.
-        kept: what takes the place of an image without finite logits.
+        logits_fn, goal, key, evaluations, queries: as in `finish`.
+        images: the last iterates.
+        best: the best images before them.
 
     Returns:
         The result of the attack.
@@ -265,12 +267,12 @@ def stop_status(
     *,
     at_wrong: bool = False,
 ) -> Int32[Array, " n"]:
-    """Why an attack stopped, for all that is known of what it kept.
+    """The code of `Status` that follows from the best images.
 
     Args:
-        kept: the images.
-        otherwise: what it is where nothing kept says more.
-        at_wrong: whether the attack asks no more once an answer is wrong.
+        best: the best images.
+        otherwise: the code where no other applies.
+        at_wrong: whether the attack stops at the first misclassification.
     """
     status = jnp.where(best.flat > 0, Status.NO_GRADIENT.value, otherwise)
     status = jnp.where(best.wrong < 0, Status.NOT_FINITE.value, status)
@@ -282,7 +284,7 @@ def stop_status(
 def image_keys(
     key: PRNGKeyArray, first_index: Integer[ArrayLike, ""], images: Array
 ) -> Key[Array, " n"]:
-    """A key for each image, from its index in the whole set; of threefry, always."""
+    """A threefry key per image, from the image's index in the data set."""
     return jax.vmap(jax.random.fold_in, (None, 0))(
         mappable(key), first_index + jnp.arange(len(images))
     )
@@ -291,5 +293,5 @@ def image_keys(
 def fold_in_index(
     keys: Key[Array, " n"], index: Integer[Array, ""] | int
 ) -> Key[Array, " n"]:
-    """The images' keys with one number folded into each."""
+    """Folds one number into each image's key."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, index)

@@ -1,6 +1,6 @@
-"""DeepFool: steps to the nearest boundary of the classifier's linear approximation.
+"""DeepFool: steps to the nearest boundary of the linearized classifier.
 
-In short, for a classifier `logits_fn(images, key) -> logits`:
+For a classifier `logits_fn(images, key) -> logits`:
 
     attack = jax.jit(functools.partial(deepfool, logits_fn))
     attacked = attack(images, labels, key)
@@ -51,7 +51,7 @@ def deepfool(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""DeepFool, a fast search for a near adversarial image.
+    r"""DeepFool, a fast search for a small adversarial perturbation.
 
     .. math::
         d_k = \frac{|z_k - z_y|}{\|\nabla (z_k - z_y)\|_q}, \qquad
@@ -60,26 +60,25 @@ def deepfool(
         x_{t+1} = \Pi_{[0, 1]}(x + (1 + \eta) r_{t+1})
 
     with the gradient at the current image, q = 2 and u the unit vector along it for L2,
-    q = 1 and u its sign for L-infinity. An image is done once the classifier errs. No
-    gradient ascent follows, so what is found is near, not nearest: for that see
-    `attacks.carlini_wagner`.
+    q = 1 and u its sign for L-infinity. An image stops once it is misclassified. Its
+    perturbation is small but not minimal: for that see `attacks.carlini_wagner`.
 
-    An image that the classifier gets wrong comes back as it is. One on which no error
-    was found comes back as the iterate of the largest margin. Nothing here is random
-    but the classifier.
+    A misclassified clean image is returned unchanged. If no error is found the iterate
+    of largest margin is returned. The attack itself is deterministic.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
         labels: integers in [0, classes), the true classes.
-        key: a key of `jax.random.key`.
-        epsilon: radius in pixel values of the ball, in the same norm, into which the
-            result is moved before it is judged; >= 0; None for no ball.
-        norm: "l2" or "linf", in which the boundary is to be near.
+        key: from `jax.random.key`.
+        epsilon: radius in pixel values of the ball, in the same norm, onto which the
+            result is projected before its evaluation; >= 0; None for no ball.
+        norm: "l2" or "linf", of the distances to boundaries.
         steps: largest number of steps; >= 0.
-        overshoot: eta, a share of the perturbation; >= 0.
-        candidates: the label and the most likely other classes on the clean image that
-            are looked at; >= 2. Memory grows with it: a gradient for each but one.
+        overshoot: eta, relative to the perturbation; >= 0.
+        candidates: number of classes considered, the label and those of highest other
+            logits on the clean image; >= 2. Memory grows with it: a gradient for each
+            but the label.
         eot_samples: keys over which logits and their gradients are averaged.
         eot_chunk: keys per vectorized query; memory grows with it.
         evaluations: keys of the final evaluation, decided by majority vote.
@@ -87,10 +86,10 @@ def deepfool(
             signature of attacks.
 
     Returns:
-        The attacked images; ``loss`` is the margin by which another class leads.
-        ``queries`` counts a gradient of each class as one, times ``eot_samples``:
-        ``candidates`` (with the forward pass) for each look at an image, but 1 for the
-        first and for that after the last step; and ``evaluations`` for the verdict.
+        The attacked images; ``loss`` is the margin. ``queries``, in units of
+        ``eot_samples``, counts 1 to choose the classes, ``candidates`` for each step (a
+        forward pass and a gradient per other class) up to the one that finds an error,
+        and 1 after the last step; and, once, ``evaluations``.
 
     Raises:
         ValueError, TypeError: as `attacks.pgd`.
@@ -107,7 +106,7 @@ def deepfool(
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
         >>> attacked = deepfool(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{attacked.images[0, 0, 0, 0]:.3f}")  # 0.1 away, and 2 % more
+        >>> print(f"{attacked.images[0, 0, 0, 0]:.3f}")  # distance 0.1, overshoot 2 %
         0.498
     """
     del first_index
@@ -128,7 +127,7 @@ def deepfool(
     def update(
         best: Best, current: Array, logits: Array, active: Array
     ) -> tuple[Best, Array]:
-        """Keeps what is wrong, else what has the larger margin; says what goes on."""
+        """Updates the best images; says which are still active."""
         finite = jnp.isfinite(logits).all(axis=1)
         wrong = goal.reached(logits) & finite
         wrong_or_invalid = jnp.where(active & finite, wrong.astype(current.dtype), -1)
@@ -157,7 +156,7 @@ def deepfool(
         )
         queries += jnp.where(active, (1 + rivals) * eot_samples, 0)
         best, active = update(best, current, logits, active)
-        # Row k of the identity pulls the gradient of the k-th class's lead.
+        # Row k of the identity pulls back the gradient of the k-th gap.
         rows = jnp.eye(rivals, dtype=gaps.dtype)[:, None]
         rows = jnp.broadcast_to(rows, (rivals, *gaps.shape))
         gradients = canonical(jax.vmap(pull))(rows)[0]
@@ -199,17 +198,17 @@ def deepfool(
     )
 
 
-# The index, the images, their way from the start, what is kept, which go on, queries.
+# The index, images, total perturbations, best so far, which are active, queries.
 _Carry = tuple[Array, Array, Array, Best, Array, Array]
 
 
 def _shortest_step(gaps: Array, gradients: Array, norm: str) -> Array:
-    """The shortest step to a class's boundary; leads [n, k], slopes [k, n, h, w, c]."""
+    """The shortest step to a boundary; gaps [n, k], gradients [k, n, h, w, c]."""
     gradients = jnp.where(jnp.isfinite(gradients), gradients, 0)
     dual = "l2" if norm == "l2" else "l1"
     steepness = jax.vmap(partial(norms.size, norm=dual))(gradients).T
     distances = jnp.abs(gaps) / (steepness + 1e-8)
-    # A class without a slope, or without an answer, cannot be walked to.
+    # A class with a zero gradient or a gap that is not finite is out of reach.
     reachable = (steepness > 0) & jnp.isfinite(distances)
     distances = jnp.where(reachable, distances, jnp.inf)
     nearest = distances.argmin(axis=1)

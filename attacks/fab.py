@@ -1,4 +1,4 @@
-"""The fast adaptive boundary attack: the closest image across the boundary."""
+"""The fast adaptive boundary attack: the closest image across the decision boundary."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ from attacks.types import Attacked, LogitsFunction, Status
 Images = Float[Array, "n h w c"]
 PerImage = Float[Array, " n"]
 
-# The norm that bounds what a step of length 1 changes in a linear function.
+# Dual norms.
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
@@ -58,64 +58,62 @@ def fab(
 ) -> Attacked:
     r"""The fast adaptive boundary attack, as AutoAttack uses it.
 
-    With z the logits, y the label and x the clean image, a step linearises the
-    boundary to the class whose linearised boundary is closest to the iterate,
+    With z the logits, y the label and x the clean image, a step linearizes the
+    boundary to the class whose linearized boundary is closest to the iterate,
 
     .. math::
         \pi_t = \{u : g_s(x_t) + \nabla g_s(x_t)^T (u - x_t) = 0\}, \quad
         g_l = z_l - z_y, \quad
         s = \arg\min_{l \ne y} \frac{|g_l(x_t)|}{\|\nabla g_l(x_t)\|_*},
 
-    projects both the iterate and the clean image onto its part in the box, and goes
-    slightly past it between the two projections:
+    projects both the iterate and the clean image onto its part in the box, and steps
+    slightly past it, between the two projections:
 
     .. math::
         d = P_{\pi_t}(x_t) - x_t, \quad d' = P_{\pi_t}(x) - x, \quad
         \alpha = \min(\tfrac{\|d\|}{\|d\| + \|d'\|}, \alpha_{max}), \\
         x_{t+1} = \Pi_{[0, 1]}((1 - \alpha)(x_t + \eta d) + \alpha (x + \eta d')).
 
-    An iterate that is misclassified is noted, if none before was as close, and pulled
-    back: :math:`x + \beta (x_{t+1} - x)`. There is no loss and no step size to tune.
+    A misclassified iterate is recorded if it is the closest so far, and pulled back to
+    :math:`x + \beta (x_{t+1} - x)`. There is no loss and no step size to tune.
 
-    The attack looks for the smallest perturbation and not inside a ball. `epsilon` says
-    which of what it found counts: an image whose closest misclassified version is
-    further away comes back as it was, as in AutoAttack, and is no success; see
-    `fab_minimal` for that version itself. A run (a target and a restart) that ends
-    within `epsilon` is an image's last. What is returned is first brought into the ball
-    as its dtype computes it, which moves it by a few units in the last place, and then
-    judged. An image that is misclassified as it is comes back.
+    This is a minimal-perturbation attack. Only a perturbation within `epsilon` counts:
+    else the clean image is returned, as in AutoAttack, and is no success; see
+    `fab_minimal` for the closest image itself. After a run (a target and a restart)
+    that ends within `epsilon`, an image is not attacked again. The result is projected
+    onto the ball as computed in its dtype, which changes it by a few ulps, and then
+    evaluated. A misclassified clean image is returned unchanged.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
         labels: integers in [0, classes), the true classes.
-        key: a key of `jax.random.key`.
+        key: from `jax.random.key`.
         epsilon: the largest perturbation that counts, in pixel values; >= 0. Random
             starts have half this norm.
         norm: "linf", "l2" or "l1".
         steps: steps of each run; >= 0.
-        restarts: runs for each target; the first starts at the image, the others at
-            random.
-        target_classes: T, the number of targets (FAB-T): the classes that come second
-            to (T+1)-th in the logits of the clean image, each with runs of its own that
-            linearise the boundary to it alone; < classes. None: the boundaries to all
-            classes in every step, at a gradient each.
-        alpha_max: the largest share of the clean image's projection; in [0, 1].
-        eta: how far to go past the boundary, 1 being onto it; > 0.
-        beta: what is kept of a perturbation that was too large; in [0, 1].
-        eot_samples: keys over which logits and gradients are averaged; an image is then
-            misclassified where more than half of the answers are.
+        restarts: runs for each target; the first starts at the image, the others at a
+            random point.
+        target_classes: T, the number of targets (FAB-T): the T other classes of highest
+            logits on the clean image, each with its own runs, which linearize the
+            boundary to it alone; < classes. None for the boundaries to all classes in
+            every step, at one gradient each.
+        alpha_max: the largest weight of the clean image's projection; >= 0.
+        eta: extrapolation factor; 1 ends on the boundary; > 0.
+        beta: factor of the perturbation of misclassified iterates; >= 0.
+        eot_samples: keys over which logits and gradients are averaged; an image is
+            misclassified if more than half of the samples are.
         eot_chunk: keys per vectorized query; memory grows with it.
         evaluations: keys of the final evaluation, decided by majority vote.
         first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images; ``loss`` is the margin. ``queries`` is ``eot_samples`` for
-        the clean image; for each run that the image needed
-        ``2 * steps * eot_samples`` with a target (a gradient, and whether the new
-        iterate is misclassified), ``(classes + 1) * steps * eot_samples`` without (the
-        logits, a gradient for each other class, and the same); and ``evaluations`` for
-        the verdict.
+        the clean image; for each run of the image ``2 * steps * eot_samples`` with a
+        target (a gradient, and a query of the new iterate), or
+        ``(classes + 1) * steps * eot_samples`` without (the logits, a gradient for each
+        other class, and the query); and ``evaluations``.
 
     Raises:
         ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
@@ -268,20 +266,20 @@ def fab_minimal(
 def shortest_move(
     points: Images, normals: Images, amounts: PerImage, norm: str
 ) -> Images:
-    r"""The shortest way from a point of the box [0, 1] to a hyperplane, in the box.
+    r"""The projection of a point of the box [0, 1] onto a hyperplane, in the box.
 
     .. math:: \arg\min_d \|d\| \quad \text{where} \quad w^T d = a, \quad
         p + d \in [0, 1]
 
-    Where the hyperplane does not meet the box: to the vertex closest to it.
+    If the hyperplane does not meet the box, the step goes to the vertex closest to it.
 
     With :math:`|d_i| = u_i` and room :math:`r_i` to the side of the box that
     :math:`w_i d_i` moves towards, the solution is :math:`u_i = \min(\lambda, r_i)` for
     L-infinity and :math:`\min(\lambda |w_i|, r_i)` for L2, the one unknown solving
     :math:`\sum_i |w_i| u_i = |a|`. The sum is a concave, piecewise linear function of
-    it, so Newton's method rises from 0 to the solution and ends there, exactly, once
-    the set of entries that have reached their side stays the same. For L1 the entries
-    of largest :math:`|w_i|` go first, each as far as it can.
+    it, so Newton's method from 0 increases to the solution, and is exact once the set
+    of entries at their side of the box stays the same. For L1 the entries of largest
+    :math:`|w_i|` are used first, each to its side of the box.
 
     Args:
         points: p, in [0, 1].
@@ -296,7 +294,7 @@ def shortest_move(
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
         adaptive boundary attack", eq. (3) to (5).
     """
-    # Divided by its largest entry, so that squares of small numbers do not vanish.
+    # Divided by its largest entry, so that squares of small numbers do not underflow.
     scale = per_image(norms.size(normals, "linf"))
     scale = jnp.where(scale > 0, scale, 1)
     slopes = jnp.abs(normals) / scale
@@ -315,7 +313,7 @@ def shortest_move(
         base = jnp.where(full, most, 0).sum(axis=(1, 2, 3), keepdims=True)
         rise = jnp.where(full, 0, slopes * rates).sum(axis=(1, 2, 3), keepdims=True)
         reached = (goals - base) / jnp.where(rise > 0, rise, 1)
-        # Never down, so that rounding cannot make it go on for ever.
+        # Never decreases, so that it ends despite rounding.
         return jnp.maximum(level, jnp.where(rise > 0, reached, jnp.inf)), level
 
     start = jnp.zeros_like(goals)
@@ -326,10 +324,10 @@ def shortest_move(
 
 
 def _steepest_first(slopes: Array, most: Array, goals: Array) -> Array:
-    """How much of each entry's `most` is used if those of largest slope go first.
+    """The share of each entry's `most` that is used, those of largest slope first.
 
-    Halves the interval of slopes, [0, 1], in which the last entry used must lie, which
-    is less work than sorting them. What is left in it shares the rest.
+    Bisects the slopes, in [0, 1], for that of the last entry used, which is cheaper
+    than sorting. The entries left in the interval share the rest.
     """
 
     def total(used: Array) -> Array:
@@ -350,10 +348,10 @@ def _steepest_first(slopes: Array, most: Array, goals: Array) -> Array:
 
 
 class _Found(NamedTuple):
-    """The closest misclassified image so far, and what it took.
+    """The closest misclassified images so far, and the cost.
 
-    `answered` is where an answer was finite, and `flat` how many steps had no slope,
-    less those that had one.
+    `answered` is where any logits were finite; `flat` is the number of steps with a
+    zero gradient minus those with a nonzero one.
     """
 
     images: Images
@@ -371,7 +369,7 @@ def _record(
     answer: Answer,
     active: Bool[Array, " n"],
 ) -> tuple[_Found, Bool[Array, " n"]]:
-    """Takes misclassified images that are closer; also says which are misclassified."""
+    """Records closer misclassified images; also says which are misclassified."""
     crossed = active & answer.finite & (answer.wrong > 0.5)
     closer = crossed & (distances < found.distances)
     not_finite = found.not_finite + (active & ~answer.finite)
@@ -403,7 +401,7 @@ def _search(
     evaluations: int,
     first_index: ArrayLike,
 ) -> _Found:
-    """The runs, of which an image makes no more once it is found within `stop`."""
+    """All runs; an image is skipped once it is found within `stop`."""
     inputs.require_finite(epsilon=epsilon, alpha_max=alpha_max, beta=beta)
     inputs.require_positive(eta=eta)
     inputs.require_choice("norm", norm, norms.NORMS)
@@ -420,8 +418,8 @@ def _search(
         inputs.require_at_least(1, target_classes=target_classes)
         if target_classes >= classes:
             raise ValueError(
-                f"target_classes is {target_classes}, but logits_fn knows {classes} "
-                f"classes, so that there are {classes - 1} others"
+                f"target_classes must be below the {classes} classes of logits_fn, got "
+                f"{target_classes}"
             )
     oracle = partial(
         query,
@@ -516,7 +514,7 @@ def _judged(
     evaluations: int,
     stop: ArrayLike,
 ) -> Attacked:
-    """Asked for the verdict; `stop` is the distance within which runs end."""
+    """The final evaluation; `stop` is the distance within which runs end."""
     unknown = found.distances
     done = found.distances <= jnp.asarray(stop, unknown.dtype)
     answered = jnp.where(found.answered, 0.0, -1.0).astype(unknown.dtype)
@@ -542,7 +540,7 @@ def _linearize(
     labels: Integer[Array, " n"],
     key: PRNGKeyArray,
 ) -> tuple[Towards, Bool[Array, " n"]]:
-    """The linearisation at the images; and whether the logits there are finite."""
+    """The linearization at the images, and whether the logits are finite."""
     logits, pull = jax.vjp(lambda images: averaged(images, key), images)
     finite = jnp.isfinite(logits).all(axis=1)
 
@@ -560,7 +558,7 @@ def _linearize(
 def _closest_boundary(
     towards: Towards, labels: Integer[Array, " n"], classes: int, norm: str
 ) -> tuple[PerImage, Images]:
-    """The linearised boundary that is closest, trying one class after the other."""
+    """The closest linearized boundary, found one class at a time."""
 
     def distance(gap: PerImage, slope: Images) -> PerImage:
         return jnp.abs(gap) / (1e-12 + norms.size(slope, DUAL[norm]))
@@ -588,7 +586,7 @@ def _step(
     alpha_max: ArrayLike,
     eta: ArrayLike,
 ) -> Images:
-    """Past the linearised boundary, between the two projections onto it."""
+    """A step past the linearized boundary, between the two projections onto it."""
     alpha_max, eta = (jnp.asarray(x, clean.dtype) for x in (alpha_max, eta))
     between = jnp.sum(slope * (current - clean), axis=(1, 2, 3))
     both = (current, clean), (slope, slope), (-gap, between - gap)
@@ -604,7 +602,7 @@ def _step(
 def random_start(
     keys: Key[Array, " n"], clean: Images, radius: PerImage, norm: str
 ) -> Images:
-    """Random directions, all of one length."""
+    """Points in random directions at a distance of `radius`, clipped to the box."""
     draw = jax.random.normal
     if norm == "linf":
         draw = partial(jax.random.uniform, minval=-1, maxval=1)

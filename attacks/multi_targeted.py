@@ -1,4 +1,4 @@
-"""MultiTargeted: projected gradient descent towards each of the likely classes."""
+"""MultiTargeted: projected gradient ascent towards each of the likeliest classes."""
 
 from typing import Any
 
@@ -38,39 +38,36 @@ def multi_targeted(
     first_index: Integer[ArrayLike, ""] = 0,
     **options: Any,
 ) -> Attacked:
-    r"""Moves an image towards one class after another, and takes the best result.
+    r"""PGD towards one target after another; returns the best result.
 
     .. math::
         x'_t \approx \arg\max_{x' \in B} L_t(f(x'), y), \quad
         L_t = z_t - z_y, \qquad
         x' = \arg\max_{x'_t} \max_{i \ne y} f(x'_t)_i - f(x'_t)_y
 
-    Where the classifier is locally linear, each of these problems has one optimum,
-    whereas the margin, being the largest of them, has as many as there are classes.
-    Each run is one of `pgd` that keeps its best iterate; of the runs a wrong answer
-    counts before a right one, then the higher margin; only the mean margin where
-    `eot_samples` or `evaluations` say that the classifier is random. The paper's
-    optimiser is Adam; here steps are those of `pgd`.
+    If the classifier is locally linear, each of these problems has one optimum, but the
+    margin, their maximum, can have one per class. Each run is `pgd` with `keep_best`. Of
+    the runs a misclassified image is preferred, then the higher margin; the mean margin
+    alone if `eot_samples` or `evaluations` above 1 imply a random classifier. The paper
+    uses Adam; the steps here are those of `pgd`.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images, labels, key, epsilon, step_size, steps: as in `pgd`.
-        target_classes: how many targets for each image, from the class of the highest
-            logit on the clean image on (the mean over `eot_samples` keys), the label
-            left out; all other classes where there are no more.
-        restarts: runs towards each target, each from a random start of its own.
+        target_classes: the largest number of targets: the other classes of highest
+            logits on the clean image (averaged over `eot_samples` keys).
+        restarts: runs towards each target, from independent random starts.
         loss: ``(logits, labels, targets) -> [n]``.
         eot_samples: keys over which each gradient, and each margin, is averaged.
         eot_chunk: keys per vectorized query; memory grows with it.
         evaluations: keys of the final evaluation, decided by majority vote.
         first_index: index of the first image in the data set, if attacked in batches.
-        options: other options of `pgd` but ``targets``.
+        options: other options of `pgd`, except ``targets``.
 
     Returns:
         The attacked images; ``loss`` is the margin. With T targets and R restarts
-        ``queries`` is ``eot_samples`` for choosing the targets, those of T * R runs of
-        `pgd` and ``eot_samples`` to compare what each found, and ``evaluations`` for
-        the verdict.
+        ``queries`` is ``eot_samples`` to choose the targets, those of T * R runs of
+        `pgd` with ``eot_samples`` each to compare their results, and ``evaluations``.
 
     Raises:
         ValueError, TypeError: as `pgd`.
@@ -126,7 +123,7 @@ def multi_targeted(
         best, queries, status = carry
         targets, index = target_and_index
         pgd_key, value_key = jax.random.split(jax.random.fold_in(run_key, index))
-        # A loss and no `targets`: any wrong answer is a success of the run.
+        # A loss and no `targets`: any misclassification is a success of the run.
         found = pgd(
             logits_fn,
             images,
@@ -164,4 +161,4 @@ def multi_targeted(
     )
 
 
-_Carry = tuple[Best, Array, Array]  # what is kept, queries, and why runs stopped
+_Carry = tuple[Best, Array, Array]  # best so far, queries, status

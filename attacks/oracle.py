@@ -1,4 +1,4 @@
-"""Asking a classifier: its loss, whether it is wrong, and the slope, for each image."""
+"""Queries of a classifier: loss, success and gradient for each image."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,15 +16,15 @@ from attacks.types import LogitsFunction
 
 
 class Answer(NamedTuple):
-    """What the classifier says to a batch, each an average over the samples.
+    """The result of a query, averaged over its samples.
 
     Attributes:
         loss: the attack's loss.
-        wrong: the share of the samples in which the attacker has what they want.
+        wrong: the share of the samples that reach the goal or are not finite.
         finite: whether all logits were finite in all samples.
-        gradient: of the loss with respect to the images; None where not asked for.
-        logits: of the samples.
-        not_finite: how many logits were not finite, where that is not just `~finite`.
+        gradient: of the loss with respect to the images; None if not computed.
+        logits: mean over the samples.
+        not_finite: number of queries without finite logits; None for `~finite`.
     """
 
     loss: Float[Array, " n"]
@@ -36,13 +36,13 @@ class Answer(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """What an attacker wants.
+    """The goal of an attack.
 
     Attributes:
-        measure: ``(logits, *given) -> [n]``, to be made large.
-        given: what else it takes, an entry for each image: labels, targets.
-        classes: the labels, to get away from, or the targets.
-        targeted: which of these; whether naming the class is success.
+        measure: ``(logits, *given) -> [n]``, the loss to maximize.
+        given: its other arguments, with one entry per image: labels, targets.
+        classes: the targets of a targeted attack, else the labels.
+        targeted: whether predicting the class is success, or else failure.
     """
 
     measure: Callable[..., Array]
@@ -51,11 +51,11 @@ class Goal(NamedTuple):
     targeted: bool
 
     def loss(self, logits: Float[Array, "n classes"]) -> Float[Array, " n"]:
-        """What is to be made large."""
+        """The loss to maximize."""
         return self.measure(logits, *self.given)
 
     def reached(self, logits: Float[Array, "n classes"]) -> Bool[Array, " n"]:
-        """Where the attacker has what they want."""
+        """Whether the prediction is a success."""
         return (logits.argmax(axis=-1) == self.classes) == self.targeted
 
 
@@ -66,14 +66,14 @@ def make_goal(
     *,
     default: LossPair = CROSS_ENTROPY,
 ) -> Goal:
-    """Away from the labels, or towards targets where they are given.
+    """The untargeted goal, or the targeted one if there are targets.
 
     Args:
         loss: ``(logits, labels) -> [n]``, with targets ``(logits, labels, targets) ->
             [n]``; None for the default.
-        labels: a class for each image.
-        targets: another, or None.
-        default: the losses without targets and with them.
+        labels: the true classes.
+        targets: the target classes, or None.
+        default: the untargeted and the targeted default loss.
     """
     targeted = targets is not None
     loss = default[targeted] if loss is None else loss
@@ -95,24 +95,24 @@ def query(
     gradient: bool = True,
     remaining: Remaining | None = None,
 ) -> Answer:
-    r"""Expectation over transformation: the mean answer over keys.
+    r"""Expectation over transformation: the mean answer over several keys.
 
     .. math::
         \frac{1}{m} \sum_{j=1}^m L(f(x; k_j)), \qquad
         \frac{1}{m} \sum_{j=1}^m \nabla_x L(f(x; k_j))
 
-    The slope of an image's entry that is not finite in a sample counts as 0 there.
+    Gradient entries that are not finite in a sample count as 0 there.
 
     Args:
         logits_fn: ``(images, key) -> logits``.
         wanted: the loss, and what counts as success.
         images: a batch.
-        key: the key of the one sample, or the source of the keys of several.
+        key: used as it is for 1 sample, split for several.
         samples: m, >= 1.
-        chunk: samples asked at a time (`jax.vmap`): memory grows with it.
+        chunk: samples per `jax.vmap`; memory grows with it.
         gradient: whether to differentiate.
-        remaining: the images to ask about, with 1 sample; None for all. The answers to
-            others mean nothing.
+        remaining: the images to query, used with 1 sample; None for all. Results for
+            other images are undefined.
 
     Returns:
         The answer.
@@ -136,7 +136,7 @@ def query(
         ) -> tuple[Array, tuple[Array, Array]]:
             logits = logits_fn(images, key)
             loss = part_goal.loss(logits).astype(images.dtype)
-            # The images do not interact: the gradient of the sum holds that of each.
+            # Images are independent, so the gradient of the sum holds each image's.
             return loss.sum(), (loss, logits)
 
         slope = None
@@ -151,7 +151,7 @@ def query(
         return Answer(loss, wrong.astype(images.dtype), finite, slope, logits)
 
     def sum_over(keys: Key[Array, " several"]) -> Answer:
-        """The sums over as many keys, and whether all are finite."""
+        """Sums over these keys, and whether all logits are finite."""
         if len(keys) == 1:
             return one(keys[0])
         answers = jax.vmap(one)(keys)
@@ -164,7 +164,7 @@ def query(
     if samples == 1:
         return one(key)
     keys, chunk = jax.random.split(mappable(key), samples), min(chunk, samples)
-    first = samples % chunk or chunk  # the odd ones, and then whole chunks
+    first = samples % chunk or chunk  # a partial chunk first, then full ones
     total, _ = jax.lax.scan(
         lambda total, keys: (_added(total, sum_over(keys)), None),
         sum_over(keys[:first]),
@@ -184,7 +184,7 @@ def mean_logits(
 ) -> Float[Array, "n classes"]:
     """Expectation over transformation of the logits, and so of their gradients.
 
-    The keys are those of `ask`. The derivative repeats the forward passes, so that its
+    The keys are those of `query`. The derivative recomputes the forward passes, so its
     memory is that of one chunk.
     """
     if samples == 1:
@@ -196,8 +196,8 @@ def mean_logits(
 
 
 def _mapped(function: Callable[..., Array], *answers: Answer) -> Answer:
-    """A function of the answers' entries, without `finite`, which is no number."""
-    # What is None is no leaf; callers put the right one in its place.
+    """Maps a function over the answers' arrays except `finite`, which is boolean."""
+    # None is not a leaf; callers set `finite` afterwards.
     rest = [x._replace(finite=None) for x in answers]  # type: ignore[arg-type]
     mapped: Answer = jax.tree.map(function, *rest)
     return mapped

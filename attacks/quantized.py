@@ -1,4 +1,4 @@
-"""Attacked images as 8-bit files hold them: multiples of 1/255, judged again.
+"""Attacked images as 8-bit files store them: multiples of 1/255, evaluated again.
 
 found = deepfool(logits_fn, images, labels, key)
 found = quantized(logits_fn, found, images, labels, key)
@@ -24,8 +24,8 @@ from attacks.types import Attacked, LogitsFunction
 Images = Float[Array, "n h w c"]
 
 LEVELS = 255
-# The part of a step, away from the clean image, from which on a pixel makes the whole
-# of it: from the nearest multiple to the next one outwards, but for what rounding adds.
+# The fraction of a level above which a perturbation is rounded away from the clean
+# image: from the nearest level to the next one outwards, up to rounding errors.
 ROUNDINGS = (1 / 2, 3 / 8, 1 / 4, 1 / 8, 1 / 16, 1e-3)
 
 
@@ -43,48 +43,48 @@ def quantized(
     targets: Num[Array | np.ndarray, " n"] | None = None,
     evaluations: int = 1,
 ) -> Attacked:
-    r"""Rounds attacked images to multiples of 1/255, in the ball, and judges them.
+    r"""Rounds attacked images to multiples of 1/255 in the ball, and evaluates them.
 
-    An image that ends just past a boundary, as those of `deepfool`, `carlini_wagner`,
-    `fab_minimal` and `boundary` do, is often back before it once every pixel has moved
-    to the nearest multiple. So of several roundings the first counts with which the
-    classifier errs: to the nearest multiple, and then more and more of the pixels away
-    from the clean image,
+    Images just past a decision boundary, as from `deepfool`, `carlini_wagner`,
+    `fab_minimal` and `boundary`, often fall back behind it when rounded to the nearest
+    multiples. So several roundings are tried, and the first that is misclassified is
+    taken: to the nearest multiple, then with ever more pixels rounded away from the
+    clean image,
 
     .. math::
         255\, |x'_i - x_i| \mapsto \lfloor 255\, |x'_i - x_i| + 1 - \tau \rfloor,
         \qquad \tau = \tfrac12, \tfrac38, \tfrac14, \tfrac18, \tfrac1{16}, 0
 
-    (where the clean image is one of multiples; else it is the multiples of x' away
-    from x). Each is cut to [0, 1] and to the ball. For L-infinity a pixel outside goes
-    to the nearest multiple inside, towards the clean image; for L2 and L1 the
-    perturbation is shrunk by what makes its rounding fit, and no more.
+    (for a clean image of multiples; else x' itself is rounded, away from x). Each is
+    clipped to [0, 1] and to the ball. For L-infinity a pixel outside goes to the
+    nearest multiple inside, towards the clean image; for L2 and L1 the perturbation is
+    scaled down just enough for its rounding to fit.
 
-    Success may be lost: where the boundary lies between a ball's edge and the last
-    multiple before it, where none of these roundings is an error, where no pixel moves
-    by a thousandth of a step. Such images are rounded to the nearest, and are no
-    success. Where the ball holds no multiple, which is so only around a clean image
-    that is none itself, its nearest ones are taken.
+    Success may be lost: if the boundary lies between the ball's edge and the last
+    multiple inside, if none of these roundings is misclassified, or if no pixel changes
+    by a thousandth of a level. Such images are rounded to the nearest multiples and are
+    no success. If the ball contains no multiples, which needs a clean image that is not
+    of multiples itself, those nearest to the clean image are taken.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
-        attacked: what an attack returned: of `carlini_wagner` and `boundary` one of
-            the two readings, of `fab_minimal` its ``attacked``.
-        images: the clean ones, floats in [0, 1].
+        attacked: the result of an attack: of `carlini_wagner` and `boundary` one of the
+            two readings, of `fab_minimal` its ``attacked``.
+        images: the clean images, floats in [0, 1].
         labels: integers in [0, classes), the true classes.
-        key: a key of `jax.random.key`.
-        epsilon: radius of the ball in pixel values, >= 0; None for no ball. As
-            `soundness.check_ball` measures, so that 8/255 holds 8 steps.
-        norm: "linf", "l2" or "l1", of the ball.
-        loss: to be reported, as in `attacks.pgd`; None for the margin.
+        key: from `jax.random.key`.
+        epsilon: radius of the ball in pixel values, >= 0; None for no ball. Measured
+            as in `soundness.check_ball`, so that 8/255 allows 8 levels.
+        norm: of the ball: "linf", "l2" or "l1".
+        loss: the loss to report, as in `attacks.pgd`; None for the margin.
         targets: integers in [0, classes), the target classes; None for untargeted.
-        evaluations: keys under which each rounding is compared, and as many new ones
-            under which the result is judged, by vote.
+        evaluations: keys for comparing the roundings, and as many new ones for the
+            final evaluation; both decide by majority vote.
 
     Returns:
-        The images in the dtype of `attacked`, judged again: ``success`` and ``loss``
-        are theirs, ``queries`` and ``not_finite`` the attack's and what came on top,
-        `evaluations` for each rounding that the image needed and for the verdict.
+        The rounded images in the dtype of `attacked`, with ``success`` and ``loss`` of
+        their evaluation. ``queries`` and ``not_finite`` add to those of the attack:
+        `evaluations` for each rounding tried on the image and for the final evaluation.
 
     Raises:
         ValueError, AssertionError: as `attacks.pgd`.
@@ -117,7 +117,7 @@ def quantized(
         candidates = rounded(threshold=jnp.asarray(ROUNDINGS)[index])
         judged = judge_goal(logits_fn, goal, candidates, compare_key, evaluations)
         named = judged.majority if goal.targeted else ~judged.majority
-        # The nearest stays where none is an error.
+        # The nearest rounding stays if none is misclassified.
         taken = ~found & ((named & judged.finite) | (index == 0))
         best = jnp.where(norms.per_image(taken), candidates, best)
         queries += jnp.where(found, 0, evaluations)
@@ -141,7 +141,7 @@ def quantized(
     )
 
 
-# The index of the rounding, images, which are done, what was asked, and what was lost.
+# The index of the rounding, images, which are found, queries, and how many not finite.
 _Carry = tuple[Array, Array, Array, Array, Array]
 
 
@@ -158,8 +158,8 @@ def on_levels(
     Args:
         images, clean: in [0, 1].
         epsilon, norm: as in `quantized`.
-        threshold: the part of a step, away from the clean image, from which on a pixel
-            makes the whole of it, above 0.
+        threshold: the fraction of a level above which a perturbation is rounded away
+            from the clean image; > 0.
 
     Returns:
         Images of the same shape and dtype.
@@ -169,7 +169,7 @@ def on_levels(
     perturbation = images.astype(dtype) - start
 
     def round_at(share: Array) -> Array:
-        """The level of each pixel, after a share of the way."""
+        """The level of each pixel, with the perturbation scaled by `share`."""
         level = (start + share * perturbation) * LEVELS
         outwards = 1 - jnp.asarray(threshold, dtype)
         up, down = jnp.floor(level + outwards), jnp.ceil(level - outwards)
@@ -188,9 +188,9 @@ def on_levels(
 
 
 def _from_levels(levels: Images, dtype: DTypeLike) -> Images:
-    """Levels in [0, 255] as reading a file gives them, to the bit.
+    """Pixel values of the levels 0 to 255, bit for bit as read from a file.
 
-    Compiled, a division by 255 would become a product with its inverse.
+    A compiled division by 255 would become a multiplication by its inverse.
     """
     table = np.arange(LEVELS + 1, dtype=np.dtype(dtype)) / np.dtype(dtype).type(LEVELS)
     values: Images = jnp.asarray(table)[levels.astype(jnp.int32)]
@@ -198,7 +198,7 @@ def _from_levels(levels: Images, dtype: DTypeLike) -> Images:
 
 
 def _ends(clean: Images, radius: Array) -> tuple[Images, Images]:
-    """The first and the last level in an L-infinity ball, or the one nearest to it."""
+    """The lowest and highest level in the L-infinity ball, or the nearest if none."""
     ends = jnp.stack([clean - radius, clean, clean + radius]) * LEVELS
     lower, nearest, upper = jnp.clip(jnp.round(ends), 0, LEVELS)
     lower += clean - _from_levels(lower, clean.dtype) > radius
@@ -214,7 +214,7 @@ def _shrunk(
     radius: Array,
     norm: str,
 ) -> Images:
-    """The levels, or those at the largest share of the way whose rounding fits."""
+    """The levels, or those of the largest scaled perturbation whose rounding fits."""
 
     def fits(levels: Images) -> Array:
         return norms.size(_from_levels(levels, clean.dtype) - clean, norm) <= radius

@@ -111,7 +111,7 @@ def check_classifier(
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
         labels: integers in [0, classes).
-        key: a key of `jax.random.key`.
+        key: from `jax.random.key`.
         epsilon: radius of the ball, in pixel values, in which gradients are looked at.
         norm: "linf", "l2" or "l1".
         questions: keys under which each image is classified; >= 2.

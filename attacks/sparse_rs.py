@@ -1,4 +1,4 @@
-"""Sparse-RS: a few pixels, changed as much as can be, found by random search."""
+"""Sparse-RS: random search for a few pixels to change without bound."""
 
 import jax
 import jax.numpy as jnp
@@ -45,49 +45,49 @@ def sparse_rs(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""Changes at most k pixels, to corners of the colour cube: an attack in "L0".
+    r"""An L0 attack: changes at most k pixels, to corners of the colour cube.
 
     .. math::
         \max_{M, \Delta} L(f(x')), \qquad
         x'_p = \Delta_p \in \{0, 1\}^c \text{ for } p \in M, \qquad
         x'_p = x_p \text{ for } p \notin M, \qquad |M| = k
 
-    Starts at k random pixels of random corner colours. Question i exchanges
+    Starts at k random pixels of random corner colours. Query i exchanges
     :math:`k_i = \max(\lfloor \alpha_i k \rfloor, 1)` of them, drawn at random, for as
-    many others with new random colours, and keeps the exchange where the loss is higher
-    or the answer wrong. The share :math:`\alpha_i` is `alpha_init` divided by 2, 4, 5,
-    6, 8, 10, 12, 15 and 20 from question 0, 50, 200, 500, 1000, 2000, 4000, 6000 and
-    8000 on, with i scaled to a budget of 10,000.
+    many others with new random colours, and accepts if the loss is higher or the image
+    is misclassified. The share :math:`\alpha_i` is `alpha_init` divided by 2, 4, 5, 6,
+    8, 10, 12, 15 and 20 after query 0, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000,
+    with i scaled to a budget of 10,000.
 
-    An image is done with the first wrong answer, except where `eot_samples` or
-    `evaluations` say that the classifier is random: there the budget is used up for
-    the highest mean loss. A result that is not finite is not taken. The search of an
-    image follows from the key and the image's index alone.
+    An image stops at its first misclassification, unless `eot_samples` or `evaluations`
+    above 1 imply a random classifier: then the budget is used up for the highest mean
+    loss. Images whose logits are not finite are not accepted. The draws of an image
+    depend only on the key and the image's index.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
         labels: integers in [0, classes), the true classes.
-        key: a key of `jax.random.key`.
-        pixels: k, in [0, h * w); with 0 the images are returned as they are.
-        queries: budget of each restart, for each image; >= 1.
-        alpha_init: in (0, 1]; the paper's for untargeted attacks is 0.3, with targets
-            0.1.
+        key: from `jax.random.key`.
+        pixels: k, in [0, h * w); with 0 the images are returned unchanged.
+        queries: budget of each restart, per image; >= 1.
+        alpha_init: in (0, 1]; the paper has 0.3 for untargeted attacks, 0.1 for
+            targeted.
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
             targets. None for the margin.
         targets: integers in [0, classes), the target classes; None for untargeted.
-        restarts: runs, for the images that are not done.
+        restarts: runs, each for the images not yet misclassified.
         eot_samples: keys over which each loss is averaged.
         eot_chunk: keys per vectorized query; memory grows with it.
         evaluations: keys of the final evaluation, decided by majority vote.
         first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
-        The attacked images. ``queries`` counts the questions up to the one that an
-        image was done with, times `eot_samples`, and ``evaluations`` for the verdict.
+        The attacked images. ``queries`` counts the queries until the image stops, times
+        `eot_samples`, and ``evaluations``.
 
     Raises:
-        ValueError, TypeError: a setting that makes no sense, named; else as `pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Croce et al. 2022, "Sparse-RS: a versatile framework for query-efficient sparse
@@ -130,7 +130,7 @@ def sparse_rs(
     most = int(exchanged.max(initial=0))
 
     def start(key: PRNGKeyArray) -> tuple[Array, Array]:
-        """All pixels in random order, of which the first k are M; M's colours."""
+        """All pixels in random order, of which the first k are M; and M's colours."""
         order_key, colour_key = jax.random.split(key)
         order = jax.random.permutation(order_key, height * width)
         return order, _corners(colour_key, (pixels, channels), clean.dtype)
@@ -227,12 +227,12 @@ def sparse_rs(
     )
 
 
-# The index, what `start` returns, what is kept, and what was asked.
+# The index, the state as in `start`, best so far, and queries.
 _Carry = tuple[Array, tuple[Array, Array], Best, Array]
 
 
 def _exchanged(pixels: int, queries: int, alpha_init: float, total: int) -> np.ndarray:
-    """How many pixels each question exchanges, none for the first."""
+    """The number of pixels that each query exchanges, 0 for the first."""
     index = np.arange(queries)
     scaled = (index / queries * 10_000).astype(int)
     borders = [0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]

@@ -1,4 +1,4 @@
-"""The Square attack: random search by squares, which needs no gradient."""
+"""The Square attack: random search by squares, without gradients."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ from attacks.types import Attacked, LogitsFunction
 Image = Float[Array, "h w c"]
 Images = Float[Array, "n h w c"]
 
-# After so many of 10,000 queries the share of the changed pixels is halved.
+# The query counts, of 10,000, after which the share of changed pixels is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -57,7 +57,7 @@ def square(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""Random search: a change in a random square stays if it raises the loss.
+    r"""Random search: a change in a random square is accepted if it raises the loss.
 
     .. math::
         x_{t+1} = \begin{cases}
@@ -68,42 +68,39 @@ def square(
     :math:`\pm \epsilon`, and a proposal is :math:`x' = \Pi_B(x_t + 2 \epsilon \rho)` in
     a random square, with a random sign :math:`\rho` for each of its colours. In the L2
     ball it starts at a grid of tiles, each a pair of peaks of opposite signs, and a
-    proposal moves the perturbation of one random square into another, where a pair of
-    peaks is added to what is there. The squares cover a share p of the image, which is
+    proposal moves the norm of the perturbation in one random square to another, where a
+    pair of peaks is added. The squares cover a share p of the image, which is
     ``p_init`` at first and is halved nine times.
 
-    An image that is misclassified is left as it is, unless the classifier is random:
-    `eot_samples` above 1 says so, and then every image is searched to the end for the
-    highest average loss, the first wrong answer being no proof. Squares and signs
-    follow from the key and the image's index, so the result does not depend on the
-    batch. Nothing is asked of the classifier but its logits. The search ends when all
-    images of the batch are misclassified.
+    An image stops once it is misclassified, unless `eot_samples` above 1 implies a
+    random classifier: then one misclassification is no proof, and every image uses its
+    whole budget for the highest mean loss. Squares and signs depend on the key and the
+    image's index, so the result does not depend on the batch. Only the logits are used.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``; not differentiated.
         images: floats in [0, 1].
         labels: integers in [0, classes), the true classes.
-        key: a key of `jax.random.key`.
+        key: from `jax.random.key`.
         epsilon: radius of the ball in pixel values; >= 0.
         norm: "linf" or "l2".
-        queries: proposals of each restart, at most; >= 1.
-        restarts: searches, each from a start of its own, of images not yet
+        queries: the largest number of proposals of each restart; >= 1.
+        restarts: searches from independent random starts, each for the images not yet
             misclassified.
-        p_init: the share of the pixels that the first squares cover; in (0, 1].
+        p_init: the share of pixels in the first squares; in (0, 1].
         loss: ``(logits, labels) -> [n]``; see `attacks.losses`.
-        resc_schedule: stretch the schedule of p, which is that of 10,000 queries, to
-            `queries`. AutoAttack does not, with its 5,000.
-        eot_samples: keys over which each answer is averaged; None for as many as
+        resc_schedule: rescale the schedule of p from 10,000 queries to `queries`.
+            AutoAttack, with 5,000, does not.
+        eot_samples: keys over which each loss is averaged; None for as many as
             `evaluations`.
         eot_chunk: keys per vectorized query; memory grows with it.
         evaluations: keys of the final evaluation, decided by majority vote.
         first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
-        The attacked images, each the one of highest loss where none is misclassified.
-        ``queries`` is, for each image, ``eot_samples`` times one for the clean image,
-        one for each start and one for each proposal while it was searched, and
-        ``evaluations`` for the verdict.
+        The attacked images, that of highest loss if none is misclassified. ``queries``
+        is, for each image, ``eot_samples`` for the clean image, for each start and for
+        each proposal until the image stops, and ``evaluations``.
 
     Raises:
         ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
@@ -235,7 +232,7 @@ def square(
 def proposal_sides(
     shape: tuple[int, ...], queries: int, p_init: float, rescaled: bool, norm: str
 ) -> np.ndarray:
-    """The side of each proposal's square: at least 1; for L2 odd and at least 3."""
+    """The side of each proposal's square: at least 1; for L2 odd, and 3 where it fits."""
     index = np.arange(queries)
     if rescaled:
         index = (index / queries * 10_000).astype(int)
@@ -265,7 +262,7 @@ def _squares(
     side: Array,
     peaks: Array,
 ) -> Image:
-    """From one end of the interval to the other, or no further, in one square."""
+    """Adds 2 epsilon with a random sign per colour in one square, before projection."""
     del clean, peaks
     drawn = jax.random.uniform(key, (2 + current.shape[2],), current.dtype)
     _, inside = _place(drawn[:2], current.shape, side)
@@ -273,7 +270,7 @@ def _squares(
 
 
 def _tiles(key: PRNGKeyArray, clean: Image, epsilon: Array) -> Image:
-    """Two peaks in each tile of a grid, whose shorter side has five tiles or more."""
+    """Two peaks in each tile of a grid, with five tiles or more on the shorter side."""
     height, width, colours = clean.shape
     side = max(min(height, width) // 5, 1)
     rows, columns = height // side, width // side
@@ -296,7 +293,7 @@ def _peaks(
     side: Array,
     peaks: Array,
 ) -> Image:
-    """Takes the perturbation of one square and adds it to another, with two peaks."""
+    """Moves the norm of one square's perturbation to another, and adds two peaks."""
     change = current - clean
     height, width, colours = change.shape
     drawn = jax.random.uniform(key, (5 + colours,), current.dtype)
@@ -306,7 +303,7 @@ def _peaks(
     rows = jnp.clip(jnp.arange(height) - row, 0, len(peaks) - 1)
     columns = jnp.clip(jnp.arange(width) - column, 0, len(peaks) - 1)
     placed = turned[rows[:, None], columns][..., None] * inside
-    # Both of length 1 in each colour before they are added.
+    # Both normalized to length 1 in each colour before the sum.
     added = placed * _signs(drawn[5:]) + _of_length(change * inside, 1, axis=(0, 1))
     unused = jnp.maximum(epsilon**2 - jnp.sum(change**2), 0)
     moved = jnp.sum((change * (inside | emptied)) ** 2)
@@ -318,7 +315,7 @@ def _peaks(
 def _place(
     drawn: Float[Array, " 2"], shape: tuple[int, ...], side: Array
 ) -> tuple[tuple[Array, Array], Bool[Array, "h w 1"]]:
-    """The upper left corner of a square, and which pixels lie in it, from two draws."""
+    """The upper left corner of a random square, and the mask of its pixels."""
     row = jnp.floor(drawn[0] * (shape[0] - side + 1)).astype(side.dtype)
     column = jnp.floor(drawn[1] * (shape[1] - side + 1)).astype(side.dtype)
     rows, columns = jnp.arange(shape[0]) - row, jnp.arange(shape[1]) - column
@@ -338,7 +335,7 @@ def _of_length(
 
 
 def two_peaks(side: int) -> np.ndarray:
-    """The window of the L2 attack, of length 1: a hill above a valley (eq. (2))."""
+    """The window of the L2 attack, of norm 1: a positive and a negative peak (eq. 2)."""
     upper, lower = _peak(side // 2, side), _peak(side - side // 2, side)
     both = np.concatenate([upper, -lower])
     window: np.ndarray = both / np.sqrt((both**2).sum())
@@ -356,6 +353,6 @@ def _peak(height: int, width: int) -> np.ndarray:
 
 
 def _padded(windows: list[np.ndarray]) -> np.ndarray:
-    """Windows of different sides as one array, each at the upper left."""
+    """Windows of different sides in one array, each at the upper left."""
     largest = max(len(window) for window in windows)
     return np.stack([np.pad(window, (0, largest - len(window))) for window in windows])

@@ -1,4 +1,4 @@
-"""Transfer: images made against one classifier, shown to another."""
+"""Transfer attacks: images crafted on one classifier, evaluated on another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,25 +27,25 @@ def transfer(
     evaluations: int = 1,
     **options: Any,
 ) -> Attacked:
-    r"""Attacks a classifier that gives away nothing with images made against another.
+    r"""Attacks a classifier without access to it, with images crafted on a surrogate.
 
     .. math:: x' = \mathrm{attack}(f_{source}, x, y), \qquad
         \arg\max_i f_{target}(x')_i \ne y
 
     Args:
-        source_fn: the classifier that the attacker has, ``(images, key) -> logits``.
-        target_fn: the classifier that is attacked, of the same classes.
+        source_fn: the surrogate, ``(images, key) -> logits``.
+        target_fn: the attacked classifier, with the same classes.
         attack: a function of this package, or a `functools.partial` of one.
         images, labels, key: as in `pgd`.
-        evaluations: keys under which the target judges the result, by vote; for those
-            of the attack itself use a `functools.partial`.
-        options: of the attack. With ``targets``, naming them is success.
+        evaluations: keys of the final evaluation on the target, a majority vote; for
+            those of the attack itself use a `functools.partial`.
+        options: of the attack. With ``targets``, predicting them is success.
 
     Returns:
-        The images as the attack returned them; ``success``, ``loss`` (the
-        cross-entropy, in nats), ``queries`` and ``not_finite`` are those of the target,
-        which is asked for the verdict only. What the source was asked is not counted;
-        ``status`` is that of the attack on it.
+        The images as the attack returned them. ``success``, ``loss`` (the
+        cross-entropy, in nats), ``queries`` and ``not_finite`` are from the final
+        evaluation, the only queries of the target. Queries of the source are not
+        counted; ``status`` is that of the attack on it.
 
     Raises:
         ValueError, TypeError: as `pgd` and as the attack.
