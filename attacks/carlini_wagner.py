@@ -129,7 +129,7 @@ def carlini_wagner(
 
     Returns:
         Both readings. ``loss`` is the margin. ``queries`` counts ``eot_samples`` for
-        every step before an image was done, and the verdict's ``evaluations``.
+        every step until the image stops, and ``evaluations``.
 
     Raises:
         ValueError, TypeError: as `attacks.pgd`.
@@ -327,7 +327,7 @@ def _nears_an_error(
 ) -> Bool[Array, " n"]:
     """Whether a margin too small to show in the objective will soon be positive.
 
-    Too small: below 0.1 % of confidence minus margin, ten times what counts as progress.
+    Too small: below 0.1 % of confidence minus margin, ten times what is progress.
     """
     unseen = (margins <= 0) & (-margins < 0.001 * (confidence - margins))
     return unseen & (-margins < 10 * (margins - before))
@@ -345,7 +345,7 @@ def _candidate(
     margins = goal.loss(answer.logits).astype(clean.dtype)
     confident = margins > confidence
     worth = jnp.where(confident, -norms.size(images - clean, "l2"), margins)
-    counts = active & answer.finite
-    wrong = jnp.where(counts, confident.astype(clean.dtype), -1)
+    valid = active & answer.finite
+    wrong = jnp.where(valid, confident.astype(clean.dtype), -1)
     not_finite = (active & ~answer.finite).astype(jnp.int32)
     return Best(images, worth, wrong, not_finite, jnp.zeros_like(not_finite))

@@ -1,4 +1,4 @@
-"""The fast adaptive boundary attack: the closest image across the decision boundary."""
+"""The fast adaptive boundary attack: the closest image across the boundary."""
 
 from collections.abc import Callable
 from functools import partial
@@ -99,9 +99,9 @@ def fab(
             logits on the clean image, each with its own runs, which linearize the
             boundary to it alone; < classes. None for the boundaries to all classes in
             every step, at one gradient each.
-        alpha_max: the largest weight of the clean image's projection; >= 0.
+        alpha_max: the largest weight of the clean image's projection; in [0, 1].
         eta: extrapolation factor; 1 ends on the boundary; > 0.
-        beta: factor of the perturbation of misclassified iterates; >= 0.
+        beta: factor on the perturbation of misclassified iterates; in [0, 1].
         eot_samples: keys over which logits and gradients are averaged; an image is
             misclassified if more than half of the samples are.
         eot_chunk: keys per vectorized query; memory grows with it.
@@ -167,13 +167,13 @@ def fab(
 
 
 class Minimal(NamedTuple):
-    """The result of an attack that looks for the smallest perturbation.
+    """The result of a minimal-perturbation attack.
 
     Attributes:
         attacked: the closest misclassified images found, at any distance; the clean
-            image, and no success, where there is none.
-        distances: the norms of their perturbations in pixel values; 0 where the clean
-            image is misclassified, infinite where no image was found.
+            image, and no success, if none was found.
+        distances: the norms of their perturbations in pixel values; 0 if the clean
+            image is misclassified, infinite if no image was found.
     """
 
     attacked: Attacked
@@ -201,18 +201,18 @@ def fab_minimal(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Minimal:
-    r"""The closest misclassified image that `fab` finds, however far away it is.
+    r"""The closest misclassified image that `fab` finds, at any distance.
 
     .. math:: \min_{x' \in [0, 1]} \|x' - x\| \quad \text{where} \quad
         \arg\max_l z_l(x') \ne y
 
-    Every run is made for every image that is classified correctly, and the closest
-    result of all is returned, so the number of queries is the same for these.
+    Every image that is not misclassified when clean is attacked in every run, so these
+    images have the same number of queries.
 
     Args:
         logits_fn, images, labels, key: as in `fab`.
-        epsilon: random starts have half this norm, or half that of the perturbation
-            found so far where this is smaller; nothing else depends on it.
+        epsilon: random starts have half this norm, or half the smallest distance found
+            so far if that is smaller; nothing else depends on it.
         norm, steps, restarts, target_classes, alpha_max, eta, beta: as in `fab`.
         eot_samples, eot_chunk, evaluations, first_index: as in `fab`.
 

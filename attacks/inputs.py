@@ -66,7 +66,9 @@ def is_traced(value: object) -> bool:
 def require_array(name: str, value: Any) -> None:
     """Refuses what is not a JAX or NumPy array, such as a list."""
     if not isinstance(value, jax.Array | np.ndarray):
-        raise TypeError(f"{name} must be a JAX or NumPy array, got {_described(value)}")
+        raise TypeError(
+            f"{name} must be an array of JAX or NumPy, got {_described(value)}"
+        )
 
 
 def require_images(images: Any, name: str = "images") -> None:
@@ -74,7 +76,7 @@ def require_images(images: Any, name: str = "images") -> None:
     require_array(name, images)
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must be floats [n, h, w, c] in [0, 1], got {_described(images)}"
+            f"{name} must be [n, h, w, c] floats in [0, 1], got {_described(images)}"
         )
 
 
@@ -83,7 +85,7 @@ def require_labels(labels: Any, count: int, name: str = "labels") -> None:
     require_array(name, labels)
     if labels.shape != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"{name} must be integers [{count}], one per image, got "
+            f"{name} must be [{count}] integers, one per image, got "
             f"{_described(labels)}"
         )
 
@@ -91,10 +93,10 @@ def require_labels(labels: Any, count: int, name: str = "labels") -> None:
 def require_key(key: Any) -> None:
     """Refuses what is not a single key from `jax.random.key`."""
     if not isinstance(key, jax.Array):
-        raise TypeError(f"key must come from jax.random.key, got {_described(key)}")
+        raise TypeError(f"key must be a key of jax.random.key, got {_described(key)}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
-            f"key must come from jax.random.key, got {_described(key)}; "
+            f"key must be a key of jax.random.key, got {_described(key)}; "
             "convert an old-style key by jax.random.wrap_key_data(key)"
         )
     if key.shape:

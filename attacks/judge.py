@@ -108,8 +108,8 @@ def judge_goal(
     def one(key: PRNGKeyArray) -> _Answers:
         logits = canonical(logits_fn)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
-        named = jnp.where(finite, logits.argmax(axis=-1), -1)
-        votes = jax.nn.one_hot(named, logits.shape[1], dtype=images.dtype)
+        predicted = jnp.where(finite, logits.argmax(axis=-1), -1)
+        votes = jax.nn.one_hot(predicted, logits.shape[1], dtype=images.dtype)
         return votes, goal.loss(logits).astype(images.dtype), finite
 
     if evaluations == 1:
@@ -123,7 +123,7 @@ def judge_goal(
         keys = jax.random.split(key, evaluations)
         total, _ = jax.lax.scan(add, one(keys[0]), keys[1:])
         votes, loss, finite = total[0], total[1] / evaluations, total[2]
-    named = jnp.take_along_axis(votes, classes[:, None], axis=1)[:, 0]
+    correct = jnp.take_along_axis(votes, classes[:, None], axis=1)[:, 0]
     # If no logits were finite, no class has a vote.
-    majority = (votes.argmax(axis=1) == classes) & (named > 0)
-    return Judged(named / evaluations, majority, loss, finite)
+    majority = (votes.argmax(axis=1) == classes) & (correct > 0)
+    return Judged(correct / evaluations, majority, loss, finite)

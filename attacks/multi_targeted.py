@@ -46,10 +46,10 @@ def multi_targeted(
         x' = \arg\max_{x'_t} \max_{i \ne y} f(x'_t)_i - f(x'_t)_y
 
     If the classifier is locally linear, each of these problems has one optimum, but the
-    margin, their maximum, can have one per class. Each run is `pgd` with `keep_best`. Of
-    the runs a misclassified image is preferred, then the higher margin; the mean margin
-    alone if `eot_samples` or `evaluations` above 1 imply a random classifier. The paper
-    uses Adam; the steps here are those of `pgd`.
+    margin, their maximum, can have one per class. Each run is `pgd` with `keep_best`,
+    and a misclassified image is the best result, then the higher margin; the mean
+    margin alone if `eot_samples` or `evaluations` above 1 imply a random classifier.
+    The paper uses Adam; the steps here are those of `pgd`.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.

@@ -116,13 +116,13 @@ def quantized(
         index, best, found, queries, not_finite = carry
         candidates = rounded(threshold=jnp.asarray(ROUNDINGS)[index])
         judged = judge_goal(logits_fn, goal, candidates, compare_key, evaluations)
-        named = judged.majority if goal.targeted else ~judged.majority
+        success = judged.majority if goal.targeted else ~judged.majority
         # The nearest rounding stays if none is misclassified.
-        taken = ~found & ((named & judged.finite) | (index == 0))
+        taken = ~found & ((success & judged.finite) | (index == 0))
         best = jnp.where(norms.per_image(taken), candidates, best)
         queries += jnp.where(found, 0, evaluations)
         not_finite += ~found & ~judged.finite
-        return index + 1, best, found | (named & judged.finite), queries, not_finite
+        return index + 1, best, found | (success & judged.finite), queries, not_finite
 
     nothing = jnp.zeros(len(clean), jnp.int32)
     _, best, _, queries, not_finite = jax.lax.while_loop(

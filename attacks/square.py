@@ -232,7 +232,7 @@ def square(
 def proposal_sides(
     shape: tuple[int, ...], queries: int, p_init: float, rescaled: bool, norm: str
 ) -> np.ndarray:
-    """The side of each proposal's square: at least 1; for L2 odd, and 3 where it fits."""
+    """The side of each proposal's square; for L2 odd, and at least 3 where it fits."""
     index = np.arange(queries)
     if rescaled:
         index = (index / queries * 10_000).astype(int)
@@ -335,7 +335,7 @@ def _of_length(
 
 
 def two_peaks(side: int) -> np.ndarray:
-    """The window of the L2 attack, of norm 1: a positive and a negative peak (eq. 2)."""
+    """The window of the L2 attack, of norm 1: peaks of opposite signs (eq. (2))."""
     upper, lower = _peak(side // 2, side), _peak(side - side // 2, side)
     both = np.concatenate([upper, -lower])
     window: np.ndarray = both / np.sqrt((both**2).sum())

@@ -13,7 +13,7 @@ GOAL = oracle.make_goal(losses.cross_entropy, LABELS)
 
 
 def random_model(images, key):
-    """Every key has weights of its own."""
+    """Random weights for each key."""
     weights = jax.random.normal(key, (8, 3), images.dtype)
     return jnp.sin(3 * images.reshape(len(images), -1)) @ weights
 
@@ -24,7 +24,7 @@ def some_images():
 
 @functools.cache
 def single(samples):
-    """Float64 answers at each of the keys, one by one, written out."""
+    """Explicit float64 results for each of the keys."""
     keys = jax.random.split(jax.random.key(5), samples)
     found = {"loss": [], "wrong": [], "gradient": [], "logits": []}
     images = np.asarray(some_images(), np.float64)
@@ -73,8 +73,8 @@ def test_float64_and_the_plain_average_agree_to_the_last_digits(x64):
     np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-12, atol=1e-14)
 
 
-def test_samples_without_an_answer():
-    # Key by key, image 1 is answered with NaN in about half of the samples.
+def test_samples_with_nan_logits():
+    # Depending on the key, logits of image 1 are NaN in about half of the samples.
     def sometimes(images, key):
         lost = jax.random.bernoulli(jax.random.fold_in(key, 1))
         broken = jnp.where(lost, jnp.nan, 1.0)
@@ -94,7 +94,7 @@ def test_samples_without_an_answer():
     np.testing.assert_allclose(
         np.asarray(answer.loss)[::2], expected["loss"][::2], rtol=1e-5
     )
-    # Of the samples that answered, the sum; of the others, nothing.
+    # The sum over the samples with finite logits; the others count as zero.
     one = jax.jit(functools.partial(oracle.query, random_model, GOAL))
     kept = [one(some_images(), keys[i]) for i in np.flatnonzero(~np.array(lost))]
     slope = np.sum([x.gradient[1] for x in kept], axis=0) / samples
@@ -103,7 +103,7 @@ def test_samples_without_an_answer():
     np.testing.assert_allclose(answer.wrong[1], wrong, rtol=1e-6)
 
 
-def test_a_slope_that_is_not_finite_counts_as_zero():
+def test_gradient_entries_that_are_not_finite_count_as_zero():
     def logits_fn(images, key):
         odd = jnp.sqrt(jnp.maximum(images[:, 0, 0, 0] - 2, 0))  # slope inf * 0
         return random_model(images, key) + odd[:, None] * jnp.arange(3.0)
