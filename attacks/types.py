@@ -50,8 +50,8 @@ class Attacked(NamedTuple):
         images: the perturbed images, floats in [0, 1].
         success: whether the classifier misclassifies the perturbed image (or predicts
             the target) in a final evaluation under a new key, or by majority vote under
-            several. Logits that are not finite predict no class, which counts as a
-            misclassification; an attack returns such an image only if it has no other.
+            several. Logits that are not finite predict no class: a misclassification,
+            but no target. An attack returns such an image only if it has no other.
         loss: the attack's loss in the final evaluation, in nats for cross-entropy.
         queries: number of times the classifier was evaluated on a version of the image;
             logits and a gradient from the same pass count as one.
