@@ -1,44 +1,44 @@
 """Attacks on any classifier given as `logits_fn(images, key) -> logits`.
 
 Images are NHWC floats in [0, 1], labels integers; randomness is a key passed in. Each
-attack is a pure function to be compiled whole by `jax.jit`, and returns an `Attacked`
-unless it says otherwise. docs/attacks.md says which to use when.
+attack is a pure function to be compiled as a whole by `jax.jit`, and returns an
+`Attacked` unless it says otherwise. docs/attacks.md says which to use when.
 
-Along the gradient, in a ball:
-    fgsm, pgd, mi_fgsm: steps of a fixed size, with or without momentum.
-    autopgd, targeted_autopgd: steps that adapt themselves, APGD and APGD-T.
+White-box, in a ball:
+    fgsm, pgd, mi_fgsm: fixed step size, with or without momentum.
+    autopgd, targeted_autopgd: adaptive step size, APGD and APGD-T.
     multi_targeted: PGD towards one class after another.
 
-To the nearest error:
-    carlini_wagner: least L2 norm by Adam; the result inside the ball as well.
-    deepfool: one linearisation after another.
-    fab, fab_minimal: along the boundary, FAB and FAB-T.
+White-box, minimal perturbation:
+    carlini_wagner: minimal L2 norm by Adam; also projected into a ball.
+    deepfool: repeated linearization.
+    fab, fab_minimal: steps along the decision boundary, FAB and FAB-T.
 
-Without the gradient:
-    square: random search by squares; sees the logits.
-    spsa: a gradient from differences; sees the logits.
-    sparse_rs: a few pixels, changed at will (L0); sees the logits.
-    boundary: a walk along the boundary; sees the class alone.
-    transfer: any attack on one classifier, judged on another.
+Black-box:
+    square: random search by squares (scores).
+    spsa: gradients from finite differences (scores).
+    sparse_rs: random search for a few pixels, L0 (scores).
+    boundary: random walk along the decision boundary (class only).
+    transfer: any attack on a surrogate, evaluated on another classifier.
 
-All together:
+Ensembles:
     autoattack, autoattack_stages: AutoAttack's standard, plus and rand.
 
-Gradients through a defence that has none, or a useless one:
-    bpda: a transform with a stand-in derivative.
+Defenses without a useful gradient:
+    bpda: replaces the derivative of a transform.
 
-Images as 8-bit files hold them:
-    quantized: rounds what an attack returned, inside the ball, and judges it again.
+8-bit images:
+    quantized: rounds attacked images inside the ball and evaluates them again.
 
-Verdicts:
-    judge: accuracy over several keys, for classifiers that are random.
-    check_classifier, check_attack, sentences: can the evaluation be believed?
+Evaluation:
+    judge: accuracy over several keys, for random classifiers.
+    check_classifier, check_attack, sentences: sanity checks of an evaluation.
 
-Every result says for each image why the attack stopped, in `Attacked.status`, a code of
-`Status`. Images and logits may be of any floating dtype; attacks compute in the images'
-own, or in float32 where theirs is narrower.
+`Attacked.status` says for each image why the attack stopped, as a code of `Status`.
+Images and logits may have any floating dtype; attacks compute in the images' dtype, or
+in float32 where that is narrower.
 
-What attacks maximise is in `attacks.losses`, single checks in `attacks.soundness`.
+The losses are in `attacks.losses`, the single checks in `attacks.soundness`.
 """
 
 from attacks import losses as losses

@@ -1,4 +1,4 @@
-"""The loop that gradient attacks share: step, project, keep, and judge at the end."""
+"""The shared loop of gradient attacks: query, update the best, step and project."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
-from attacks.judge import Judged, judged_goal
+from attacks.judge import Judged, judge_goal
 from attacks.keys import mappable
 from attacks.oracle import Answer, Goal
 from attacks.types import Attacked, LogitsFunction, Status
@@ -18,26 +18,27 @@ Tree = TypeVar("Tree")
 
 
 class Rule(NamedTuple):
-    """How an attack moves.
+    """The update rule of an attack.
 
     Attributes:
         init: ``images -> state``, at the start; any pytree.
-        step: ``(state, images, answer, index) -> (images, state)``, the answer being
-            that to the images; the result is projected by the rule itself.
+        step: ``(state, images, answer, index) -> (images, state)``, given the answer to
+            a query of the images; includes the projection.
     """
 
     init: Callable[[Array], Any]
     step: Callable[[Any, Array, Answer, Array], tuple[Array, Any]]
 
 
-class Kept(NamedTuple):
-    """The image an attack would return if it ended now, and what is known of it.
+class Best(NamedTuple):
+    """The best images so far, which an attack would return if it ended now.
 
     Attributes:
-        images, loss: as they are.
-        wrong: how often the answer to it was wrong; -1 where none was finite.
-        not_finite: how many answers were not, to any image.
-        flat: how many steps had no slope to follow, less those that had one.
+        images, loss: the images and their loss.
+        wrong: the share of their samples that reached the goal; -1 before any query
+            had finite logits.
+        not_finite: number of queries so far without finite logits.
+        flat: number of steps with a zero gradient minus those with a nonzero one.
     """
 
     images: Float[Array, "n h w c"]
@@ -47,71 +48,71 @@ class Kept(NamedTuple):
     flat: Int32[Array, " n"]
 
 
-# (kept so far, new) -> where the new ones are preferred
-Preference = Callable[[Kept, Kept], Bool[Array, " n"]]
+# (best so far, new) -> where the new images are better
+Preference = Callable[[Best, Best], Bool[Array, " n"]]
 
 
-def last(kept: Kept, new: Kept) -> Bool[Array, " n"]:
+def latest(best: Best, new: Best) -> Bool[Array, " n"]:
     """Prefers the later image."""
-    del kept
+    del best
     return jnp.ones(len(new.loss), bool)
 
 
-def wrong_first(kept: Kept, new: Kept) -> Bool[Array, " n"]:
-    """Prefers what is wrong more often, and of these what has the higher loss."""
-    as_wrong = (new.wrong == kept.wrong) & (new.loss > kept.loss)
-    return (new.wrong > kept.wrong) | as_wrong
+def wrong_first(best: Best, new: Best) -> Bool[Array, " n"]:
+    """Prefers the larger share of errors, then the higher loss."""
+    as_wrong = (new.wrong == best.wrong) & (new.loss > best.loss)
+    return (new.wrong > best.wrong) | as_wrong
 
 
-def highest_loss(kept: Kept, new: Kept) -> Bool[Array, " n"]:
-    """Prefers the higher loss: one wrong answer of a random classifier is no proof."""
-    return new.loss > kept.loss
+def highest_loss(best: Best, new: Best) -> Bool[Array, " n"]:
+    """Prefers the higher loss; one error of a random classifier proves nothing."""
+    return new.loss > best.loss
 
 
 def preference(*, randomized: bool) -> Preference:
-    """What is worth keeping of a classifier that is random, or is not."""
+    """The preference for random or for deterministic classifiers."""
     return highest_loss if randomized else wrong_first
 
 
-def nothing_kept(images: Array) -> Kept:
-    """Before the first answer: the images given, worse than any."""
+def initial_best(images: Array) -> Best:
+    """The state before any query, worse than any result."""
     n, dtype = len(images), images.dtype
     least = jnp.full(n, -jnp.inf, dtype)
     none = jnp.zeros(n, jnp.int32)
-    return Kept(images, least, jnp.full(n, -1, dtype), none, none)
+    return Best(images, least, jnp.full(n, -1, dtype), none, none)
 
 
-def keep(kept: Kept, images: Array, answer: Answer, prefers: Preference) -> Kept:
-    """Takes the new images where they are preferred; never one without an answer."""
+def update_best(best: Best, images: Array, answer: Answer, prefers: Preference) -> Best:
+    """Takes the new images where they are better and their logits are finite."""
     not_finite = answer.not_finite
     if not_finite is None:
         not_finite = (~answer.finite).astype(jnp.int32)
-    flat = jnp.zeros_like(kept.flat)
+    flat = jnp.zeros_like(best.flat)
     if answer.gradient is not None:
-        flat = flatness(answer.gradient)
-    new = Kept(images, answer.loss, answer.wrong, not_finite, flat)
-    return merge(kept, new, prefers, answer.finite)
+        flat = flat_gradient(answer.gradient)
+    new = Best(images, answer.loss, answer.wrong, not_finite, flat)
+    return merge(best, new, prefers, answer.finite)
 
 
-def flatness(slope: Float[Array, "n h w c"]) -> Int32[Array, " n"]:
-    """1 where a slope is 0 in every pixel, -1 where it is not."""
-    return jnp.where((slope == 0).all(axis=(1, 2, 3)), 1, -1).astype(jnp.int32)
+def flat_gradient(gradient: Float[Array, "n h w c"]) -> Int32[Array, " n"]:
+    """1 where the gradient is 0 in every pixel, else -1."""
+    return jnp.where((gradient == 0).all(axis=(1, 2, 3)), 1, -1).astype(jnp.int32)
 
 
 def merge(
-    kept: Kept, other: Kept, prefers: Preference, answered: Array | None = None
-) -> Kept:
-    """The preferred of two, where `other` has been answered at all."""
+    best: Best, other: Best, prefers: Preference, answered: Array | None = None
+) -> Best:
+    """The better of two, where `other` has finite logits."""
     if answered is None:
         answered = other.wrong >= 0
-    better = choose(answered & prefers(kept, other), other, kept)
+    better = choose(answered & prefers(best, other), other, best)
     return better._replace(
-        not_finite=kept.not_finite + other.not_finite, flat=kept.flat + other.flat
+        not_finite=best.not_finite + other.not_finite, flat=best.flat + other.flat
     )
 
 
 def choose(chosen: Bool[Array, " n"], new: Tree, old: Tree) -> Tree:
-    """The new of two pytrees of arrays ``[n, ...]`` for the images chosen."""
+    """Selects from two pytrees of arrays ``[n, ...]``, image by image."""
 
     def one(new: Array, old: Array) -> Array:
         return jnp.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -120,7 +121,7 @@ def choose(chosen: Bool[Array, " n"], new: Tree, old: Tree) -> Tree:
     return mixed
 
 
-def climb(
+def take_steps(
     oracle: Callable[..., Answer],
     rule: Rule,
     start: Float[Array, "n h w c"],
@@ -128,32 +129,32 @@ def climb(
     *,
     steps: int,
     prefers: Preference,
-) -> tuple[Float[Array, "n h w c"], Kept]:
-    """Moves images by a rule, a fixed number of steps.
+) -> tuple[Float[Array, "n h w c"], Best]:
+    """Runs an update rule for a fixed number of steps.
 
     Args:
         oracle: ``(images, key, gradient=True) -> answer``.
-        rule: how to move.
+        rule: the update rule.
         start: images.
-        key: of the queries, which get one each of their own.
-        steps: number of steps; the classifier is asked before each, with the gradient.
-        prefers: which of the images to keep.
+        key: folded into one key per query.
+        steps: number of steps, each with one query for the gradient.
+        prefers: which images are better.
 
     Returns:
-        The images after the last step, which the classifier has not been asked about,
-        and those kept of the ones before.
+        The images after the last step, which have not been queried, and the best of
+        the earlier ones.
     """
 
-    def step(index: Array, carry: tuple[Array, Any, Kept]) -> tuple[Array, Any, Kept]:
-        images, state, kept = carry
+    def step(index: Array, carry: tuple[Array, Any, Best]) -> tuple[Array, Any, Best]:
+        images, state, best = carry
         answer = oracle(images, jax.random.fold_in(key, index))
-        kept = keep(kept, images, answer, prefers)
+        best = update_best(best, images, answer, prefers)
         images, state = rule.step(state, images, answer, index)
-        return images, state, kept
+        return images, state, best
 
-    carry = (start, rule.init(start), nothing_kept(start))
-    images, _, kept = jax.lax.fori_loop(0, steps, step, carry)
-    return images, kept
+    carry = (start, rule.init(start), initial_best(start))
+    images, _, best = jax.lax.fori_loop(0, steps, step, carry)
+    return images, best
 
 
 def ascend(
@@ -164,130 +165,133 @@ def ascend(
     *,
     steps: int,
     prefers: Preference,
-) -> Kept:
-    """`climb`, and a query without the gradient about where it ends.
+) -> Best:
+    """`take_steps`, and a query of the last iterate without a gradient.
 
     Returns:
-        The kept images.
+        The best images.
     """
-    images, kept = climb(oracle, rule, start, key, steps=steps, prefers=prefers)
+    images, best = take_steps(oracle, rule, start, key, steps=steps, prefers=prefers)
     answer = oracle(images, jax.random.fold_in(key, steps), gradient=False)
-    return keep(kept, images, answer, prefers)
+    return update_best(best, images, answer, prefers)
 
 
 def finish(
     logits_fn: LogitsFunction,
-    wanted: Goal,
-    kept: Kept,
+    goal: Goal,
+    best: Best,
     key: PRNGKeyArray,
     *,
     evaluations: int,
     queries: Integer[Array, " n"] | int,
     status: Int32[Array, " n"] | int,
 ) -> Attacked:
-    """Judges what was kept, under keys that the attack has not seen.
+    """The final evaluation of the best images, under keys the attack has not used.
 
     Args:
         logits_fn: ``(images, key) -> logits``.
-        wanted: the goal.
-        kept: the images.
-        key: of the last queries.
-        evaluations: how many of them.
-        queries: how often the classifier was asked before, for each image.
+        goal: the attack's goal.
+        best: the best images.
+        key: of the final evaluation.
+        evaluations: number of its queries.
+        queries: number of queries before it, per image.
         status: why the attack stopped.
 
     Returns:
         The result of the attack.
     """
-    images = jax.lax.stop_gradient(kept.images)
-    judged = judged_goal(logits_fn, wanted, images, key, evaluations)
-    not_finite = kept.not_finite + ~judged.finite
-    kept = kept._replace(images=images, not_finite=not_finite)
-    return _attacked(wanted, kept, judged, queries + evaluations, status)
+    images = jax.lax.stop_gradient(best.images)
+    judged = judge_goal(logits_fn, goal, images, key, evaluations)
+    not_finite = best.not_finite + ~judged.finite
+    best = best._replace(images=images, not_finite=not_finite)
+    return _attacked(goal, best, judged, queries + evaluations, status)
 
 
-def finish_at(
+def finish_last_iterate(
     logits_fn: LogitsFunction,
-    wanted: Goal,
+    goal: Goal,
     images: Float[Array, "n h w c"],
-    kept: Kept,
+    best: Best,
     key: PRNGKeyArray,
     *,
     evaluations: int,
     queries: int,
 ) -> Attacked:
-    """Judges where an attack ended, by the only query about it.
+    """The final evaluation of the last iterates, which have not been queried before.
 
-    An image whose logits are not finite gives way to what was kept, which is judged.
+    Where logits are not finite the best image replaces the last iterate, at the cost of
+    a second evaluation.
 
     Args:
-        logits_fn, wanted, key, evaluations, queries: as in `finish`.
-        images: where the attack ended.
-        kept: what takes the place of an image without finite logits.
+        logits_fn, goal, key, evaluations, queries: as in `finish`.
+        images: the last iterates.
+        best: the best images before them.
 
     Returns:
         The result of the attack.
     """
-    ask = partial(judged_goal, logits_fn, wanted, key=key, evaluations=evaluations)
+    judge_at = partial(judge_goal, logits_fn, goal, key=key, evaluations=evaluations)
     images = jax.lax.stop_gradient(images)
-    judged = ask(images)
+    judged = judge_at(images)
     answered = judged.finite
-    missed = (~answered).astype(jnp.int32)
-    end = Kept(images, judged.loss, 1 - judged.accuracy, missed, 0 * kept.flat)
-    kept = merge(kept, end, last, answered)
-    judged = jax.lax.cond(answered.all(), lambda: judged, lambda: ask(kept.images))
-    kept = kept._replace(not_finite=kept.not_finite + ~judged.finite)
-    asked = queries + (1 + missed) * evaluations
-    return _attacked(wanted, kept, judged, asked, stopped(kept))
+    invalid = (~answered).astype(jnp.int32)
+    end = Best(images, judged.loss, 1 - judged.accuracy, invalid, 0 * best.flat)
+    best = merge(best, end, latest, answered)
+    judged = jax.lax.cond(answered.all(), lambda: judged, lambda: judge_at(best.images))
+    best = best._replace(not_finite=best.not_finite + ~judged.finite)
+    total = queries + (1 + invalid) * evaluations
+    return _attacked(goal, best, judged, total, stop_status(best))
 
 
 def _attacked(
-    wanted: Goal,
-    kept: Kept,
+    goal: Goal,
+    best: Best,
     judged: Judged,
     queries: Integer[Array, " n"] | int,
     status: Int32[Array, " n"] | int,
 ) -> Attacked:
-    n = len(kept.images)
+    n = len(best.images)
     return Attacked(
-        kept.images,
-        judged.majority if wanted.targeted else ~judged.majority,
+        best.images,
+        judged.majority if goal.targeted else ~judged.majority,
         judged.loss,
         jnp.broadcast_to(jnp.asarray(queries, jnp.int32), n),
-        kept.not_finite,
+        best.not_finite,
         jnp.broadcast_to(jnp.asarray(status, jnp.int32), n),
     )
 
 
-def stopped(
-    kept: Kept,
+def stop_status(
+    best: Best,
     otherwise: Integer[ArrayLike, "*n"] = Status.BUDGET,
     *,
     at_wrong: bool = False,
 ) -> Int32[Array, " n"]:
-    """Why an attack stopped, for all that is known of what it kept.
+    """The code of `Status` that follows from the best images.
 
     Args:
-        kept: the images.
-        otherwise: what it is where nothing kept says more.
-        at_wrong: whether the attack asks no more once an answer is wrong.
+        best: the best images.
+        otherwise: the code where no other applies.
+        at_wrong: whether the attack stops at the first misclassification.
     """
-    status = jnp.where(kept.flat > 0, Status.NO_GRADIENT.value, otherwise)
-    status = jnp.where(kept.wrong < 0, Status.NOT_FINITE.value, status)
+    status = jnp.where(best.flat > 0, Status.NO_GRADIENT.value, otherwise)
+    status = jnp.where(best.wrong < 0, Status.NOT_FINITE.value, status)
     if at_wrong:
-        status = jnp.where(kept.wrong >= 1, Status.SUCCEEDED.value, status)
+        status = jnp.where(best.wrong >= 1, Status.SUCCEEDED.value, status)
     return status.astype(jnp.int32)
 
 
 def image_keys(
     key: PRNGKeyArray, first_index: Integer[ArrayLike, ""], images: Array
 ) -> Key[Array, " n"]:
-    """A key for each image, from its index in the whole set; of threefry, always."""
+    """A threefry key per image, from the image's index in the data set."""
     return jax.vmap(jax.random.fold_in, (None, 0))(
         mappable(key), first_index + jnp.arange(len(images))
     )
 
 
-def folded(keys: Key[Array, " n"], index: Integer[Array, ""] | int) -> Key[Array, " n"]:
-    """The images' keys with one number folded into each."""
+def fold_in_index(
+    keys: Key[Array, " n"], index: Integer[Array, ""] | int
+) -> Key[Array, " n"]:
+    """Folds one number into each image's key."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, index)

@@ -1,4 +1,4 @@
-"""AutoAttack: a fixed sequence of attacks, with nothing to tune."""
+"""AutoAttack: a fixed ensemble of attacks without parameters to tune."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,20 +11,20 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, merge, nothing_kept, preference, stopped
+from attacks.ascent import Best, finish, initial_best, merge, preference, stop_status
 from attacks.autopgd import NORMS, autopgd, targeted_autopgd
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.fab import fab
-from attacks.judge import judged_goal
+from attacks.judge import judge_goal
 from attacks.losses import cross_entropy, dlr
-from attacks.oracle import goal
+from attacks.oracle import make_goal
 from attacks.precision import in_working_precision
 from attacks.square import square
 from attacks.types import Attacked, LogitsFunction, Status
 
 VERSIONS = ("standard", "plus", "rand")
 
-# Of the targeted attacks: how many wrong classes they try, where there are so many.
+# Largest number of target classes of the targeted attacks.
 TARGET_CLASSES = 9
 
 
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
     """One attack of AutoAttack.
 
     Attributes:
-        name: as AutoAttack's authors call it.
+        name: as in the authors' program.
         attack: ``(logits_fn, images, labels, key, *, epsilon, first_index) ->
             Attacked``.
     """
@@ -41,7 +41,7 @@ class Stage(NamedTuple):
     attack: Callable[..., Attacked]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def autoattack(
     logits_fn: LogitsFunction,
@@ -57,7 +57,7 @@ def autoattack(
     eot_chunk: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""The attacks of AutoAttack, one after another.
+    r"""AutoAttack: its attacks one after another.
 
     ========  =====================================================================
     standard  APGD-CE, APGD-T (9 targets), FAB-T (9 targets), Square (5,000 queries)
@@ -65,56 +65,55 @@ def autoattack(
     rand      APGD-CE and APGD-DLR, each gradient averaged over 20 keys
     ========  =====================================================================
 
-    with 100 steps each but Square.
+    with 100 steps each, except Square.
 
-    "standard" and "plus" are for deterministic classifiers, where one wrong answer is
-    proof: an image that the classifier gets wrong, the clean one to begin with, is
-    attacked no more and comes back as it was found. A stage with no image left to
-    attack does not run; one that has some computes all, and changes only these. An
-    image that no stage breaks comes back as the stage left it that got the highest
-    cross-entropy.
+    "standard" and "plus" are for deterministic classifiers, where one misclassification
+    is proof. An image that is misclassified, possibly the clean one, is returned as it
+    is and not attacked again. A stage runs if any image is left; it computes the whole
+    batch but changes only those left. For an image that no stage breaks, the one of
+    highest cross-entropy among the clean image and the stages' results is returned.
 
-    "rand" is for random classifiers, where one wrong answer proves nothing. Every stage
-    attacks every image. Each stage's image, and the clean one, are then asked about
-    under the same `evaluations` keys, none of which an attack has seen, and the image
-    of the highest mean cross-entropy is kept,
+    "rand" is for random classifiers, where one misclassification proves nothing. Every
+    stage attacks every image. The clean image and each stage's result are evaluated
+    under the same `evaluations` keys, none of which an attack has used, and the image
+    of highest mean cross-entropy is returned,
 
     .. math::
         \arg\max_{x'} \frac{1}{m} \sum_{j=1}^m -\log \mathrm{softmax}(f(x'; k_j))_y
 
-    Success is decided by vote under as many keys that are new again; for the mean
-    accuracy over keys pass the result to `attacks.judge`. The authors' program takes an
-    image for broken, and drops it, at its first wrong answer: of a classifier that now
-    and then answers at random it reports far too low an accuracy.
+    Success is decided by majority vote under as many new keys; for the mean accuracy
+    over keys pass the result to `attacks.judge`. The authors' program counts an image
+    as broken at its first misclassification: for a classifier that errs at random now
+    and then, the accuracy it reports is far too low.
 
-    For ball, box, keys, constancy and `jax.jit` see `attacks.pgd`; each stage has a key
-    of its own.
+    For ball, box, keys, constancy and `jax.jit` see `attacks.pgd`; each stage has its
+    own key.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         norm: "linf" or "l2".
         version: "standard", "plus" or "rand".
-        stages: others than the version's own, to be composed in the version's manner.
-        evaluations: with "rand", keys under which images are compared, and as many
-            under which the result is judged; 20 by default. 1 with the others.
-        eot_chunk: with "rand", keys at a time; memory grows with it.
-        first_index: index of the first image, for attacking a data set in pieces.
+        stages: replaces the version's own stages, combined in the version's way.
+        evaluations: with "rand", keys under which images are compared, and as many new
+            ones for the final evaluation; 20 by default. 1 with the other versions.
+        eot_chunk: with "rand", keys per vectorized query; memory grows with it.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``loss`` is the cross-entropy. ``queries`` counts, for each
-        image, the stages that attacked it, `evaluations` questions to compare the clean
-        image and what each of these stages made of it, and as many for the verdict.
+        image, those of the stages that attacked it, `evaluations` for the clean image
+        and for each of these stages' results, and as many for the final evaluation.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value; fewer classes than the version's losses compare, 4 or with
-            "rand" 3. Values that are being traced (under `jax.jit`) cannot be checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value; fewer
+            classes than the version's losses need: 4, or 3 with "rand". Traced values
+            (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
@@ -129,7 +128,7 @@ def autoattack(
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
         >>> images, labels = jnp.full((2, 4, 4, 1), 0.52), jnp.array([2, 1])
         >>> attacked = autoattack(level, images, labels, jax.random.key(0))
-        >>> print(attacked.success, attacked.images[1, 0, 0])  # the second was wrong
+        >>> print(attacked.success, attacked.images[1, 0, 0])  # wrong when clean
         [ True  True] [0.52]
     """
     inputs.require_finite(epsilon=epsilon)
@@ -141,47 +140,47 @@ def autoattack(
     inputs.require_at_least(1, evaluations=evaluations)
     if evaluations > 1 and not randomized:
         raise ValueError(
-            f"evaluations is {evaluations}, but version {version!r} takes one answer "
-            "for proof; use version 'rand' for a random classifier"
+            f"evaluations is {evaluations}, but version {version!r} is for "
+            "deterministic classifiers; use version 'rand' for a random one"
         )
     images, labels, count = inputs.checked(logits_fn, images, labels, key)
     if stages is None:
         least = 3 if randomized else 4
         if count < least:
             raise ValueError(
-                f"version {version!r} compares {least} logits, logits_fn has {count} "
-                "classes; call autopgd, fab and square instead"
+                f"version {version!r} needs {least} classes, logits_fn has {count}; "
+                "call autopgd, fab and square instead"
             )
         stages = autoattack_stages(version, norm, eot_chunk=eot_chunk)
-    wanted = goal(cross_entropy, labels)
+    goal = make_goal(cross_entropy, labels)
     prefers = preference(randomized=randomized)
-    compare_key, verdict_key, *stage_keys = (
+    compare_key, evaluation_key, *stage_keys = (
         jax.random.fold_in(key, index) for index in range(2 + len(stages))
     )
 
-    def compared(kept: Kept, candidates: Array, allowed: Array) -> Kept:
-        judged = judged_goal(logits_fn, wanted, candidates, compare_key, evaluations)
+    def compared(best: Best, candidates: Array, allowed: Array) -> Best:
+        judged = judge_goal(logits_fn, goal, candidates, compare_key, evaluations)
         not_finite = (allowed & ~judged.finite).astype(jnp.int32)
-        flat = jnp.zeros_like(not_finite)  # that is for the stages to say
-        new = Kept(candidates, judged.loss, 1 - judged.accuracy, not_finite, flat)
-        return merge(kept, new, prefers, allowed & judged.finite)
+        flat = jnp.zeros_like(not_finite)  # counted by the stages
+        new = Best(candidates, judged.loss, 1 - judged.accuracy, not_finite, flat)
+        return merge(best, new, prefers, allowed & judged.finite)
 
     everywhere = jnp.ones(len(images), bool)
-    kept = compared(nothing_kept(images), images, everywhere)
+    best = compared(initial_best(images), images, everywhere)
     queries = jnp.full(len(images), evaluations, jnp.int32)
     unknown = Status.NOT_FINITE if stages else Status.BUDGET
     status = jnp.full(len(images), unknown, jnp.int32)
     for stage, stage_key in zip(stages, stage_keys, strict=True):
-        left = everywhere if randomized else kept.wrong < 1
+        left = everywhere if randomized else best.wrong < 1
 
         def attack(
             stage: Stage,
             key: PRNGKeyArray,
-            kept: Kept,
+            best: Best,
             queries: Array,
             status: Array,
             left: Array,
-        ) -> tuple[Kept, Array, Array]:
+        ) -> tuple[Best, Array, Array]:
             found = stage.attack(
                 logits_fn,
                 images,
@@ -190,49 +189,49 @@ def autoattack(
                 epsilon=epsilon,
                 first_index=first_index,
             )
-            # An attack that looks for the smallest perturbation may end outside.
+            # A minimal-perturbation attack may end outside the ball.
             moved = norms.size(found.images - images, norm)
             inside = moved <= jnp.asarray(epsilon, images.dtype)
-            kept = compared(kept, found.images, left & inside)
-            not_finite = kept.not_finite + jnp.where(left, found.not_finite, 0)
-            asked = jnp.where(left, found.queries + evaluations, 0)
-            # What a stage calls success counts where `compared` agrees.
+            best = compared(best, found.images, left & inside)
+            not_finite = best.not_finite + jnp.where(left, found.not_finite, 0)
+            spent = jnp.where(left, found.queries + evaluations, 0)
+            # A stage's success counts only if `compared` confirms it.
             reason = jnp.maximum(found.status, Status.BUDGET.value)
             status = jnp.where(left, jnp.minimum(status, reason), status)
-            return kept._replace(not_finite=not_finite), queries + asked, status
+            return best._replace(not_finite=not_finite), queries + spent, status
 
-        kept, queries, status = jax.lax.cond(
+        best, queries, status = jax.lax.cond(
             left.any(),
             partial(attack, stage, stage_key),
-            lambda kept, queries, status, left: (kept, queries, status),
-            kept,
+            lambda best, queries, status, left: (best, queries, status),
+            best,
             queries,
             status,
             left,
         )
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
         queries=queries,
-        status=stopped(kept, status, at_wrong=not randomized),
+        status=stop_status(best, status, at_wrong=not randomized),
     )
 
 
 def autoattack_stages(
     version: str = "standard", norm: str = "linf", *, eot_chunk: int = 1
 ) -> tuple[Stage, ...]:
-    """The attacks that `autoattack` composes, in order, to be run one by one.
+    """The stages of `autoattack` in order, to be run one by one.
 
-    So a caller sees what each of them does, and can leave out images that are broken,
+    A caller then sees the result of each, and can drop broken images from the batch,
     which `autoattack` cannot do within one compiled program.
 
     Args:
         version: "standard", "plus" or "rand".
         norm: "linf" or "l2".
-        eot_chunk: with "rand", keys at a time; memory grows with it.
+        eot_chunk: with "rand", keys per vectorized query; memory grows with it.
 
     Returns:
         The stages.
@@ -269,7 +268,7 @@ def autoattack_stages(
         )
     apgd_t = named("apgd-t", targeted_autopgd, target_classes=TARGET_CLASSES)
     fab_t = named("fab-t", _targeted_fab)
-    # The schedule is that of 10,000 queries here, of which 5,000 are asked.
+    # As in the authors' program: the schedule for 10,000 queries, cut at 5,000.
     square_5000 = named("square", square, queries=5000, resc_schedule=False)
     if version == "standard":
         return named("apgd-ce", autopgd, loss=cross_entropy), apgd_t, fab_t, square_5000
@@ -283,7 +282,7 @@ def autoattack_stages(
     )
 
 
-@takes_none
+@allow_no_images
 def _targeted_fab(
     logits_fn: LogitsFunction,
     images: Array | np.ndarray,
@@ -291,7 +290,7 @@ def _targeted_fab(
     key: PRNGKeyArray,
     **options: Any,
 ) -> Attacked:
-    """FAB-T on as many targets as there are wrong classes."""
+    """FAB-T with at most as many targets as there are wrong classes."""
     count = jax.eval_shape(logits_fn, images, key).shape[1]
     targets = min(TARGET_CLASSES, count - 1)
     return fab(logits_fn, images, labels, key, target_classes=targets, **options)

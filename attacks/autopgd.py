@@ -1,6 +1,6 @@
-"""Auto-PGD: gradient ascent that sets its step size itself, for each image.
+"""Auto-PGD: gradient ascent with an adaptive step size for each image.
 
-In short, for a classifier `logits_fn(images, key) -> logits`:
+For a classifier `logits_fn(images, key) -> logits`:
 
     attack = jax.jit(functools.partial(autopgd, logits_fn))     # compile once
     attacked = attack(images, labels, key, epsilon=8 / 255)
@@ -19,32 +19,32 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     Rule,
     ascend,
     finish,
     image_keys,
-    keep,
+    initial_best,
     merge,
-    nothing_kept,
     preference,
-    stopped,
+    stop_status,
+    update_best,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
-from attacks.oracle import Answer, Goal, ask, goal
+from attacks.oracle import Answer, Goal, make_goal, query
 from attacks.precision import in_working_precision
 from attacks.remaining import Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
 
 NORMS = ("linf", "l2")
 
-# Weight of the gradient step against the move before it: the paper's alpha.
+# Weight of the gradient step against the momentum: the paper's alpha.
 STEP_WEIGHT = 0.75
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def autopgd(
     logits_fn: LogitsFunction,
@@ -64,7 +64,7 @@ def autopgd(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""Auto-PGD: momentum, and a step size halved where the loss stops rising.
+    r"""Auto-PGD: momentum, and a step size that is halved when the loss stalls.
 
     .. math::
         z = \Pi_B(x_t + \eta\, d(\nabla_x L(f(x_t), y))), \qquad
@@ -72,54 +72,54 @@ def autopgd(
 
     with alpha 0.75 (1 in the first step), d the sign for L-infinity and g / ||g|| for
     L2, and B the ball of radius epsilon in [0, 1]. The step size eta starts at
-    2 epsilon. At the steps that `checkpoints` names it is halved for an image, which
-    goes back to its point of highest loss, if since the checkpoint before
+    2 epsilon. At the steps in `checkpoints` it is halved for an image, which resumes
+    at its iterate of highest loss, if since the previous checkpoint
 
-    - the loss rose in no more than ``rho`` of the steps, or
-    - eta was not halved there, and the highest loss has not risen.
+    - the loss rose in at most a share ``rho`` of the steps, or
+    - the highest loss has not risen, and eta was not halved at that checkpoint.
 
-    Of a deterministic classifier an image comes back that it gets wrong, with the
-    highest loss of these, or of all if none is. An image that is wrong as it is comes
-    back unchanged, and one that a restart has found is not attacked by the next. Where
-    `eot_samples` or `evaluations` say that the classifier is random, one wrong answer
-    is no proof: every restart attacks every image, and the highest mean loss counts.
+    For a deterministic classifier the misclassified iterate of highest loss is
+    returned, or the iterate of highest loss if none is misclassified. A misclassified
+    clean image is returned unchanged, and an image that one restart breaks is skipped
+    by the next. If `eot_samples` or `evaluations` above 1 imply a random classifier,
+    one misclassification is no proof: every restart attacks every image, and the
+    iterate of highest mean loss is returned.
 
-    Two details are not those of the authors' program: its first checkpoint compares
-    the loss after one step with a 0 that stands for a step not made yet, here with the
-    loss at the start as in the paper; and of a random classifier it follows the loss
-    of the last sample, here the mean. For ball, box, keys, constancy and `jax.jit` see
+    Two details differ from the authors' program. At its first checkpoint it compares
+    the loss after one step with a placeholder of 0; here, as in the paper, with the
+    loss at the start. And for a random classifier it tracks the loss of the last
+    sample; here the mean. For ball, box, keys, constancy and `jax.jit` see
     `attacks.pgd`.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         norm: "linf" or "l2".
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
-            targets; None for the cross-entropy. The paper's other one is
+            targets; None for the cross-entropy. The paper's other loss is
             `attacks.losses.dlr`.
-        targets: integers in [0, classes), the classes to move to; None for any other.
+        targets: integers in [0, classes), the target classes; None for untargeted.
         steps: number of gradient steps; >= 0.
-        restarts: runs, each from a start of its own on the ball's surface.
-        rho: share of steps with a rising loss, above which the step size stays.
+        restarts: runs from independent random starts on the ball's surface.
+        rho: the share of steps with a rising loss above which the step size is kept.
         eot_samples: keys over which each gradient is averaged.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``queries`` is ``(steps + 1) * eot_samples`` for each
-        restart that attacked the image, ``evaluations`` for the verdict, and for a
-        deterministic classifier 1 for the clean image.
+        restart that attacked the image, ``evaluations``, and for a deterministic
+        classifier 1 for the clean image.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value. Values that are being traced (under `jax.jit`) cannot be
-            checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value. Traced
+            values (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
@@ -142,23 +142,23 @@ def autopgd(
     _check(settings)
     inputs.require_at_least(1, restarts=restarts)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(loss, labels, targets)
+    goal = make_goal(loss, labels, targets)
     clean = None
     if not settings.randomized:
-        clean = ask(logits_fn, wanted, images, _clean_key(key), gradient=False)
+        clean = query(logits_fn, goal, images, _clean_key(key), gradient=False)
     return _best_of(
         logits_fn,
         images,
         key,
         settings,
         runs=restarts,
-        goal_of=lambda run: wanted,
-        judged=wanted,
+        goal_of=lambda run: goal,
+        judged=goal,
         clean=clean,
     )
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def targeted_autopgd(
     logits_fn: LogitsFunction,
@@ -176,26 +176,26 @@ def targeted_autopgd(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""APGD-T: Auto-PGD towards one class after another, to reach any wrong one.
+    r"""APGD-T: Auto-PGD towards one target after another, untargeted in its goal.
 
     Each run of `autopgd` maximises the targeted difference of logits ratio
 
     .. math:: -\frac{z_y - z_t}{z_{\pi_1} - (z_{\pi_3} + z_{\pi_4}) / 2}
 
-    for one target t: the wrong class of the highest clean logit first, then the next.
-    Any wrong answer is a success. With fewer than ``target_classes`` wrong classes,
-    each has its run.
+    for one target t, in the order of the clean logits, highest first. Any
+    misclassification is a success. With fewer than ``target_classes`` wrong classes,
+    all are targets.
 
     Args:
         logits_fn, images, labels, key, epsilon, norm, steps, rho: as in `autopgd`.
         eot_samples, eot_chunk, evaluations, first_index: as in `autopgd`.
-        target_classes: T, how many targets to try at most; >= 1.
+        target_classes: the largest number of targets; >= 1.
 
     Returns:
-        The attacked images, chosen among the runs as in `autopgd`. ``loss`` is that of
-        the best target; ``queries`` is ``(steps + 1) * eot_samples`` for each run that
-        attacked the image, ``eot_samples`` for the clean image, and ``evaluations``
-        for the verdict.
+        The attacked images, chosen among the runs as in `autopgd`. ``loss`` is the
+        largest over the targets; ``queries`` is ``(steps + 1) * eot_samples`` for each
+        run that attacked the image, ``eot_samples`` for the clean image, and
+        ``evaluations``.
 
     Raises:
         ValueError, TypeError: as `autopgd`; on fewer than four classes.
@@ -211,7 +211,7 @@ def targeted_autopgd(
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.52), jnp.array([2])
         >>> attacked = targeted_autopgd(level, images, labels, jax.random.key(0))
-        >>> print(attacked.success, attacked.queries)  # found by the first run
+        >>> print(attacked.success, attacked.queries)  # in the first run
         [ True] [103]
     """
     settings = _Settings(
@@ -221,8 +221,8 @@ def targeted_autopgd(
     inputs.require_at_least(1, target_classes=target_classes)
     images, labels, count = inputs.checked(logits_fn, images, labels, key)
     runs = min(target_classes, count - 1)
-    away = goal(cross_entropy, labels)
-    clean = ask(
+    away = make_goal(cross_entropy, labels)
+    clean = query(
         logits_fn,
         away,
         images,
@@ -254,10 +254,10 @@ def targeted_autopgd(
 
 
 def checkpoints(steps: int) -> tuple[int, ...]:
-    r"""The numbers of steps after which step sizes are reconsidered.
+    r"""The step counts at which the step size may be halved.
 
-    The first after 22 % of the steps; from one to the next it is 3 % fewer than before,
-    but at least 6 %. Each share is cut to a whole number of steps, at least one.
+    The first is at 22 % of the steps; each interval is 3 % shorter than the one before,
+    but at least 6 %. Each share is rounded down to a whole number of steps, at least 1.
 
     Args:
         steps: number of steps of the whole attack.
@@ -298,12 +298,12 @@ class _Settings(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What `_rule` remembers of each image.
+    """The state of `_rule`, per image.
 
     Attributes:
-        previous: the point before the current one.
-        best, best_gradient, best_loss: the point of highest loss.
-        last_loss: at the point before.
+        previous: the previous iterate.
+        best, best_gradient, best_loss: the iterate of highest loss.
+        last_loss: loss of the previous iterate.
         rises: how often the loss rose since the last checkpoint.
         step_size: in pixel values.
         best_loss_then: highest loss at the last checkpoint.
@@ -337,7 +337,7 @@ def _clean_key(key: PRNGKeyArray) -> PRNGKeyArray:
     return jax.random.fold_in(key, 0)
 
 
-_Carry = tuple[Kept, Array]  # what is kept, and queries
+_Carry = tuple[Best, Array]  # best so far, queries
 
 
 def _best_of(
@@ -351,32 +351,32 @@ def _best_of(
     judged: Goal,
     clean: Answer | None,
 ) -> Attacked:
-    """Several runs, each with a goal and a start of its own; see `autopgd`."""
+    """The best of several runs, each with its own goal and start; see `autopgd`."""
     epsilon, norm, steps = settings.epsilon, settings.norm, settings.steps
     samples, chunk = settings.eot_samples, settings.eot_chunk
     prefers = preference(randomized=settings.randomized)
     rule = _rule(images, epsilon, norm, steps, settings.rho)
-    kept, queries = nothing_kept(images), jnp.zeros(len(images), jnp.int32)
+    best, queries = initial_best(images), jnp.zeros(len(images), jnp.int32)
     sizes: tuple[int, ...] = (len(images),)
     if runs > 1 and not settings.randomized:
         measure, given = goal_of(jnp.int32(0))[:2]
         sizes = batch_sizes(logits_fn, measure, given, images, key)
     if clean is not None:
         queries += samples
-        kept = keep(kept, images, clean, prefers)
+        best = update_best(best, images, clean, prefers)
 
     def run(carry: _Carry, index: Array) -> tuple[_Carry, None]:
-        kept, queries = carry
-        left = jnp.ones_like(kept.wrong, bool)
+        best, queries = carry
+        left = jnp.ones_like(best.wrong, bool)
         if not settings.randomized:
-            left = kept.wrong < 1
+            left = best.wrong < 1
 
         def search() -> _Carry:
             start_key, query_key = jax.random.split(jax.random.fold_in(key, 1 + index))
             keys = image_keys(start_key, settings.first_index, images)
             start = _start(keys, images, epsilon, norm)
             oracle = partial(
-                ask,
+                query,
                 logits_fn,
                 goal_of(index),
                 samples=samples,
@@ -388,28 +388,28 @@ def _best_of(
                 not_finite=jnp.where(left, found.not_finite, 0),
                 flat=jnp.where(left, found.flat, 0),
             )
-            asked = jnp.where(left, (steps + 1) * samples, 0)
-            better = merge(kept, found, prefers, left & (found.wrong >= 0))
-            return better, queries + asked
+            spent = jnp.where(left, (steps + 1) * samples, 0)
+            better = merge(best, found, prefers, left & (found.wrong >= 0))
+            return better, queries + spent
 
         return jax.lax.cond(left.any(), search, lambda: carry), None
 
-    (kept, queries), _ = jax.lax.scan(run, (kept, queries), jnp.arange(runs))
+    (best, queries), _ = jax.lax.scan(run, (best, queries), jnp.arange(runs))
     return finish(
         logits_fn,
         judged,
-        kept,
+        best,
         jax.random.fold_in(key, 1 + runs),
         evaluations=settings.evaluations,
         queries=queries,
-        status=stopped(kept, at_wrong=not settings.randomized),
+        status=stop_status(best, at_wrong=not settings.randomized),
     )
 
 
 def _start(
     keys: Key[Array, " n"], clean: Array, epsilon: ArrayLike, norm: str
 ) -> Array:
-    """Random points at a distance of epsilon, then cut to the box."""
+    """Random points at a distance of epsilon, clipped to the box."""
     draw = (
         partial(jax.random.uniform, minval=-1) if norm == "linf" else jax.random.normal
     )
@@ -422,7 +422,7 @@ def _start(
 def _rule(
     clean: Array, epsilon: ArrayLike, norm: str, steps: int, rho: ArrayLike
 ) -> Rule:
-    # At each step: how many there were since the last checkpoint, 0 where is none.
+    # At each checkpoint the number of steps since the last one, elsewhere 0.
     since = np.zeros(steps + 1, np.int32)
     ends = checkpoints(steps)
     since[list(ends)] = np.diff(ends, prepend=0)

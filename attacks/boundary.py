@@ -1,10 +1,10 @@
-"""The Boundary attack: a walk along the boundary that needs the answers alone.
+"""The Boundary attack: a random walk along the boundary, given predictions only.
 
-In short, for a classifier `logits_fn(images, key) -> logits`:
+For a classifier `logits_fn(images, key) -> logits`:
 
     attack = jax.jit(functools.partial(boundary, logits_fn, steps=5000))
     found = attack(images, labels, key)
-    found.l2                                    # how far the nearest error is
+    found.l2                                    # distance to the nearest error
     1 - found.projected.success.mean()          # accuracy inside the ball
 """
 
@@ -29,18 +29,18 @@ from jaxtyping import (
 )
 
 from attacks import inputs, norms
-from attacks.ascent import finish, folded, image_keys, nothing_kept
-from attacks.empty import takes_none
+from attacks.ascent import finish, fold_in_index, image_keys, initial_best
+from attacks.empty import allow_no_images
 from attacks.losses import MARGIN
 from attacks.norms import per_image
-from attacks.oracle import ask, goal
+from attacks.oracle import make_goal, query
 from attacks.precision import as_shown, in_working_precision, remeasured
 from attacks.types import Attacked, LogitsFunction, Status
 
 Images = Float[Array, "n h w c"]
 PerImage = Float[Array, " n"]
 
-# How many answers a success rate is taken over.
+# Number of queries in each success rate.
 SPHERE_ANSWERS, STEP_ANSWERS = 100, 30
 
 
@@ -49,12 +49,12 @@ class Boundary(NamedTuple):
 
     Attributes:
         unconstrained: the attack as published: the misclassified image found that is
-            nearest in L2, or the clean image where none was found. Bounded by nothing
-            but the box [0, 1], so a success says little without its norm.
-        projected: the same images moved into the ball, and judged there.
-        l2: norm of the unconstrained perturbation, in pixel values; infinite where no
+            nearest in L2, or the clean image if none was found. Only the box [0, 1]
+            bounds it, so success means little without the norm.
+        projected: the same images projected onto the ball, and evaluated there.
+        l2: norm of the unconstrained perturbation, in pixel values; infinite if no
             misclassified image was found.
-        linf: the largest pixel of the same.
+        linf: its L-infinity norm, likewise.
     """
 
     unconstrained: Attacked
@@ -64,7 +64,7 @@ class Boundary(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """Where an image is on its walk; `seen` are answers, 1 wrong, 0 right, NaN none."""
+    """State of the walks; in `*_seen` 1 is misclassified, 0 is not, NaN is no query."""
 
     current: Images
     distance: PerImage
@@ -73,11 +73,11 @@ class _Walk(NamedTuple):
     sphere_seen: Float[Array, "n answers"]
     step_seen: Float[Array, "n answers"]
     done: Bool[Array, " n"]
-    asked: Int32[Array, " n"]
-    lost: Int32[Array, " n"]
+    queries: Int32[Array, " n"]
+    not_finite: Int32[Array, " n"]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def boundary(
     logits_fn: LogitsFunction,
@@ -102,81 +102,78 @@ def boundary(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Boundary:
-    r"""Walks from a misclassified image to the clean one, along the boundary.
+    r"""The Boundary attack: from a misclassified image to the clean one.
 
-    A step goes at random along the sphere around the clean image x, and from there
-    towards x,
+    A step moves in a random direction on the sphere around the clean image x, and from
+    there towards x,
 
     .. math::
         s = x + \frac{d + \delta \|d\| u}{\sqrt{1 + \delta^2}}, \qquad
         x' = s + (\epsilon_s \|d\| + \|x - s\| - \|d\|) \frac{x - s}{\|x - s\|},
         \qquad d = x_t - x, \quad u \perp d, \quad \|u\| = 1,
 
-    both cut to [0, 1], and is taken if the classifier errs on x' and it is nearer. Of
-    the logits only the largest counts: this is what an attacker can do who sees nothing
-    but the answer. Every `adapt_every` steps s is asked too. Where more than half of
-    the last 100 of these were wrong, the boundary is flat for such steps, and both
-    sizes, :math:`\delta` and :math:`\epsilon_s`, grow by `step_adaptation`; below a
-    fifth they shrink. Of the last 30 answers to x' at these steps, more than a quarter
-    lets :math:`\epsilon_s` grow, below a tenth shrink. An image is done when
-    :math:`\epsilon_s` falls below `convergence`.
+    both clipped to [0, 1], and is accepted if x' is misclassified and nearer. Only the
+    predicted class is used. Every `adapt_every` steps s is queried too. If more than
+    half of the last 100 s were misclassified, the boundary is flat at this scale, and
+    both step sizes, :math:`\delta` and :math:`\epsilon_s`, grow by the factor
+    `step_adaptation`; below a fifth they shrink. Of the last 30 x' at these steps, more
+    than a quarter misclassified makes :math:`\epsilon_s` grow, less than a tenth
+    shrink. An image has converged when :math:`\epsilon_s` falls below `convergence`.
 
-    It starts at the first wrong one of uniformly drawn images, blended with the clean
-    image as far as it stays wrong. Everything is drawn for each image from the key and
-    its index, and no image waits for, or changes with, the others of its batch. An
-    image that is misclassified as it is comes back, at distance 0.
+    The start is the first misclassified one of uniform random images, blended with the
+    clean image as far as it stays misclassified. All draws of an image depend on the
+    key and its index, so its result does not depend on its batch. A misclassified clean
+    image is returned, at distance 0.
 
-    The attack looks for the smallest perturbation and not inside a ball: `epsilon` is
-    the ball of ``projected`` alone.
+    This is a minimal-perturbation attack: `epsilon` applies to ``projected`` only.
 
     Args:
-        logits_fn: ``(images, key) -> logits [n, classes]``; one-hot answers will do.
+        logits_fn: ``(images, key) -> logits [n, classes]``; one-hot rows suffice.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
         epsilon: radius of the ball of ``projected``, in pixel values; >= 0.
-        norm: of that ball: "linf", or "l2", in which the attack minimises.
+        norm: of that ball: "linf", "l2" or "l1"; the attack minimizes L2.
         steps: largest number of steps; >= 0.
-        spherical_step: the first delta, a share of the distance; > 0.
-        source_step: the first epsilon_s, a share of the distance; > 0.
-        convergence: as above; >= 0.
-        step_adaptation: factor, > 0, of the two sizes.
-        adapt_every: steps between two changes of the sizes; >= 1.
-        starts: images to draw first, floats in [0, 1], such as other images of another
-            class or, with targets, of that class; None for none.
-        draws: how many images are drawn at most to find a wrong one; >= 0.
-        blends: how many shares of the start are tried; >= 1.
-        targets: integers in [0, classes), the classes to move to; None for any other.
-        eot_samples: keys over which each answer is a vote, more than half being wrong.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which both results are judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        spherical_step: the initial delta, relative to the distance; > 0.
+        source_step: the initial epsilon_s, relative to the distance; > 0.
+        convergence: the smallest epsilon_s; >= 0.
+        step_adaptation: factor of both step sizes; > 0.
+        adapt_every: steps between two adaptations of the step sizes; >= 1.
+        starts: images to try before random ones, floats in [0, 1], such as images of
+            another class or of the target class; None for none.
+        draws: the largest number of random images to find a start; >= 0.
+        blends: the number of blends of start and clean image to try; >= 1.
+        targets: integers in [0, classes), the target classes; None for untargeted.
+        eot_samples: keys per query; misclassified if more than half of them are.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation of both results, a majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         Both readings. ``loss`` is the margin, which the attack itself does not use.
-        ``queries`` counts ``eot_samples`` for the clean image, for each draw, blend,
-        step and answer on the sphere until the image was done; and ``evaluations`` for
-        the verdict.
+        ``queries`` counts ``eot_samples`` for the clean image and for each draw, blend,
+        step and query on the sphere until the image is done; and ``evaluations``.
 
     Raises:
         ValueError, TypeError: as `pgd`.
 
     References:
         Brendel, Rauber and Bethge 2018, "Decision-based adversarial attacks: reliable
-        attacks against black-box machine learning models", algorithm 1; sizes and rates
-        as in Foolbox 3, whose images share their draws.
+        attacks against black-box machine learning models", algorithm 1; step sizes and
+        rates as in Foolbox 3, where images share their draws.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from attacks.boundary import boundary
-        >>> def answer(images, key):  # light or dark, and nothing else
+        >>> def answer(images, key):  # only the class
         ...     light = images.mean(axis=(1, 2, 3)) > 0.5
         ...     return jnp.stack([~light, light], axis=1).astype(float)
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
         >>> found = boundary(
         ...     answer, images, labels, jax.random.key(0), steps=500, spherical_step=0.1
         ... )
-        >>> print(f"{found.l2[0]:.1f}")  # the least is 0.1 for each of 16 pixels: 0.4
+        >>> print(f"{found.l2[0]:.1f}")  # minimum: 0.1 in each of 16 pixels, 0.4
         0.4
     """
     inputs.require_finite(epsilon=epsilon, convergence=convergence)
@@ -199,15 +196,15 @@ def boundary(
         inputs.require_images(starts, "starts")
         starts, *_ = inputs.checked(logits_fn, starts, labels, key)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(None, labels, targets, default=MARGIN)
-    draw_key, walk_key, query_key, *verdict_keys = jax.random.split(key, 5)
+    goal = make_goal(None, labels, targets, default=MARGIN)
+    draw_key, walk_key, query_key, *evaluation_keys = jax.random.split(key, 5)
     walk_keys = image_keys(walk_key, first_index, clean)
 
     def wrong(images: Array, number: ArrayLike) -> tuple[Array, Array]:
-        """Where the classifier errs, and where it has no answer; by question."""
-        answer = ask(
+        """Whether images are misclassified, and whether logits are not finite."""
+        answer = query(
             logits_fn,
-            wanted,
+            goal,
             images,
             jax.random.fold_in(query_key, number),
             samples=eot_samples,
@@ -216,7 +213,7 @@ def boundary(
         )
         return answer.finite & (answer.wrong > 0.5), ~answer.finite
 
-    start, found, asked, lost = _start(
+    start, found, queries, not_finite = _start(
         wrong,
         clean,
         image_keys(draw_key, first_index, clean),
@@ -224,38 +221,38 @@ def boundary(
         draws=draws,
         blends=blends,
     )
-    before = draws + blends + 2  # no number of a question is used twice
+    before = draws + blends + 2  # each query has its own number
     propose = jax.vmap(_propose)
 
     def step(carry: tuple[Array, _Walk]) -> tuple[Array, _Walk]:
         index, walk = carry
         near, sphere = propose(
-            folded(walk_keys, index),
+            fold_in_index(walk_keys, index),
             clean,
             walk.current,
             walk.distance,
             walk.sphere_size,
             walk.source_size,
         )
-        is_wrong, unanswered = wrong(near, before + 2 * index)
+        is_wrong, invalid = wrong(near, before + 2 * index)
         distance = norms.size(near - clean, "l2")
         better = is_wrong & (distance < walk.distance) & ~walk.done
         walk = walk._replace(
             current=jnp.where(per_image(better), near, walk.current),
             distance=jnp.where(better, distance, walk.distance),
-            asked=walk.asked + ~walk.done,
-            lost=walk.lost + (unanswered & ~walk.done),
+            queries=walk.queries + ~walk.done,
+            not_finite=walk.not_finite + (invalid & ~walk.done),
         )
 
         def adapt(walk: _Walk) -> _Walk:
-            on_sphere, unanswered = wrong(sphere, before + 2 * index + 1)
+            on_sphere, invalid = wrong(sphere, before + 2 * index + 1)
             adapted = _adapt(
                 walk, on_sphere, is_wrong, index // adapt_every - 1, step_adaptation
             )
             return adapted._replace(
                 done=walk.done | (adapted.source_size < convergence),
-                asked=walk.asked + ~walk.done,
-                lost=walk.lost + (unanswered & ~walk.done),
+                queries=walk.queries + ~walk.done,
+                not_finite=walk.not_finite + (invalid & ~walk.done),
             )
 
         walk = jax.lax.cond(index % adapt_every == 0, adapt, lambda walk: walk, walk)
@@ -271,8 +268,8 @@ def boundary(
         jnp.full((n, SPHERE_ANSWERS), jnp.nan, dtype),
         jnp.full((n, STEP_ANSWERS), jnp.nan, dtype),
         ~found | (distance == 0),
-        asked,
-        lost,
+        queries,
+        not_finite,
     )
     _, walk = jax.lax.while_loop(
         lambda carry: (carry[0] <= steps) & ~carry[1].done.all(),
@@ -282,22 +279,22 @@ def boundary(
     status = jnp.where(walk.done, Status.CONVERGED.value, Status.BUDGET.value)
     status = jnp.where(walk.distance == 0, Status.SUCCEEDED.value, status)
     status = jnp.where(found, status, Status.NO_START.value)
-    status = jnp.where(walk.lost == walk.asked, Status.NOT_FINITE.value, status)
-    status = status.astype(jnp.int32)  # whatever the width of a Python int
-    verdict = partial(
+    status = jnp.where(walk.not_finite == walk.queries, Status.NOT_FINITE.value, status)
+    status = status.astype(jnp.int32)  # also where 64-bit types are on
+    evaluate = partial(
         finish,
         logits_fn,
-        wanted,
+        goal,
         evaluations=evaluations,
-        queries=walk.asked * eot_samples,
+        queries=walk.queries * eot_samples,
         status=status,
     )
     inside = norms.project(walk.current, clean, epsilon, norm)
-    kept = nothing_kept(walk.current)._replace(not_finite=walk.lost)
+    best = initial_best(walk.current)._replace(not_finite=walk.not_finite)
     shown = as_shown(logits_fn, walk.current)
     return Boundary(
-        verdict(kept=kept, key=verdict_keys[0]),
-        verdict(kept=kept._replace(images=inside), key=verdict_keys[1]),
+        evaluate(best=best, key=evaluation_keys[0]),
+        evaluate(best=best._replace(images=inside), key=evaluation_keys[1]),
         remeasured(
             logits_fn,
             jnp.where(found, walk.distance, jnp.inf),
@@ -309,7 +306,7 @@ def boundary(
     )
 
 
-# The index, images or shares, which are found or open, what was asked, what was lost.
+# The index, images or shares, which are found or open, queries, those not finite.
 _Draws = tuple[Array, Array, Array, Array, Array]
 
 
@@ -322,29 +319,29 @@ def _start(
     draws: int,
     blends: int,
 ) -> tuple[Images, Bool[Array, " n"], Int32[Array, " n"], Int32[Array, " n"]]:
-    """Wrong images near the clean ones; which are; and counts of what was asked."""
+    """Misclassified starts; which were found; queries, and how many not finite."""
     shape, dtype = clean.shape[1:], clean.dtype
     given = starts is not None
 
     def draw(carry: _Draws) -> _Draws:
-        index, start, found, asked, lost = carry
+        index, start, found, queries, not_finite = carry
         drawn = jax.vmap(
             lambda key: jax.random.uniform(jax.random.fold_in(key, index), shape, dtype)
         )(keys)
         if starts is not None:
             drawn = jnp.where(index == 1, starts, drawn)
-        is_wrong, unanswered = wrong(drawn, index)
+        is_wrong, invalid = wrong(drawn, index)
         taken = is_wrong & ~found
         start = jnp.where(per_image(taken), drawn, start)
-        asked, lost = asked + ~found, lost + (unanswered & ~found)
-        return index + 1, start, found | taken, asked, lost
+        queries, not_finite = queries + ~found, not_finite + (invalid & ~found)
+        return index + 1, start, found | taken, queries, not_finite
 
-    already, unanswered = wrong(clean, 0)
-    asked, lost = jnp.ones(len(clean), jnp.int32), unanswered.astype(jnp.int32)
-    _, start, found, asked, lost = jax.lax.while_loop(
+    already, invalid = wrong(clean, 0)
+    queries, not_finite = jnp.ones(len(clean), jnp.int32), invalid.astype(jnp.int32)
+    _, start, found, queries, not_finite = jax.lax.while_loop(
         lambda carry: (carry[0] <= draws + given) & ~carry[2].all(),
         draw,
-        (jnp.int32(1), clean, already, asked, lost),
+        (jnp.int32(1), clean, already, queries, not_finite),
     )
 
     def blended(share: Array) -> Array:
@@ -352,20 +349,26 @@ def _start(
         return jnp.clip((1 - share) * clean + share * start, 0, 1)
 
     def blend(carry: _Draws) -> _Draws:
-        index, share, open_, asked, lost = carry
+        index, share, open_, queries, not_finite = carry
         tried = jnp.full(len(clean), index / blends, dtype)
-        is_wrong, unanswered = wrong(blended(tried), draws + 1 + index)
+        is_wrong, invalid = wrong(blended(tried), draws + 1 + index)
         share = jnp.where(is_wrong & open_, tried, share)
-        asked, lost = asked + open_, lost + (unanswered & open_)
-        return index + 1, share, open_ & ~is_wrong, asked, lost
+        queries, not_finite = queries + open_, not_finite + (invalid & open_)
+        return index + 1, share, open_ & ~is_wrong, queries, not_finite
 
-    _, share, _, asked, lost = jax.lax.while_loop(
+    _, share, _, queries, not_finite = jax.lax.while_loop(
         lambda carry: (carry[0] < blends) & carry[2].any(),
         blend,
-        (jnp.int32(1), jnp.ones(len(clean), dtype), found & ~already, asked, lost),
+        (
+            jnp.int32(1),
+            jnp.ones(len(clean), dtype),
+            found & ~already,
+            queries,
+            not_finite,
+        ),
     )
     start = jnp.where(per_image(share < 1), blended(share), start)
-    return start, found, asked, lost
+    return start, found, queries, not_finite
 
 
 def _propose(
@@ -376,11 +379,11 @@ def _propose(
     sphere_size: Float[Array, ""],
     source_size: Float[Array, ""],
 ) -> tuple[Float[Array, "h w c"], Float[Array, "h w c"]]:
-    """A step for one image: the proposal x', and s on the sphere."""
+    """One proposal for one image: x', and s on the sphere."""
     away = current - clean
     unit = _ratio(away, distance)
     random = jax.random.normal(key, clean.shape, clean.dtype)
-    # A product in fewer bits, as of accelerators, would leave it off the tangent plane.
+    # A low-precision product, the default on accelerators, would not be tangential.
     along = jnp.vdot(unit, random, precision=jax.lax.Precision.HIGHEST)
     random = random - along * unit
     random = _ratio(random, jnp.linalg.norm(random.ravel())) * sphere_size * distance
@@ -388,7 +391,7 @@ def _propose(
     sphere = jnp.clip(sphere, 0, 1)
     back = clean - sphere
     now = jnp.linalg.norm(back.ravel())
-    # Cutting to [0, 1] has brought it off the sphere.
+    # Clipping to [0, 1] has moved it off the sphere.
     length = jnp.maximum(source_size * distance + now - distance, 0)
     return jnp.clip(sphere + length * _ratio(back, now), 0, 1), sphere
 
@@ -405,7 +408,7 @@ def _adapt(
     count: Int32[Array, ""],
     factor: ArrayLike,
 ) -> _Walk:
-    """Notes two answers, and changes the sizes where the rates of success say so."""
+    """Records two queries, and adapts the step sizes to the success rates."""
     sphere_seen, grow, shrink = _rate(walk.sphere_seen, sphere_wrong, count, 0.2, 0.5)
     scale = jnp.where(grow, factor, jnp.where(shrink, 1 / factor, 1))
     sphere_size, source_size = walk.sphere_size * scale, walk.source_size * scale
@@ -426,10 +429,10 @@ def _rate(
     low: float,
     high: float,
 ) -> tuple[Float[Array, "n answers"], Bool[Array, " n"], Bool[Array, " n"]]:
-    """The answers with a new one, and where their rate is too high or too low.
+    """Records a query; says where the success rate is too high or too low.
 
-    NaN, a missing answer, makes the mean NaN and so neither high nor low. Where the
-    rate was either, the answers are forgotten.
+    NaN, for queries not made yet, makes the rate NaN and so neither. Where it is
+    either, the record is cleared.
     """
     seen = seen.at[:, count % seen.shape[1]].set(wrong.astype(seen.dtype))
     rate = seen.mean(axis=1)

@@ -1,8 +1,8 @@
-"""Backward Pass Differentiable Approximation: a stand-in gradient for a defence.
+"""Backward Pass Differentiable Approximation: a substitute gradient for a defense.
 
 The white-box attack on a defended classifier:
 
-    defended = lambda images, key: model(bpda(defence)(images, key))
+    defended = lambda images, key: model(bpda(defense)(images, key))
     attacked = pgd(defended, images, labels, key)
 """
 
@@ -22,7 +22,7 @@ def bpda(
     backward: Callable[[Float[Array, "n h w c"]], Float[Array, "n h w c"]]
     | None = None,
 ) -> Transform:
-    r"""Replaces the derivative of a transform, and nothing else.
+    r"""Replaces the derivative of a transform, but not its value.
 
     .. math::
         t'(x, key) = t(x, key), \qquad
@@ -31,8 +31,8 @@ def bpda(
     The value is the transform's own, bit for bit. The derivative is that of
     ``backward``, by default the identity, in forward and reverse mode and at every
     order; the transform itself is never differentiated and need not be
-    differentiable. It must not close over values that are being differentiated at
-    the time, such as parameters under training.
+    differentiable. It must not close over values that are being differentiated,
+    such as parameters in training.
 
     Args:
         transform: ``(images, key) -> images``.
@@ -40,8 +40,8 @@ def bpda(
             and returns its shape and dtype; None for the identity.
 
     Returns:
-        ``(images, key) -> images``, to be called as the transform is; it refuses what
-        are no images or no key.
+        ``(images, key) -> images``, called as the transform is; it raises as
+        `attacks.inputs.require_images` and `require_key` do.
 
     Raises:
         ValueError: on differentiation, if ``transform`` and ``backward`` return
@@ -68,7 +68,7 @@ def bpda(
     def replaced(
         images: Float[Array | np.ndarray, "n h w c"], key: PRNGKeyArray
     ) -> Array:
-        return transform(images, key)  # type: ignore[arg-type]  # NumPy's do as well
+        return transform(images, key)  # type: ignore[arg-type]  # NumPy arrays too
 
     @replaced.defjvp
     def derivative(
@@ -77,7 +77,7 @@ def bpda(
     ) -> tuple[Array, Any]:
         images, key = primals
         tangent, _ = tangents
-        # Through `replaced` again: a second derivative must not see the transform.
+        # Through `replaced`, so that second derivatives do not see the transform.
         value = replaced(images, key)
         if backward is None:
             approximation, slope = images, tangent
@@ -87,9 +87,9 @@ def bpda(
         expected = (approximation.shape, approximation.dtype.name)
         if made != expected:
             raise ValueError(
-                f"the transform returned {made} and its stand-in derivative is that "
-                f"of a function returning {expected}; pass a `backward` that returns "
-                "what the transform does"
+                f"the transform returned {made}, but `backward` (by default the "
+                f"identity) returned {expected}; pass a `backward` with the shape and "
+                "dtype of the transform"
             )
         return value, slope
 

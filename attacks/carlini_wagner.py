@@ -1,10 +1,10 @@
-"""The attack of Carlini and Wagner: the least perturbation by which a margin is won.
+"""The attack of Carlini and Wagner: the smallest perturbation that wins by a margin.
 
-In short, for a classifier `logits_fn(images, key) -> logits`:
+For a classifier `logits_fn(images, key) -> logits`:
 
     attack = jax.jit(functools.partial(carlini_wagner, logits_fn))
     found = attack(images, labels, key)
-    found.unconstrained.success, found.l2       # how far the nearest error is
+    found.unconstrained.success, found.l2       # distance to the nearest error
     1 - found.projected.success.mean()          # accuracy inside the ball
 """
 
@@ -20,22 +20,22 @@ from jaxtyping import Array, Bool, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     choose,
     finish,
-    flatness,
+    flat_gradient,
+    initial_best,
     merge,
-    nothing_kept,
-    stopped,
+    stop_status,
     wrong_first,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.losses import MARGIN
-from attacks.oracle import Answer, Goal, ask, goal
+from attacks.oracle import Answer, Goal, make_goal, query
 from attacks.precision import as_shown, in_working_precision
 from attacks.types import Attacked, LogitsFunction, Status
 
-# A pixel x(w) hardly changes with w where x (1 - x) is below this.
+# Below this value of x (1 - x) a pixel x(w) is saturated.
 SATURATED = 0.01
 
 
@@ -43,16 +43,15 @@ class CarliniWagner(NamedTuple):
     """Both readings of the attack, one entry per image.
 
     Attributes:
-        unconstrained: the attack as published: the image nearest in L2 over which the
-            classifier errs by more than the confidence; where none was found, the one
-            that came closest to it. Bounded by nothing but the box [0, 1], so a success
-            says little without its norm: given room, every classifier errs.
-        projected: the same images moved to the nearest point of the L-infinity ball,
-            and judged there. This is what can be compared with attacks in that ball.
-            A failure here is weak evidence of robustness: the attack looked for
-            something else, and what it found was cut.
+        unconstrained: the attack as published: the image nearest in L2 whose margin
+            exceeds the confidence, or if none was found that of the largest margin.
+            Only the box [0, 1] bounds it, so success means little without the norm:
+            every classifier fails under a large enough perturbation.
+        projected: the same images projected onto the L-infinity ball and evaluated
+            there, for comparison with attacks in that ball. Failure is weak evidence
+            of robustness, since the attack minimized something else.
         l2: norm of the unconstrained perturbation, in pixel values.
-        linf: the largest pixel of the same.
+        linf: its L-infinity norm, in pixel values.
     """
 
     unconstrained: Attacked
@@ -61,7 +60,7 @@ class CarliniWagner(NamedTuple):
     linf: Float[Array, " n"]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def carlini_wagner(
     logits_fn: LogitsFunction,
@@ -88,49 +87,49 @@ def carlini_wagner(
         \min_w \|x(w) - x\|_2^2 + c \max(0, \kappa - m(f(x(w)))), \qquad
         x(w) = \frac{\tanh w + 1}{2}
 
-    with m the margin by which another class (or the target) leads. Adam minimises over
-    w, starting at the image; c is searched for each image: times 10 until the margin
-    exceeds the confidence kappa, then by bisection. Of all images met on the way the
-    nearest one with that margin is returned.
+    with m the margin of another class (or the target) over the rest. Adam minimizes
+    over w, starting at the image; c is searched per image: times 10 until the margin
+    exceeds the confidence kappa, then by bisection. Of all iterates the nearest with
+    that margin is returned.
 
     The defaults are the paper's, which names Foolbox; what it does not state
-    (`initial_const`, `abort_early`) is as in the Foolbox of its time. Where the search
-    for c is shorter than it takes to reach the confidence, less of a margin comes back:
+    (`initial_const`, `abort_early`) is as in the Foolbox of its time. If the search for
+    c is too short to reach the confidence, the image of largest margin is returned:
     ``unconstrained.loss`` is the margin.
 
-    Every image is searched alone: an image whose objective stalls is done, whatever the
-    others do. Nothing here is random but the classifier.
+    Images are independent: early stopping is decided for each. The attack itself is
+    deterministic.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
         epsilon: radius of the L-infinity ball of ``projected``, in pixel values; >= 0.
         confidence: kappa, a difference of logits; >= 0.
-        binary_search_steps: values of c that are tried; >= 1. With ten or more the last
-            is the smallest that has worked.
-        learning_rate: Adam's, in units of w; > 0.
+        binary_search_steps: number of values of c; >= 1. With ten or more the last is
+            the smallest that has succeeded.
+        learning_rate: of Adam, in units of w; > 0.
         steps: of Adam for each c; >= 1.
         initial_const: the first c; > 0.
-        abort_early: whether an image is done with a c when its objective has not
-            fallen by 0.01 % within a tenth of the steps, no pixel is on its way out of
-            the ends of [0, 1], and no error is near. At the ends x(w) is flat: a pixel
-            of 0 or 1 needs hundreds of steps of w until it changes, and the objective
-            with it. An error is near where the margin, nothing beside the confidence,
-            grows fast enough to be won in as many steps as there are for a c.
-        targets: integers in [0, classes), the classes to move to; None for any other.
-        eot_samples: keys over which gradients are averaged, and the logits that are
-            compared with the confidence. Of a random classifier the images with lucky
-            answers look near: spend samples, confidence or both.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which both results are judged, by vote.
-        first_index: for attacking a data set in pieces, as other attacks have it; this
-            one draws nothing for an image.
+        abort_early: whether to stop early with a c: when within a tenth of the steps
+            the objective has not fallen by 0.01 %, no pixel is leaving saturation, and
+            no error is near. Near 0 and 1 x(w) is flat, so a pixel takes hundreds of
+            steps of w before it and the objective change. An error is near if the
+            margin is negligible against the confidence, but grows fast enough to
+            become positive within the steps of one c.
+        targets: integers in [0, classes), the target classes; None for untargeted.
+        eot_samples: keys over which gradients, and the logits that are compared with
+            the confidence, are averaged. For a random classifier a lucky draw can make
+            an image look adversarial: use more samples, more confidence or both.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation of both results, a majority vote.
+        first_index: unused, since this attack draws no random numbers; for the common
+            signature of attacks.
 
     Returns:
         Both readings. ``loss`` is the margin. ``queries`` counts ``eot_samples`` for
-        every step before an image was done, and the verdict's ``evaluations``.
+        every step until the image stops, and ``evaluations``.
 
     Raises:
         ValueError, TypeError: as `attacks.pgd`.
@@ -147,7 +146,7 @@ def carlini_wagner(
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
         >>> found = carlini_wagner(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{found.unconstrained.loss[0]:.0f}")  # just over the confidence
+        >>> print(f"{found.unconstrained.loss[0]:.0f}")  # just above the confidence
         20
         >>> print(found.unconstrained.success[0], found.projected.success[0])
         True False
@@ -164,11 +163,11 @@ def carlini_wagner(
         evaluations=evaluations,
     )
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(None, labels, targets, default=MARGIN)
-    hinge = wanted._replace(
-        measure=lambda *given: -jnp.maximum(confidence - wanted.measure(*given), 0)
+    goal = make_goal(None, labels, targets, default=MARGIN)
+    hinge = goal._replace(
+        measure=lambda *given: -jnp.maximum(confidence - goal.measure(*given), 0)
     )
-    oracle = partial(ask, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
+    oracle = partial(query, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
 
     origin = jnp.arctanh((images * 2 - 1) * 0.999999)
     mapped = _from_tanh(origin)
@@ -177,36 +176,47 @@ def carlini_wagner(
     n, dtype = len(images), images.dtype
 
     def minimize(
-        const: Array, kept: Kept, queries: Array, key: PRNGKeyArray
-    ) -> tuple[Kept, Array, Array, Array]:
+        const: Array, best: Best, queries: Array, key: PRNGKeyArray
+    ) -> tuple[Best, Array, Array, Array]:
         def step(carry: _Descent) -> _Descent:
-            index, w, state, kept, active, seen, found, queries = carry
+            index, w, state, best, active, past, found, queries = carry
             current = _from_tanh(w)
             answer = oracle(current, jax.random.fold_in(key, index))
             queries += jnp.where(active, eot_samples, 0)
             shift = current - mapped
             objective = jnp.sum(shift**2, axis=(1, 2, 3)) - const * answer.loss
             assert answer.gradient is not None
-            flat = jnp.where(active & (answer.loss < 0), flatness(answer.gradient), 0)
+            flat = jnp.where(
+                active & (answer.loss < 0), flat_gradient(answer.gradient), 0
+            )
             if abort_early:
                 due = (index % check_every == 0) & answer.finite
-                falls = objective <= 0.9999 * seen.objective
-                margins = wanted.loss(answer.logits).astype(dtype)
-                at = _Look(objective, w, margins)
-                falls |= _leaves_saturation(w, seen.w, learning_rate * check_every)
-                falls |= _nears_an_error(margins, seen.margins, confidence)
+                falls = objective <= 0.9999 * past.objective
+                margins = goal.loss(answer.logits).astype(dtype)
+                now = _Checkpoint(objective, w, margins)
+                falls |= _leaves_saturation(w, past.w, learning_rate * check_every)
+                falls |= _nears_an_error(margins, past.margins, confidence)
                 active &= ~due | falls
-                seen = choose(due, at, seen)
-            new = _candidate(answer, wanted, images, current, confidence, active)
+                past = choose(due, now, past)
+            new = _candidate(answer, goal, images, current, confidence, active)
             new = new._replace(flat=flat)
             found |= new.wrong > 0
-            kept = merge(kept, new, wrong_first)
+            best = merge(best, new, wrong_first)
             slope = 2 * shift - norms.per_image(const) * answer.gradient
             slope *= 2 * current * (1 - current)  # of x(w)
             update, state = optimizer.update(slope, state)
-            return index + 1, w + update, state, kept, active, seen, found, queries
+            return (
+                index + 1,
+                w + update,
+                state,
+                best,
+                active,
+                past,
+                found,
+                queries,
+            )
 
-        def goes_on(carry: _Descent) -> Array:
+        def unfinished(carry: _Descent) -> Array:
             index, _, _, _, active, *_ = carry
             return (index < steps) & active.any()
 
@@ -215,75 +225,79 @@ def carlini_wagner(
             jnp.int32(0),
             origin,
             optimizer.init(origin),
-            kept,
+            best,
             jnp.ones(n, bool),
-            _Look(infinite, origin, -infinite),
+            _Checkpoint(infinite, origin, -infinite),
             jnp.zeros(n, bool),
             queries,
         )
-        *_, kept, spent, _, found, queries = jax.lax.while_loop(goes_on, step, start)
-        return kept, found, queries, spent
+        *_, best, exhausted, _, found, queries = jax.lax.while_loop(
+            unfinished, step, start
+        )
+        return best, found, queries, exhausted
 
     def search(index: Array, carry: _Search) -> _Search:
-        const, lower, upper, kept, queries, spent = carry
+        const, lower, upper, best, queries, exhausted = carry
         if binary_search_steps >= 10:
             smallest = jnp.minimum(upper, 1e10)
             const = jnp.where(index == binary_search_steps - 1, smallest, const)
-        kept, found, queries, more = minimize(
-            const, kept, queries, jax.random.fold_in(key, index)
+        best, found, queries, more = minimize(
+            const, best, queries, jax.random.fold_in(key, index)
         )
         upper = jnp.where(found, const, upper)
         lower = jnp.where(found, lower, const)
         const = jnp.where(jnp.isinf(upper), const * 10, (lower + upper) / 2)
-        return const, lower, upper, kept, queries, spent | more
+        return const, lower, upper, best, queries, exhausted | more
 
     const = jnp.full(n, initial_const, dtype)
     bounds = 0 * const, jnp.full(n, jnp.inf, dtype)
     start = (
         const,
         *bounds,
-        nothing_kept(images),
+        initial_best(images),
         jnp.zeros(n, jnp.int32),
         jnp.zeros(n, bool),
     )
-    *_, kept, queries, spent = jax.lax.fori_loop(0, binary_search_steps, search, start)
-    otherwise = jnp.where(spent, Status.BUDGET.value, Status.CONVERGED.value)
+    *_, best, queries, exhausted = jax.lax.fori_loop(
+        0, binary_search_steps, search, start
+    )
+    otherwise = jnp.where(exhausted, Status.BUDGET.value, Status.CONVERGED.value)
 
-    judged_key, projected_key = jax.random.split(
+    evaluation_key, projected_key = jax.random.split(
         jax.random.fold_in(key, binary_search_steps)
     )
-    verdict = partial(
+    evaluate = partial(
         finish,
         logits_fn,
-        wanted,
+        goal,
         evaluations=evaluations,
         queries=queries,
-        status=stopped(kept, otherwise),
+        status=stop_status(best, otherwise),
     )
-    inside = norms.project(kept.images, images, epsilon, "linf")
-    difference = as_shown(logits_fn, kept.images) - images
+    inside = norms.project(best.images, images, epsilon, "linf")
+    difference = as_shown(logits_fn, best.images) - images
     return CarliniWagner(
-        verdict(kept=kept, key=judged_key),
-        verdict(kept=kept._replace(images=inside), key=projected_key),
+        evaluate(best=best, key=evaluation_key),
+        evaluate(best=best._replace(images=inside), key=projected_key),
         norms.size(difference, "l2"),
         norms.size(difference, "linf"),
     )
 
 
-class _Look(NamedTuple):
-    """Where an image was when it was last looked at for progress."""
+class _Checkpoint(NamedTuple):
+    """An image's state at the last check for early stopping."""
 
     objective: Float[Array, " n"]
     w: Float[Array, "n h w c"]
     margins: Float[Array, " n"]
 
 
-# The index, w, the optimizer's state, what is kept, which go on, where they were, which
-# were found, and queries.
-_Descent = tuple[Array, Array, Any, Kept, Array, _Look, Array, Array]
-# The constant and its bounds, what is kept, queries, and for which images all the steps
-# of a constant were taken.
-_Search = tuple[Array, Array, Array, Kept, Array, Array]
+# The index, w, the optimizer's state, best so far, which are active, their last check,
+# which were found, and queries.
+_Descent = tuple[Array, Array, Any, Best, Array, _Checkpoint, Array, Array]
+# The constant and its bounds, best so far, queries, and which images used all steps for
+# some constant.
+_Search = tuple[Array, Array, Array, Best, Array, Array]
 
 
 def _from_tanh(w: Array) -> Array:
@@ -293,17 +307,17 @@ def _from_tanh(w: Array) -> Array:
 def _leaves_saturation(
     w: Array, before: Array, furthest: ArrayLike
 ) -> Bool[Array, " n"]:
-    """Whether a pixel of an image is on its way out of the ends of the box.
+    """Whether a pixel of an image is leaving saturation.
 
     Args:
         w: of all images.
-        before: the same when it was last looked at.
-        furthest: how far Adam can have moved it since.
+        before: w at the last check.
+        furthest: the largest change of w by Adam since.
     """
     saturated = _from_tanh(w) * _from_tanh(-w) < SATURATED
     inward = jnp.abs(before) - jnp.abs(w)
-    # The slope grows by exp(2 d) where w moves by d: a pixel that moves by 0.05 in a
-    # tenth of the steps is at full speed within all of them.
+    # A change of w by d scales the slope by exp(2 d): a pixel that moves by 0.05 in a
+    # tenth of the steps leaves saturation within all of them.
     leaves = inward > jnp.minimum(0.05, 0.1 * furthest)
     return (saturated & leaves).any(axis=(1, 2, 3))
 
@@ -311,10 +325,9 @@ def _leaves_saturation(
 def _nears_an_error(
     margins: Array, before: Array, confidence: ArrayLike
 ) -> Bool[Array, " n"]:
-    """Whether a margin is won soon that is too small for the objective to show it.
+    """Whether a margin too small to show in the objective will soon be positive.
 
-    The objective would have to fall by 0.01 % ten times, of the confidence and the
-    margin together.
+    Too small: below 0.1 % of confidence minus margin, ten times what is progress.
     """
     unseen = (margins <= 0) & (-margins < 0.001 * (confidence - margins))
     return unseen & (-margins < 10 * (margins - before))
@@ -322,17 +335,17 @@ def _nears_an_error(
 
 def _candidate(
     answer: Answer,
-    wanted: Goal,
+    goal: Goal,
     clean: Array,
     images: Array,
     confidence: ArrayLike,
     active: Array,
-) -> Kept:
-    """Images to be kept: of the confident ones the nearest, else the largest margin."""
-    won = wanted.loss(answer.logits).astype(clean.dtype)
-    confident = won > confidence
-    worth = jnp.where(confident, -norms.size(images - clean, "l2"), won)
-    counts = active & answer.finite
-    wrong = jnp.where(counts, confident.astype(clean.dtype), -1)
-    unanswered = (active & ~answer.finite).astype(jnp.int32)
-    return Kept(images, worth, wrong, unanswered, jnp.zeros_like(unanswered))
+) -> Best:
+    """Candidates: the nearest is best if confident, else that of largest margin."""
+    margins = goal.loss(answer.logits).astype(clean.dtype)
+    confident = margins > confidence
+    worth = jnp.where(confident, -norms.size(images - clean, "l2"), margins)
+    valid = active & answer.finite
+    wrong = jnp.where(valid, confident.astype(clean.dtype), -1)
+    not_finite = (active & ~answer.finite).astype(jnp.int32)
+    return Best(images, worth, wrong, not_finite, jnp.zeros_like(not_finite))

@@ -1,6 +1,6 @@
-"""DeepFool: steps to the nearest boundary of the classifier's linear approximation.
+"""DeepFool: steps to the nearest boundary of the linearized classifier.
 
-In short, for a classifier `logits_fn(images, key) -> logits`:
+For a classifier `logits_fn(images, key) -> logits`:
 
     attack = jax.jit(functools.partial(deepfool, logits_fn))
     attacked = attack(images, labels, key)
@@ -17,23 +17,23 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     finish,
-    flatness,
+    flat_gradient,
+    initial_best,
     merge,
-    nothing_kept,
-    stopped,
+    stop_status,
     wrong_first,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.loops import canonical
 from attacks.losses import likeliest_others, margin, of_class
-from attacks.oracle import goal, mean_logits
+from attacks.oracle import make_goal, mean_logits
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def deepfool(
     logits_fn: LogitsFunction,
@@ -51,7 +51,7 @@ def deepfool(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""DeepFool, a fast search for a near adversarial image.
+    r"""DeepFool, a fast search for a small adversarial perturbation.
 
     .. math::
         d_k = \frac{|z_k - z_y|}{\|\nabla (z_k - z_y)\|_q}, \qquad
@@ -60,37 +60,36 @@ def deepfool(
         x_{t+1} = \Pi_{[0, 1]}(x + (1 + \eta) r_{t+1})
 
     with the gradient at the current image, q = 2 and u the unit vector along it for L2,
-    q = 1 and u its sign for L-infinity. An image is done once the classifier errs. No
-    gradient ascent follows, so what is found is near, not nearest: for that see
-    `attacks.carlini_wagner`.
+    q = 1 and u its sign for L-infinity. An image stops once it is misclassified. Its
+    perturbation is small but not minimal: for that see `attacks.carlini_wagner`.
 
-    An image that the classifier gets wrong comes back as it is. One on which no error
-    was found comes back as the iterate of the largest margin. Nothing here is random
-    but the classifier.
+    A misclassified clean image is returned unchanged. If no error is found the iterate
+    of largest margin is returned. The attack itself is deterministic.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
-        epsilon: radius in pixel values of the ball, in the same norm, into which the
-            result is moved before it is judged; >= 0; None for no ball.
-        norm: "l2" or "linf", in which the boundary is to be near.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
+        epsilon: radius in pixel values of the ball, in the same norm, onto which the
+            result is projected before its evaluation; >= 0; None for no ball.
+        norm: "l2" or "linf", of the distances to boundaries.
         steps: largest number of steps; >= 0.
-        overshoot: eta, a share of the perturbation; >= 0.
-        candidates: the label and the most likely other classes on the clean image that
-            are looked at; >= 2. Memory grows with it: a gradient for each but one.
+        overshoot: eta, relative to the perturbation; >= 0.
+        candidates: number of classes considered, the label and those of highest other
+            logits on the clean image; >= 2. Memory grows with it: a gradient for each
+            but the label.
         eot_samples: keys over which logits and their gradients are averaged.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: for attacking a data set in pieces, as other attacks have it; this
-            one draws nothing for an image.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: unused, since this attack draws no random numbers; for the common
+            signature of attacks.
 
     Returns:
-        The attacked images; ``loss`` is the margin by which another class leads.
-        ``queries`` counts a gradient of each class as one, times ``eot_samples``:
-        ``candidates`` (with the forward pass) for each look at an image, but 1 for the
-        first and for that after the last step; and ``evaluations`` for the verdict.
+        The attacked images; ``loss`` is the margin. ``queries``, in units of
+        ``eot_samples``, counts 1 to choose the classes, ``candidates`` for each step (a
+        forward pass and a gradient per other class) up to the one that finds an error,
+        and 1 after the last step; and, once, ``evaluations``.
 
     Raises:
         ValueError, TypeError: as `attacks.pgd`.
@@ -107,7 +106,7 @@ def deepfool(
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
         >>> attacked = deepfool(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{attacked.images[0, 0, 0, 0]:.3f}")  # 0.1 away, and 2 % more
+        >>> print(f"{attacked.images[0, 0, 0, 0]:.3f}")  # distance 0.1, overshoot 2 %
         0.498
     """
     del first_index
@@ -121,53 +120,55 @@ def deepfool(
         1, eot_samples=eot_samples, eot_chunk=eot_chunk, evaluations=evaluations
     )
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
-    answers = min(candidates, classes) - 1
-    wanted = goal(margin, labels)
+    rivals = min(candidates, classes) - 1
+    goal = make_goal(margin, labels)
     mean = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
 
-    def look(
-        kept: Kept, current: Array, logits: Array, active: Array
-    ) -> tuple[Kept, Array]:
-        """Keeps what is wrong, else what has the larger margin; says what goes on."""
+    def update(
+        best: Best, current: Array, logits: Array, active: Array
+    ) -> tuple[Best, Array]:
+        """Updates the best images; says which are still active."""
         finite = jnp.isfinite(logits).all(axis=1)
-        wrong = wanted.reached(logits) & finite
-        counts = jnp.where(active & finite, wrong.astype(current.dtype), -1)
-        unanswered = (active & ~finite).astype(jnp.int32)
-        margins = wanted.loss(logits).astype(current.dtype)
-        new = Kept(current, margins, counts, unanswered, jnp.zeros_like(unanswered))
-        return merge(kept, new, wrong_first), active & ~wrong
+        wrong = goal.reached(logits) & finite
+        wrong_or_invalid = jnp.where(active & finite, wrong.astype(current.dtype), -1)
+        not_finite = (active & ~finite).astype(jnp.int32)
+        margins = goal.loss(logits).astype(current.dtype)
+        new = Best(
+            current, margins, wrong_or_invalid, not_finite, jnp.zeros_like(not_finite)
+        )
+        return merge(best, new, wrong_first), active & ~wrong
 
-    query_key, judge_key = jax.random.split(key)
+    query_key, evaluation_key = jax.random.split(key)
     logits = mean(images, jax.random.fold_in(query_key, steps + 1))
-    others = likeliest_others(logits, labels, answers).T
+    others = likeliest_others(logits, labels, rivals).T
 
-    def leads(images: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+    def gaps_at(images: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
         logits = mean(images, key)
         own = of_class(logits, labels)[:, None]
         return jnp.take_along_axis(logits, others, axis=1) - own, logits
 
     def step(carry: _Carry) -> _Carry:
-        index, current, total, kept, active, queries = carry
-        lead, pull, logits = jax.vjp(
-            partial(leads, key=jax.random.fold_in(query_key, index)),
+        index, current, total, best, active, queries = carry
+        gaps, pull, logits = jax.vjp(
+            partial(gaps_at, key=jax.random.fold_in(query_key, index)),
             current,
             has_aux=True,
         )
-        queries += jnp.where(active, (1 + answers) * eot_samples, 0)
-        kept, active = look(kept, current, logits, active)
-        # Row k of the identity pulls the gradient of the k-th class's lead.
-        rows = jnp.eye(answers, dtype=lead.dtype)[:, None]
-        rows = jnp.broadcast_to(rows, (answers, *lead.shape))
-        slopes = canonical(jax.vmap(pull))(rows)[0]
-        way = _shortest(lead.astype(current.dtype), slopes, norm)
-        flat = jnp.where(active, flatness(way), 0)
-        kept = kept._replace(flat=kept.flat + flat)
-        total += norms.per_image(active) * way
+        queries += jnp.where(active, (1 + rivals) * eot_samples, 0)
+        best, active = update(best, current, logits, active)
+        # Row k of the identity pulls back the gradient of the k-th gap.
+        rows = jnp.eye(rivals, dtype=gaps.dtype)[:, None]
+        rows = jnp.broadcast_to(rows, (rivals, *gaps.shape))
+        gradients = canonical(jax.vmap(pull))(rows)[0]
+        move = _shortest_step(gaps.astype(current.dtype), gradients, norm)
+        flat = jnp.where(active, flat_gradient(move), 0)
+        best = best._replace(flat=best.flat + flat)
+        total += norms.per_image(active) * move
         moved = jnp.clip(images + (1 + overshoot) * total, 0, 1)
         current = jnp.where(norms.per_image(active), moved, current)
-        return index + 1, current, total, kept, active, queries
+        return index + 1, current, total, best, active, queries
 
-    def goes_on(carry: _Carry) -> Array:
+    def unfinished(carry: _Carry) -> Array:
         index, _, _, _, active, _ = carry
         return (index < steps) & active.any()
 
@@ -175,43 +176,43 @@ def deepfool(
         jnp.int32(0),
         images,
         jnp.zeros_like(images),
-        nothing_kept(images),
+        initial_best(images),
         jnp.ones(len(images), bool),
         jnp.full(len(images), eot_samples),
     )
-    _, current, _, kept, active, queries = jax.lax.while_loop(goes_on, step, start)
+    _, current, _, best, active, queries = jax.lax.while_loop(unfinished, step, start)
     logits = mean(current, jax.random.fold_in(query_key, steps))
-    kept, _ = look(kept, current, logits, active)
+    best, _ = update(best, current, logits, active)
     queries += jnp.where(active, eot_samples, 0)
     if epsilon is not None:
-        inside = norms.project(kept.images, images, epsilon, norm)
-        kept = kept._replace(images=inside)
+        inside = norms.project(best.images, images, epsilon, norm)
+        best = best._replace(images=inside)
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        judge_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
         queries=queries,
-        status=stopped(kept, at_wrong=True),
+        status=stop_status(best, at_wrong=True),
     )
 
 
-# The index, the images, their way from the start, what is kept, which go on, queries.
-_Carry = tuple[Array, Array, Array, Kept, Array, Array]
+# The index, images, total perturbations, best so far, which are active, queries.
+_Carry = tuple[Array, Array, Array, Best, Array, Array]
 
 
-def _shortest(lead: Array, slopes: Array, norm: str) -> Array:
-    """The shortest step to a class's boundary; leads [n, k], slopes [k, n, h, w, c]."""
-    slopes = jnp.where(jnp.isfinite(slopes), slopes, 0)
+def _shortest_step(gaps: Array, gradients: Array, norm: str) -> Array:
+    """The shortest step to a boundary; gaps [n, k], gradients [k, n, h, w, c]."""
+    gradients = jnp.where(jnp.isfinite(gradients), gradients, 0)
     dual = "l2" if norm == "l2" else "l1"
-    steepness = jax.vmap(partial(norms.size, norm=dual))(slopes).T
-    distances = jnp.abs(lead) / (steepness + 1e-8)
-    # A class without a slope, or without an answer, cannot be walked to.
+    steepness = jax.vmap(partial(norms.size, norm=dual))(gradients).T
+    distances = jnp.abs(gaps) / (steepness + 1e-8)
+    # A class with a zero gradient or a gap that is not finite is out of reach.
     reachable = (steepness > 0) & jnp.isfinite(distances)
     distances = jnp.where(reachable, distances, jnp.inf)
     nearest = distances.argmin(axis=1)
     distance = of_class(distances, nearest)
     distance = jnp.where(jnp.isfinite(distance), distance + 1e-4, 0)
-    slope = slopes[nearest, jnp.arange(len(lead))]
-    return norms.per_image(distance) * norms.direction(slope, norm)
+    gradient = gradients[nearest, jnp.arange(len(gaps))]
+    return norms.per_image(distance) * norms.direction(gradient, norm)

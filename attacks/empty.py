@@ -1,4 +1,4 @@
-"""No images, and so no results: of the right shape, and without a question."""
+"""Empty batches: an empty result of the right shape, without a query."""
 
 import functools
 import inspect
@@ -11,20 +11,19 @@ import jax.numpy as jnp
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-# Arguments of attacks that have an entry for each image.
+# Arguments of attacks with one entry per image.
 PER_IMAGE = ("attacked", "images", "labels", "targets", "starts")
 
 
-def takes_none(attack: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Gives an attack's result for no images, which are left where all are broken.
+def allow_no_images(attack: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Lets an attack take an empty batch, such as what remains once all are broken.
 
-    A network need not take an empty batch; many that flatten their images do not. So
-    the shapes are those that the attack has for one image, which is only traced, but
-    for their length; settings are checked as ever.
+    Many networks, such as those that flatten their images, reject an empty batch. So
+    the attack is only traced, for one image, which checks the settings and gives the
+    shapes.
 
     Args:
-        attack: with an argument `images`, whose results are arrays with an entry for
-            each image.
+        attack: has an argument `images` and returns arrays with one entry per image.
     """
     names = tuple(inspect.signature(attack).parameters)
 
@@ -47,7 +46,7 @@ def takes_none(attack: Callable[Arguments, Result]) -> Callable[Arguments, Resul
 
 
 def _one(array: Any) -> jax.ShapeDtypeStruct:
-    """The shape of one entry where there is none; of what is no such array, its own."""
+    """The array's shape, with one entry where it has none."""
     shape = jnp.shape(array)
     count = (1,) if shape[:1] == (0,) else shape[:1]
     dtype = jnp.asarray(array).dtype

@@ -11,24 +11,31 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Kept, finish, flatness, folded, image_keys, stopped
-from attacks.empty import takes_none
+from attacks.ascent import (
+    Best,
+    finish,
+    flat_gradient,
+    fold_in_index,
+    image_keys,
+    stop_status,
+)
+from attacks.empty import allow_no_images
 from attacks.loops import canonical
 from attacks.losses import is_class, likeliest_others, margin, of_class
 from attacks.norms import per_image
-from attacks.oracle import Answer, ask, goal, mean_logits
+from attacks.oracle import Answer, make_goal, mean_logits, query
 from attacks.precision import in_working_precision, remeasured
-from attacks.remaining import Remaining, batch_sizes, of_remaining
+from attacks.remaining import Remaining, batch_sizes, on_remaining
 from attacks.types import Attacked, LogitsFunction, Status
 
 Images = Float[Array, "n h w c"]
 PerImage = Float[Array, " n"]
 
-# The norm that bounds what a step of length 1 changes in a linear function.
+# Dual norms.
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def fab(
     logits_fn: LogitsFunction,
@@ -51,71 +58,68 @@ def fab(
 ) -> Attacked:
     r"""The fast adaptive boundary attack, as AutoAttack uses it.
 
-    With z the logits, y the label and x the clean image, a step linearises the
-    boundary to the class whose linearised boundary is closest to the iterate,
+    With z the logits, y the label and x the clean image, a step linearizes the
+    boundary to the class whose linearized boundary is closest to the iterate,
 
     .. math::
         \pi_t = \{u : g_s(x_t) + \nabla g_s(x_t)^T (u - x_t) = 0\}, \quad
         g_l = z_l - z_y, \quad
         s = \arg\min_{l \ne y} \frac{|g_l(x_t)|}{\|\nabla g_l(x_t)\|_*},
 
-    projects both the iterate and the clean image onto its part in the box, and goes
-    slightly past it between the two projections:
+    projects both the iterate and the clean image onto its part in the box, and steps
+    slightly past it, between the two projections:
 
     .. math::
         d = P_{\pi_t}(x_t) - x_t, \quad d' = P_{\pi_t}(x) - x, \quad
         \alpha = \min(\tfrac{\|d\|}{\|d\| + \|d'\|}, \alpha_{max}), \\
         x_{t+1} = \Pi_{[0, 1]}((1 - \alpha)(x_t + \eta d) + \alpha (x + \eta d')).
 
-    An iterate that is misclassified is noted, if none before was as close, and pulled
-    back: :math:`x + \beta (x_{t+1} - x)`. There is no loss and no step size to tune.
+    A misclassified iterate is recorded if it is the closest so far, and pulled back to
+    :math:`x + \beta (x_{t+1} - x)`. There is no loss and no step size to tune.
 
-    The attack looks for the smallest perturbation and not inside a ball. `epsilon` says
-    which of what it found counts: an image whose closest misclassified version is
-    further away comes back as it was, as in AutoAttack, and is no success; see
-    `fab_minimal` for that version itself. A run (a target and a restart) that ends
-    within `epsilon` is an image's last. What is returned is first brought into the ball
-    as its dtype computes it, which moves it by a few units in the last place, and then
-    judged. An image that is misclassified as it is comes back.
+    This is a minimal-perturbation attack. Only a perturbation within `epsilon` counts:
+    else the clean image is returned, as in AutoAttack, and is no success; see
+    `fab_minimal` for the closest image itself. After a run (a target and a restart)
+    that ends within `epsilon`, an image is not attacked again. The result is projected
+    onto the ball as computed in its dtype, which changes it by a few ulps, and then
+    evaluated. A misclassified clean image is returned unchanged.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
         epsilon: the largest perturbation that counts, in pixel values; >= 0. Random
             starts have half this norm.
         norm: "linf", "l2" or "l1".
         steps: steps of each run; >= 0.
-        restarts: runs for each target; the first starts at the image, the others at
-            random.
-        target_classes: T, the number of targets (FAB-T): the classes that come second
-            to (T+1)-th in the logits of the clean image, each with runs of its own that
-            linearise the boundary to it alone; < classes. None: the boundaries to all
-            classes in every step, at a gradient each.
-        alpha_max: the largest share of the clean image's projection; in [0, 1].
-        eta: how far to go past the boundary, 1 being onto it; > 0.
-        beta: what is kept of a perturbation that was too large; in [0, 1].
-        eot_samples: keys over which logits and gradients are averaged; an image is then
-            misclassified where more than half of the answers are.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        restarts: runs for each target; the first starts at the image, the others at a
+            random point.
+        target_classes: T, the number of targets (FAB-T): the T other classes of highest
+            logits on the clean image, each with its own runs, which linearize the
+            boundary to it alone; < classes. None for the boundaries to all classes in
+            every step, at one gradient each.
+        alpha_max: the largest weight of the clean image's projection; in [0, 1].
+        eta: extrapolation factor; 1 ends on the boundary; > 0.
+        beta: factor on the perturbation of misclassified iterates; in [0, 1].
+        eot_samples: keys over which logits and gradients are averaged; an image is
+            misclassified if more than half of the samples are.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images; ``loss`` is the margin. ``queries`` is ``eot_samples`` for
-        the clean image; for each run that the image needed
-        ``2 * steps * eot_samples`` with a target (a gradient, and whether the new
-        iterate is misclassified), ``(classes + 1) * steps * eot_samples`` without (the
-        logits, a gradient for each other class, and the same); and ``evaluations`` for
-        the verdict.
+        the clean image; for each run of the image ``2 * steps * eot_samples`` with a
+        target (a gradient, and a query of the new iterate), or
+        ``(classes + 1) * steps * eot_samples`` without (the logits, a gradient for each
+        other class, and the query); and ``evaluations``.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value. Values that are being traced (under `jax.jit`) cannot be
-            checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value. Traced
+            values (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
@@ -163,20 +167,20 @@ def fab(
 
 
 class Minimal(NamedTuple):
-    """The result of an attack that looks for the smallest perturbation.
+    """The result of a minimal-perturbation attack.
 
     Attributes:
         attacked: the closest misclassified images found, at any distance; the clean
-            image, and no success, where there is none.
-        distances: the norms of their perturbations in pixel values; 0 where the clean
-            image is misclassified, infinite where no image was found.
+            image, and no success, if none was found.
+        distances: the norms of their perturbations in pixel values; 0 if the clean
+            image is misclassified, infinite if no image was found.
     """
 
     attacked: Attacked
     distances: Float[Array, " n"]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def fab_minimal(
     logits_fn: LogitsFunction,
@@ -197,18 +201,18 @@ def fab_minimal(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Minimal:
-    r"""The closest misclassified image that `fab` finds, however far away it is.
+    r"""The closest misclassified image that `fab` finds, at any distance.
 
     .. math:: \min_{x' \in [0, 1]} \|x' - x\| \quad \text{where} \quad
         \arg\max_l z_l(x') \ne y
 
-    Every run is made for every image that is classified correctly, and the closest
-    result of all is returned, so the number of queries is the same for these.
+    Every image that is not misclassified when clean is attacked in every run, so these
+    images have the same number of queries.
 
     Args:
         logits_fn, images, labels, key: as in `fab`.
-        epsilon: random starts have half this norm, or half that of the perturbation
-            found so far where this is smaller; nothing else depends on it.
+        epsilon: random starts have half this norm, or half the smallest distance found
+            so far if that is smaller; nothing else depends on it.
         norm, steps, restarts, target_classes, alpha_max, eta, beta: as in `fab`.
         eot_samples, eot_chunk, evaluations, first_index: as in `fab`.
 
@@ -262,20 +266,20 @@ def fab_minimal(
 def shortest_move(
     points: Images, normals: Images, amounts: PerImage, norm: str
 ) -> Images:
-    r"""The shortest way from a point of the box [0, 1] to a hyperplane, in the box.
+    r"""The projection of a point of the box [0, 1] onto a hyperplane, in the box.
 
     .. math:: \arg\min_d \|d\| \quad \text{where} \quad w^T d = a, \quad
         p + d \in [0, 1]
 
-    Where the hyperplane does not meet the box: to the vertex closest to it.
+    If the hyperplane does not meet the box, the step goes to the vertex closest to it.
 
     With :math:`|d_i| = u_i` and room :math:`r_i` to the side of the box that
     :math:`w_i d_i` moves towards, the solution is :math:`u_i = \min(\lambda, r_i)` for
     L-infinity and :math:`\min(\lambda |w_i|, r_i)` for L2, the one unknown solving
     :math:`\sum_i |w_i| u_i = |a|`. The sum is a concave, piecewise linear function of
-    it, so Newton's method rises from 0 to the solution and ends there, exactly, once
-    the set of entries that have reached their side stays the same. For L1 the entries
-    of largest :math:`|w_i|` go first, each as far as it can.
+    it, so Newton's method from 0 increases to the solution, and is exact once the set
+    of entries at their side of the box stays the same. For L1 the entries of largest
+    :math:`|w_i|` are used first, each to its side of the box.
 
     Args:
         points: p, in [0, 1].
@@ -290,7 +294,7 @@ def shortest_move(
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
         adaptive boundary attack", eq. (3) to (5).
     """
-    # Divided by its largest entry, so that squares of small numbers do not vanish.
+    # Divided by its largest entry, so that squares of small numbers do not underflow.
     scale = per_image(norms.size(normals, "linf"))
     scale = jnp.where(scale > 0, scale, 1)
     slopes = jnp.abs(normals) / scale
@@ -309,7 +313,7 @@ def shortest_move(
         base = jnp.where(full, most, 0).sum(axis=(1, 2, 3), keepdims=True)
         rise = jnp.where(full, 0, slopes * rates).sum(axis=(1, 2, 3), keepdims=True)
         reached = (goals - base) / jnp.where(rise > 0, rise, 1)
-        # Never down, so that rounding cannot make it go on for ever.
+        # Never decreases, so that it ends despite rounding.
         return jnp.maximum(level, jnp.where(rise > 0, reached, jnp.inf)), level
 
     start = jnp.zeros_like(goals)
@@ -320,10 +324,10 @@ def shortest_move(
 
 
 def _steepest_first(slopes: Array, most: Array, goals: Array) -> Array:
-    """How much of each entry's `most` is used if those of largest slope go first.
+    """The share of each entry's `most` that is used, those of largest slope first.
 
-    Halves the interval of slopes, [0, 1], in which the last entry used must lie, which
-    is less work than sorting them. What is left in it shares the rest.
+    Bisects the slopes, in [0, 1], for that of the last entry used, which is cheaper
+    than sorting. The entries left in the interval share the rest.
     """
 
     def total(used: Array) -> Array:
@@ -344,10 +348,10 @@ def _steepest_first(slopes: Array, most: Array, goals: Array) -> Array:
 
 
 class _Found(NamedTuple):
-    """The closest misclassified image so far, and what it took.
+    """The closest misclassified images so far, and the cost.
 
-    `answered` is where an answer was finite, and `flat` how many steps had no slope,
-    less those that had one.
+    `answered` is where any logits were finite; `flat` is the number of steps with a
+    zero gradient minus those with a nonzero one.
     """
 
     images: Images
@@ -358,14 +362,14 @@ class _Found(NamedTuple):
     flat: Int32[Array, " n"]
 
 
-def _noted(
+def _record(
     found: _Found,
     images: Images,
     distances: PerImage,
     answer: Answer,
     active: Bool[Array, " n"],
 ) -> tuple[_Found, Bool[Array, " n"]]:
-    """Takes misclassified images that are closer; also says which are misclassified."""
+    """Records closer misclassified images; also says which are misclassified."""
     crossed = active & answer.finite & (answer.wrong > 0.5)
     closer = crossed & (distances < found.distances)
     not_finite = found.not_finite + (active & ~answer.finite)
@@ -397,7 +401,7 @@ def _search(
     evaluations: int,
     first_index: ArrayLike,
 ) -> _Found:
-    """The runs, of which an image makes no more once it is found within `stop`."""
+    """All runs; an image is skipped once it is found within `stop`."""
     inputs.require_finite(epsilon=epsilon, alpha_max=alpha_max, beta=beta)
     inputs.require_positive(eta=eta)
     inputs.require_choice("norm", norm, norms.NORMS)
@@ -414,13 +418,13 @@ def _search(
         inputs.require_at_least(1, target_classes=target_classes)
         if target_classes >= classes:
             raise ValueError(
-                f"target_classes is {target_classes}, but logits_fn knows {classes} "
-                f"classes, so that there are {classes - 1} others"
+                f"target_classes must be below the {classes} classes of logits_fn, got "
+                f"{target_classes}"
             )
     oracle = partial(
-        ask,
+        query,
         logits_fn,
-        goal(margin, labels),
+        make_goal(margin, labels),
         samples=eot_samples,
         chunk=eot_chunk,
         gradient=False,
@@ -441,7 +445,7 @@ def _search(
         jnp.zeros(len(clean), jnp.int32),
     )
     here = jnp.zeros(len(clean), dtype)
-    found, _ = _noted(nothing, clean, here, answer, jnp.ones(len(clean), bool))
+    found, _ = _record(nothing, clean, here, answer, jnp.ones(len(clean), bool))
     if target_classes is not None:
         targets = likeliest_others(answer.logits, labels, target_classes)
 
@@ -455,7 +459,7 @@ def _search(
         radius = jnp.minimum(found.distances, jnp.asarray(epsilon, dtype)) / 2
         start = clean
         if restarts > 1:
-            elsewhere = random_start(folded(keys, index), clean, radius, norm)
+            elsewhere = random_start(fold_in_index(keys, index), clean, radius, norm)
             start = jnp.where(index % restarts > 0, elsewhere, clean)
         target: tuple[Array, ...] = ()
         if target_classes is not None:
@@ -463,32 +467,34 @@ def _search(
 
         def step(index: Array, carry: tuple[Images, _Found]) -> tuple[Images, _Found]:
             current, found = carry
-            ask_key, check_key = jax.random.split(jax.random.fold_in(run_key, index))
+            gradient_key, check_key = jax.random.split(
+                jax.random.fold_in(run_key, index)
+            )
 
-            def linearised(batch: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+            def linearize(batch: tuple[Array, ...]) -> tuple[Array, Array, Array]:
                 current, labels, *target = batch
-                towards, finite = _towards(averaged, current, labels, ask_key)
+                towards, finite = _linearize(averaged, current, labels, gradient_key)
                 if target:
                     return (*towards(*target), finite)
-                return (*_closest(towards, labels, classes, norm), finite)
+                return (*_closest_boundary(towards, labels, classes, norm), finite)
 
             remaining = Remaining(running, sizes)
             batch = current, labels, *target
-            gap, slope, finite = of_remaining(linearised, batch, remaining)
+            gap, slope, finite = on_remaining(linearize, batch, remaining)
             moved = _step(current, clean, gap, slope, norm, alpha_max, eta)
             answer = oracle(moved, check_key, remaining=remaining)
             distances = norms.size(moved - clean, norm)
-            found, crossed = _noted(found, moved, distances, answer, running)
+            found, crossed = _record(found, moved, distances, answer, running)
             nearer = clean + (moved - clean) * jnp.asarray(beta, dtype)
             current = jnp.where(per_image(crossed), nearer, moved)
-            missed = found.not_finite + (running & ~finite)
-            flat = found.flat + jnp.where(running, flatness(slope), 0)
-            return current, found._replace(not_finite=missed, flat=flat)
+            not_finite = found.not_finite + (running & ~finite)
+            flat = found.flat + jnp.where(running, flat_gradient(slope), 0)
+            return current, found._replace(not_finite=not_finite, flat=flat)
 
         _, found = jax.lax.fori_loop(0, steps, step, (start, found))
         each = 2 if target_classes is not None else classes + 1
-        asked = steps * each * eot_samples
-        return found._replace(queries=found.queries + jnp.where(running, asked, 0))
+        spent = steps * each * eot_samples
+        return found._replace(queries=found.queries + jnp.where(running, spent, 0))
 
     runs = restarts * (1 if target_classes is None else target_classes)
     _, found = jax.lax.while_loop(
@@ -508,19 +514,19 @@ def _judged(
     evaluations: int,
     stop: ArrayLike,
 ) -> Attacked:
-    """Asked for the verdict; `stop` is the distance within which runs end."""
+    """The final evaluation; `stop` is the distance within which runs end."""
     unknown = found.distances
     done = found.distances <= jnp.asarray(stop, unknown.dtype)
     answered = jnp.where(found.answered, 0.0, -1.0).astype(unknown.dtype)
-    kept = Kept(images, unknown, answered, found.not_finite, found.flat)
+    best = Best(images, unknown, answered, found.not_finite, found.flat)
     return finish(
         logits_fn,
-        goal(margin, labels),
-        kept,
+        make_goal(margin, labels),
+        best,
         jax.random.split(key, 3)[2],
         evaluations=evaluations,
         queries=found.queries,
-        status=jnp.where(done, Status.SUCCEEDED.value, stopped(kept)),
+        status=jnp.where(done, Status.SUCCEEDED.value, stop_status(best)),
     )
 
 
@@ -528,13 +534,13 @@ def _judged(
 Towards = Callable[[Array], tuple[PerImage, Images]]
 
 
-def _towards(
+def _linearize(
     averaged: Callable[[Array, PRNGKeyArray], Array],
     images: Images,
     labels: Integer[Array, " n"],
     key: PRNGKeyArray,
 ) -> tuple[Towards, Bool[Array, " n"]]:
-    """The linearisation at the images; and whether the logits there are finite."""
+    """The linearization at the images, and whether the logits are finite."""
     logits, pull = jax.vjp(lambda images: averaged(images, key), images)
     finite = jnp.isfinite(logits).all(axis=1)
 
@@ -549,10 +555,10 @@ def _towards(
     return towards, finite
 
 
-def _closest(
+def _closest_boundary(
     towards: Towards, labels: Integer[Array, " n"], classes: int, norm: str
 ) -> tuple[PerImage, Images]:
-    """The linearised boundary that is closest, trying one class after the other."""
+    """The closest linearized boundary, found one class at a time."""
 
     def distance(gap: PerImage, slope: Images) -> PerImage:
         return jnp.abs(gap) / (1e-12 + norms.size(slope, DUAL[norm]))
@@ -580,7 +586,7 @@ def _step(
     alpha_max: ArrayLike,
     eta: ArrayLike,
 ) -> Images:
-    """Past the linearised boundary, between the two projections onto it."""
+    """A step past the linearized boundary, between the two projections onto it."""
     alpha_max, eta = (jnp.asarray(x, clean.dtype) for x in (alpha_max, eta))
     between = jnp.sum(slope * (current - clean), axis=(1, 2, 3))
     both = (current, clean), (slope, slope), (-gap, between - gap)
@@ -596,7 +602,7 @@ def _step(
 def random_start(
     keys: Key[Array, " n"], clean: Images, radius: PerImage, norm: str
 ) -> Images:
-    """Random directions, all of one length."""
+    """Points in random directions at a distance of `radius`, clipped to the box."""
     draw = jax.random.normal
     if norm == "linf":
         draw = partial(jax.random.uniform, minval=-1, maxval=1)

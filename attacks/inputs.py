@@ -1,4 +1,4 @@
-"""What attacks ask of their arguments, and what they say where it is not so."""
+"""Checks of the arguments of attacks, and their error messages."""
 
 import math
 from typing import Any
@@ -18,25 +18,25 @@ def checked(
     key: PRNGKeyArray,
     targets: Num[Array | np.ndarray, " n"] | None = None,
 ) -> tuple[Array, Array, int]:
-    """Checks what can be checked of an attack's arguments.
+    """Checks the arguments that attacks have in common.
 
-    Values that are being traced (under `jax.jit`) cannot be.
+    Traced values (under `jax.jit`) are not checked.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
         labels: integers in [0, classes).
-        key: a key of `jax.random.key`.
+        key: from `jax.random.key`.
         targets: integers in [0, classes), or None.
 
     Returns:
-        Images and labels as arrays, the images as constants to differentiation; and
-        the number of classes.
+        Images and labels as arrays, the images under `jax.lax.stop_gradient`; and the
+        number of classes.
 
     Raises:
-        TypeError: images or labels that are no arrays, or a key that is none.
-        ValueError: wrong shapes or dtypes; a pixel outside [0, 1] or not finite, or a
-            label that names no class, with index and value; logits of another shape.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
+        ValueError: wrong shapes or dtypes; a pixel not in [0, 1] or a label not in
+            [0, classes), with index and value; logits of a wrong shape.
     """
     require_images(images)
     require_labels(labels, len(images))
@@ -48,8 +48,8 @@ def checked(
         raise ValueError(f"logits_fn returned {shape} for {len(images)} images")
     if shape[1] < 2:
         raise ValueError(
-            f"logits_fn returned {shape[1]} logits an image, and attacks need a class "
-            "to move to; one logit z becomes two as jnp.concatenate([-z, z], axis=1)"
+            f"logits_fn returned {shape[1]} logits per image, but attacks need at "
+            "least 2 classes; for one logit z, return jnp.concatenate([-z, z], axis=1)"
         )
     _check_classes("labels", labels, shape[1])
     if targets is not None:
@@ -64,7 +64,7 @@ def is_traced(value: object) -> bool:
 
 
 def require_array(name: str, value: Any) -> None:
-    """Refuses what is no array of JAX or NumPy, such as a list."""
+    """Refuses what is not a JAX or NumPy array, such as a list."""
     if not isinstance(value, jax.Array | np.ndarray):
         raise TypeError(
             f"{name} must be an array of JAX or NumPy, got {_described(value)}"
@@ -72,39 +72,39 @@ def require_array(name: str, value: Any) -> None:
 
 
 def require_images(images: Any, name: str = "images") -> None:
-    """Refuses what is no batch of images, whatever its values."""
+    """Refuses what is not a batch of images; pixel values are not checked."""
     require_array(name, images)
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"{name} must be [n, h, w, c] of floats in [0, 1], got {_described(images)}"
+            f"{name} must be [n, h, w, c] floats in [0, 1], got {_described(images)}"
         )
 
 
 def require_labels(labels: Any, count: int, name: str = "labels") -> None:
-    """Refuses what is no class for each of so many images, whatever its values."""
+    """Refuses what is not `count` integers; their values are not checked."""
     require_array(name, labels)
     if labels.shape != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"{name} must be [{count}] of integers, one for each image, got "
+            f"{name} must be [{count}] integers, one per image, got "
             f"{_described(labels)}"
         )
 
 
 def require_key(key: Any) -> None:
-    """Refuses what is not one key of `jax.random.key`."""
+    """Refuses what is not a single key from `jax.random.key`."""
     if not isinstance(key, jax.Array):
         raise TypeError(f"key must be a key of jax.random.key, got {_described(key)}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
             f"key must be a key of jax.random.key, got {_described(key)}; "
-            "jax.random.wrap_key_data(key) makes one of an old-style key"
+            "convert an old-style key by jax.random.wrap_key_data(key)"
         )
     if key.shape:
-        raise ValueError(f"key must be one key, got keys of shape {key.shape}")
+        raise ValueError(f"key must be a single key, got keys of shape {key.shape}")
 
 
 def require_same_shape(name: str, value: Any, other_name: str, other: Any) -> None:
-    """Refuses two that are not of one shape."""
+    """Refuses arrays of different shapes."""
     if np.shape(value) != np.shape(other):
         raise ValueError(
             f"{name} must have the shape of {other_name}, {np.shape(other)}, got "
@@ -134,21 +134,21 @@ def require_share(**settings: float) -> None:
 
 
 def require_at_least(least: int, **settings: int) -> None:
-    """Refuses whole numbers below `least`."""
+    """Refuses integers below `least`."""
     for name, value in settings.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuses what is not among the choices."""
+    """Refuses a value that is not one of the choices."""
     if value not in choices:
         listed = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be {listed}, got {value!r}")
 
 
 def _described(value: Any) -> str:
-    """An array by dtype and shape, anything else by its type."""
+    """The dtype and shape of an array, the type of anything else."""
     if isinstance(value, jax.Array | np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     return f"a value of type {type(value).__name__}"
@@ -172,6 +172,6 @@ def _check_classes(name: str, labels: Array | np.ndarray, classes: int) -> None:
     if len(wrong):
         index = int(wrong[0])
         raise ValueError(
-            f"{name}[{index}] is {labels[index]}, but logits_fn knows {classes} "
-            f"classes, 0 to {classes - 1}"
+            f"{name}[{index}] is {labels[index]}, but logits_fn has {classes} classes, "
+            f"0 to {classes - 1}"
         )

@@ -1,8 +1,8 @@
-"""Whether images fool a classifier, a random one too.
+"""Evaluation of attacked images, also for random classifiers.
 
-A random classifier answers an image now so, now so. One question cannot tell a fooled
-classifier from an unlucky one, so each image is judged over several keys, which are not
-those that the attack was made with.
+The prediction of a random classifier varies from query to query. One query cannot tell
+an adversarial image from an unlucky draw, so an image is evaluated under several keys,
+none of which the attack has used.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.inputs import (
     require_at_least,
     require_images,
@@ -20,18 +20,18 @@ from attacks.inputs import (
 )
 from attacks.loops import canonical
 from attacks.losses import Loss, cross_entropy
-from attacks.oracle import Goal, goal
+from attacks.oracle import Goal, make_goal
 from attacks.precision import in_working_precision
 from attacks.types import LogitsFunction
 
 
 class Judged(NamedTuple):
-    """What the classifier says to each image over several keys.
+    """Evaluation of each image under several keys.
 
     Attributes:
-        accuracy: the share of the keys under which the label is named.
-        majority: whether the label is the class named most often; of equally frequent
-            ones the first counts.
+        accuracy: the share of the keys under which the prediction is correct.
+        majority: whether the label is the class predicted most often; ties go to the
+            lower class index.
         loss: mean over the keys.
         finite: whether all logits were finite under all keys.
     """
@@ -42,7 +42,7 @@ class Judged(NamedTuple):
     finite: Bool[Array, " n"]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def judge(
     logits_fn: LogitsFunction,
@@ -53,25 +53,24 @@ def judge(
     evaluations: int = 1,
     loss: Loss = cross_entropy,
 ) -> Judged:
-    """Asks a classifier `evaluations` times about each image.
+    """Queries a classifier `evaluations` times for each image.
 
-    The mean of `accuracy` over images is the accuracy that a user of the random
-    classifier sees; the mean of `majority` is that of a vote over its answers.
+    The mean of `accuracy` over images is the expected accuracy of the random
+    classifier; the mean of `majority` is its accuracy under a majority vote.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
         labels: integers in [0, classes).
-        key: of the questions, which get one each of their own; 1 question, this one.
-        evaluations: number of questions; 1 is enough for a classifier that is not
-            random.
+        key: split into one key per query; used as it is for 1 query.
+        evaluations: number of queries; 1 is enough for a deterministic classifier.
         loss: ``(logits, labels) -> [n]``.
 
     Returns:
-        The verdict on each image. Logits that are not finite name no class.
+        The evaluation of each image. Logits that are not finite predict no class.
 
     Raises:
-        TypeError: images or labels that are no arrays, or a key that is none.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
         ValueError: wrong shapes or dtypes, or `evaluations` below 1.
 
     Example:
@@ -89,29 +88,29 @@ def judge(
     require_images(images)
     require_labels(labels, len(images))
     require_key(key)
-    return judged_goal(logits_fn, goal(loss, labels), images, key, evaluations)
+    return judge_goal(logits_fn, make_goal(loss, labels), images, key, evaluations)
 
 
-# Votes for the classes, losses, and where all was finite.
+# Votes for the classes, losses, and whether the logits were finite.
 _Answers = tuple[Array, Array, Array]
 
 
-def judged_goal(
+def judge_goal(
     logits_fn: LogitsFunction,
-    wanted: Goal,
+    goal: Goal,
     images: Float[Array, "n h w c"],
     key: PRNGKeyArray,
     evaluations: int,
 ) -> Judged:
-    """`judge` for any goal: of one with targets these are in the labels' place."""
-    classes = wanted.classes
+    """`judge` for any goal; a targeted one has the targets in place of the labels."""
+    classes = goal.classes
 
     def one(key: PRNGKeyArray) -> _Answers:
         logits = canonical(logits_fn)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
-        named = jnp.where(finite, logits.argmax(axis=-1), -1)
-        votes = jax.nn.one_hot(named, logits.shape[1], dtype=images.dtype)
-        return votes, wanted.loss(logits).astype(images.dtype), finite
+        predicted = jnp.where(finite, logits.argmax(axis=-1), -1)
+        votes = jax.nn.one_hot(predicted, logits.shape[1], dtype=images.dtype)
+        return votes, goal.loss(logits).astype(images.dtype), finite
 
     if evaluations == 1:
         votes, loss, finite = one(key)
@@ -124,7 +123,7 @@ def judged_goal(
         keys = jax.random.split(key, evaluations)
         total, _ = jax.lax.scan(add, one(keys[0]), keys[1:])
         votes, loss, finite = total[0], total[1] / evaluations, total[2]
-    named = jnp.take_along_axis(votes, classes[:, None], axis=1)[:, 0]
-    # Where no answer was finite no class has a vote.
-    majority = (votes.argmax(axis=1) == classes) & (named > 0)
-    return Judged(named / evaluations, majority, loss, finite)
+    correct = jnp.take_along_axis(votes, classes[:, None], axis=1)[:, 0]
+    # If no logits were finite, no class has a vote.
+    majority = (votes.argmax(axis=1) == classes) & (correct > 0)
+    return Judged(correct / evaluations, majority, loss, finite)

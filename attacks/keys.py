@@ -1,8 +1,8 @@
-"""Random keys of any type, from which images draw each by itself.
+"""Random keys of any type, for draws that do not depend on the batch.
 
-With some of JAX's generators ("rbg", "unsafe_rbg") `jax.vmap` draws for all images from
-the first one's key, so that an image's numbers would depend on its batch. Threefry's do
-not. Whatever generator a caller chose, images draw from it.
+With some of JAX's generators ("rbg", "unsafe_rbg") `jax.vmap` uses the key of the first
+image for all, so an image's draws would depend on its batch. Those of threefry do not,
+so images draw from threefry, whichever generator the caller chose.
 """
 
 import jax
@@ -13,13 +13,13 @@ GENERATOR = "threefry2x32"
 
 
 def mappable(key: PRNGKeyArray) -> Key[Array, ""]:
-    """A key that `jax.vmap` may draw with: of threefry, made from one of any type.
+    """A threefry key, safe to draw with under `jax.vmap`, made from any key.
 
-    A threefry key comes back as it is. The bits of another are folded into one, so that
-    equal keys draw equal numbers, and different keys different ones.
+    A threefry key is returned unchanged. The bits of another are folded into one, so
+    equal keys give equal draws and different keys different ones.
 
     Args:
-        key: of `jax.random.key`, or of the older `jax.random.PRNGKey`.
+        key: from `jax.random.key` or the older `jax.random.PRNGKey`.
     """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)

@@ -1,9 +1,9 @@
 """Convolutions that stay fast inside a compiled loop on a CPU.
 
-XLA's CPU compiler brings a convolution into the layout of its fast implementation only
-where it stands outside of every loop (https://github.com/jax-ml/jax/issues/12868). The
-gradient of a network in the usual layout (NHWC, HWIO) is not in it: in a loop it is
-tens of times slower. `canonical` writes the layout out.
+XLA's CPU compiler converts a convolution to the layout of its fast implementation only
+outside of loops (https://github.com/jax-ml/jax/issues/12868). The gradient of a network
+in the usual layout (NHWC, HWIO) does not have that layout, and is tens of times slower
+in a loop. `canonical` makes the layout explicit.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def canonical(function: Function) -> Function:
-    """The same function of arrays, with its convolutions in XLA's layout for CPUs.
+    """Rewrites a function's convolutions to XLA's fast layout on a CPU.
 
-    On other devices it is the function itself. Convolutions in a loop or a branch
-    within the function stay as they are. Apply it after differentiation: what JAX knows
-    about the derivative of parts of the function, such as `jax.custom_vjp`, is lost.
+    On other devices the function is returned unchanged. Convolutions in loops and
+    branches of the function are not rewritten. Apply it after differentiation: custom
+    derivatives in the function, such as `jax.custom_vjp`, are lost.
 
     Args:
-        function: of any pytrees of arrays.
+        function: takes and returns pytrees of arrays.
 
     Returns:
-        A function of the same arguments, with the same results up to rounding.
+        A function with the same arguments, and the same results up to rounding.
     """
     if jax.default_backend() != "cpu":
         return function
@@ -45,7 +45,7 @@ def canonical(function: Function) -> Function:
 
 
 def _convolves(program: Any) -> bool:
-    """Whether there is a convolution outside of loops and branches."""
+    """Whether there is a convolution outside loops and branches."""
     for equation in program.eqns:
         inner = called(equation)
         if equation.primitive.name == "conv_general_dilated":
@@ -56,14 +56,14 @@ def _convolves(program: Any) -> bool:
 
 
 def called(equation: Any) -> Any:
-    """The program that an equation of another does nothing but call, or None."""
+    """The program that an equation calls, or None if it is not a plain call."""
     if equation.primitive.name in ("jit", "pjit", "closed_call"):
         return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     return None
 
 
 def _evaluate(program: Any, constants: list[Any], arguments: list[Any]) -> list[Any]:
-    """As `jax.core.eval_jaxpr`, but for the convolutions."""
+    """`jax.core.eval_jaxpr`, with the convolutions rewritten."""
     variables = [*program.constvars, *program.invars]
     values = dict(zip(variables, [*constants, *arguments], strict=True))
 
@@ -95,12 +95,12 @@ def _convolve(
     dimension_numbers: Any,
     **options: Any,
 ) -> Array:
-    """The convolution, by way of channels last and kernels that end in them."""
+    """The convolution in NHWC and HWIO, with transposes before and after."""
     batch, channel, *space = dimension_numbers.lhs_spec
     outputs, inputs, *window = dimension_numbers.rhs_spec
     count = len(space)
     middle = tuple(range(1, count + 1))
-    # JAX's annotations leave NumPy's arrays out, which it takes all the same.
+    # JAX accepts NumPy arrays here, though its annotations do not.
     result = jax.lax.conv_general_dilated(
         images.transpose(batch, *space, channel),  # type: ignore[arg-type]
         kernel.transpose(*window, inputs, outputs),  # type: ignore[arg-type]

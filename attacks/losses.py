@@ -1,9 +1,9 @@
-r"""What an attack makes large, per image: functions of the logits.
+r"""The losses that attacks maximize, per image: functions of the logits.
 
 Write z for the logits of an image, y for its label, t for a target class and
 :math:`z_{\pi_1} \ge z_{\pi_2} \ge \dots` for the logits sorted. An untargeted loss is
 called as ``loss(logits, labels)``, a targeted one as ``loss(logits, labels, targets)``;
-both return one value for each image and grow as the attacker gets what they want.
+both return one value per image, which is larger the closer the attack is to its goal.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ Logits = Float[Array, "n classes"]
 Classes = Integer[Array, " n"]
 Losses = Float[Array, " n"]
 
-# Untargeted or targeted, as above.
+# Untargeted or targeted.
 Loss = Callable[..., Losses]
 
-# An untargeted loss, and the targeted one of the same kind.
+# An untargeted loss and its targeted counterpart.
 LossPair = tuple[Loss, Loss]
 
 
@@ -31,15 +31,15 @@ def cross_entropy(logits: Logits, labels: Classes) -> Losses:
 
 
 def margin(logits: Logits, labels: Classes) -> Losses:
-    r""":math:`\max_{i \ne y} z_i - z_y`, positive where the answer is wrong.
+    r""":math:`\max_{i \ne y} z_i - z_y`, positive where the image is misclassified.
 
-    The negative of the objective f6 of Carlini and Wagner 2017, without its confidence.
+    The negative of Carlini and Wagner 2017's f6, without the confidence.
     """
     return _largest_other(logits, labels) - of_class(logits, labels)
 
 
 def dlr(logits: Logits, labels: Classes) -> Losses:
-    r"""Difference of logits ratio, which no scaling of the logits changes.
+    r"""Difference of logits ratio, invariant to the scale of the logits.
 
     .. math:: -\frac{z_y - \max_{i \ne y} z_i}{z_{\pi_1} - z_{\pi_3}}
 
@@ -60,16 +60,16 @@ def targeted_cross_entropy(logits: Logits, labels: Classes, targets: Classes) ->
 
 
 def targeted_margin(logits: Logits, labels: Classes, targets: Classes) -> Losses:
-    r""":math:`z_t - \max_{i \ne t} z_i`, positive where the target is named.
+    r""":math:`z_t - \max_{i \ne t} z_i`, positive where the target is predicted.
 
-    The negative of the objective f6 of Carlini and Wagner 2017.
+    The negative of Carlini and Wagner 2017's f6.
     """
     del labels
     return -margin(logits, targets)
 
 
 def targeted_difference(logits: Logits, labels: Classes, targets: Classes) -> Losses:
-    r""":math:`z_t - z_y`, positive where the target is preferred to the label.
+    r""":math:`z_t - z_y`, positive where the target outscores the label.
 
     Gowal et al. 2019, "An alternative surrogate loss for PGD-based adversarial
     testing".
@@ -78,7 +78,7 @@ def targeted_difference(logits: Logits, labels: Classes, targets: Classes) -> Lo
 
 
 def targeted_dlr(logits: Logits, labels: Classes, targets: Classes) -> Losses:
-    r"""The difference of logits ratio towards a target.
+    r"""The targeted difference of logits ratio.
 
     .. math:: -\frac{z_y - z_t}{z_{\pi_1} - (z_{\pi_3} + z_{\pi_4}) / 2}
 
@@ -97,12 +97,12 @@ MARGIN: LossPair = (margin, targeted_margin)
 
 
 def kl_from(reference: Logits) -> Loss:
-    r"""A loss that moves the answer away from an earlier one, whatever the label.
+    r"""The divergence of the prediction from a reference, whatever the label.
 
     .. math:: \mathrm{KL}(\mathrm{softmax}(r) \| \mathrm{softmax}(z))
 
-    The attack inside TRADES (Zhang et al. 2019, eq. 3). It starts at a point of zero
-    slope when z = r: give the attack a random start.
+    The loss of the attack in TRADES (Zhang et al. 2019, eq. 3). Its gradient is zero at
+    z = r, so the attack needs a random start.
 
     Args:
         reference: logits r of the clean images ``[n, classes]``, a constant.
@@ -123,21 +123,21 @@ def kl_from(reference: Logits) -> Loss:
 
 
 def of_class(logits: Logits, classes: Classes) -> Losses:
-    """The logit of one class for each image."""
+    """The logit of the given class, for each image."""
     return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
 
 
 def is_class(logits: Logits, classes: Classes) -> Bool[Array, "n classes"]:
-    """Which logit is that of the class, for each image."""
+    """The one-hot mask of the given class, for each image."""
     return jnp.arange(logits.shape[1])[None] == classes[:, None]
 
 
 def likeliest_others(
     logits: Logits, labels: Classes, count: int
 ) -> Integer[Array, "count n"]:
-    """The classes of the highest logits but the labels, from the highest on.
+    """The `count` classes other than the label with the highest logits, in order.
 
-    Of equal logits the first class comes first, and NaN last of all.
+    Ties go to the lower class index; NaN comes last.
     """
     order = jnp.lexsort((-logits, is_class(logits, labels)), axis=1)
     return order[:, :count].T.astype(labels.dtype)

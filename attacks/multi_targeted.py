@@ -1,4 +1,4 @@
-"""MultiTargeted: projected gradient descent towards each of the likely classes."""
+"""MultiTargeted: projected gradient ascent towards each of the likeliest classes."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs
-from attacks.ascent import Kept, finish, keep, nothing_kept, preference
-from attacks.empty import takes_none
+from attacks.ascent import Best, finish, initial_best, preference, update_best
+from attacks.empty import allow_no_images
 from attacks.losses import Loss, likeliest_others, margin, targeted_difference
-from attacks.oracle import Answer, ask, goal
+from attacks.oracle import Answer, make_goal, query
 from attacks.pgd import StepSize, pgd
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction, Status
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def multi_targeted(
     logits_fn: LogitsFunction,
@@ -38,39 +38,36 @@ def multi_targeted(
     first_index: Integer[ArrayLike, ""] = 0,
     **options: Any,
 ) -> Attacked:
-    r"""Moves an image towards one class after another, and takes the best result.
+    r"""PGD towards one target after another; returns the best result.
 
     .. math::
         x'_t \approx \arg\max_{x' \in B} L_t(f(x'), y), \quad
         L_t = z_t - z_y, \qquad
         x' = \arg\max_{x'_t} \max_{i \ne y} f(x'_t)_i - f(x'_t)_y
 
-    Where the classifier is locally linear, each of these problems has one optimum,
-    whereas the margin, being the largest of them, has as many as there are classes.
-    Each run is one of `pgd` that keeps its best iterate; of the runs a wrong answer
-    counts before a right one, then the higher margin; only the mean margin where
-    `eot_samples` or `evaluations` say that the classifier is random. The paper's
-    optimiser is Adam; here steps are those of `pgd`.
+    If the classifier is locally linear, each of these problems has one optimum, but the
+    margin, their maximum, can have one per class. Each run is `pgd` with `keep_best`,
+    and a misclassified image is the best result, then the higher margin; the mean
+    margin alone if `eot_samples` or `evaluations` above 1 imply a random classifier.
+    The paper uses Adam; the steps here are those of `pgd`.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images, labels, key, epsilon, step_size, steps: as in `pgd`.
-        target_classes: how many targets for each image, from the class of the highest
-            logit on the clean image on (the mean over `eot_samples` keys), the label
-            left out; all other classes where there are no more.
-        restarts: runs towards each target, each from a random start of its own.
+        target_classes: the largest number of targets: the other classes of highest
+            logits on the clean image (averaged over `eot_samples` keys).
+        restarts: runs towards each target, from independent random starts.
         loss: ``(logits, labels, targets) -> [n]``.
         eot_samples: keys over which each gradient, and each margin, is averaged.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
-        options: other options of `pgd` but ``targets``.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
+        options: other options of `pgd`, except ``targets``.
 
     Returns:
         The attacked images; ``loss`` is the margin. With T targets and R restarts
-        ``queries`` is ``eot_samples`` for choosing the targets, those of T * R runs of
-        `pgd` and ``eot_samples`` to compare what each found, and ``evaluations`` for
-        the verdict.
+        ``queries`` is ``eot_samples`` to choose the targets, those of T * R runs of
+        `pgd` with ``eot_samples`` each to compare their results, and ``evaluations``.
 
     Raises:
         ValueError, TypeError: as `pgd`.
@@ -100,13 +97,13 @@ def multi_targeted(
         evaluations=evaluations,
     )
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
-    wanted = goal(margin, labels)
-    best = preference(randomized=eot_samples > 1 or evaluations > 1)
+    goal = make_goal(margin, labels)
+    prefers = preference(randomized=eot_samples > 1 or evaluations > 1)
 
     def value(images: Array, key: PRNGKeyArray) -> Answer:
-        return ask(
+        return query(
             logits_fn,
-            wanted,
+            goal,
             images,
             key,
             samples=eot_samples,
@@ -114,7 +111,7 @@ def multi_targeted(
             gradient=False,
         )
 
-    target_key, verdict_key, run_key = jax.random.split(key, 3)
+    target_key, evaluation_key, run_key = jax.random.split(key, 3)
     clean = value(images, target_key)
     count = min(target_classes, classes - 1)
     targets = likeliest_others(clean.logits, labels, count)
@@ -123,10 +120,10 @@ def multi_targeted(
     def run(
         carry: _Carry, target_and_index: tuple[Array, Array]
     ) -> tuple[_Carry, None]:
-        kept, queries, status = carry
+        best, queries, status = carry
         targets, index = target_and_index
         pgd_key, value_key = jax.random.split(jax.random.fold_in(run_key, index))
-        # A loss and no `targets`: any wrong answer is a success of the run.
+        # A loss and no `targets`: any misclassification is a success of the run.
         found = pgd(
             logits_fn,
             images,
@@ -141,27 +138,27 @@ def multi_targeted(
             first_index=first_index,
             **{"keep_best": True, **options},
         )
-        kept = keep(kept, found.images, value(found.images, value_key), best)
-        kept = kept._replace(not_finite=kept.not_finite + found.not_finite)
+        best = update_best(best, found.images, value(found.images, value_key), prefers)
+        best = best._replace(not_finite=best.not_finite + found.not_finite)
         queries += found.queries + eot_samples
-        return (kept, queries, jnp.minimum(status, found.status)), None
+        return (best, queries, jnp.minimum(status, found.status)), None
 
-    nothing = nothing_kept(images)
+    nothing = initial_best(images)
     nothing = nothing._replace(not_finite=(~clean.finite).astype(jnp.int32))
     runs = len(targets)
     worst = jnp.full(len(images), Status.NOT_FINITE, jnp.int32)
-    asked = jnp.full(len(images), eot_samples, jnp.int32)
-    carry, each = (nothing, asked, worst), (targets, jnp.arange(runs))
-    (kept, queries, status), _ = jax.lax.scan(run, carry, each)
+    spent = jnp.full(len(images), eot_samples, jnp.int32)
+    carry, each = (nothing, spent, worst), (targets, jnp.arange(runs))
+    (best, queries, status), _ = jax.lax.scan(run, carry, each)
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
         queries=queries,
         status=status,
     )
 
 
-_Carry = tuple[Kept, Array, Array]  # what is kept, queries, and why runs stopped
+_Carry = tuple[Best, Array, Array]  # best so far, queries, status

@@ -1,8 +1,8 @@
-r"""Balls around an image, and directions in them, for the norms attacks use.
+r"""Balls around images, and directions in them, for the norms of attacks.
 
 Every function takes ``norm``, one of `NORMS`, and treats each image of a batch alone.
-The ball of radius epsilon around x is meant inside the box [0, 1] and as floating point
-numbers compute it: what `project` returns lies in it without any rounding on top.
+The ball of radius epsilon around x is intersected with the box [0, 1]. Membership is
+exact in floating point: what `project` returns lies in the ball with no tolerance.
 """
 
 import math
@@ -25,35 +25,35 @@ def size(difference: Images, norm: str) -> Float[Array, " n"]:
         return jnp.abs(flat).max(axis=1, initial=0)
     if norm == "l1":
         return jnp.abs(flat).sum(axis=1)
-    # Scaled, so that squares of small numbers do not vanish.
+    # Scaled, so that squares of small numbers do not underflow.
     largest = jnp.abs(flat).max(axis=1, initial=0)
     scale = jnp.where(largest > 0, largest, 1)
     return scale * jnp.sqrt(jnp.sum((flat / scale[:, None]) ** 2, axis=1))
 
 
 def rounding(images: Images, norm: str) -> float:
-    """What rounding to the images' dtype can add to the norm of a difference."""
+    """The most that rounding to the images' dtype adds to the norm of a difference."""
     entries: float = math.prod(images.shape[1:])
     terms = {"linf": 1.0, "l2": math.sqrt(entries), "l1": entries}[norm]
     return float(jnp.finfo(images.dtype).eps) * terms
 
 
 def per_image(values: Shaped[Array, " n"]) -> Shaped[Array, "n 1 1 1"]:
-    """Values of a batch, to be multiplied with its images."""
+    """One value per image, shaped to broadcast against the images."""
     return values[:, None, None, None]
 
 
 def project(images: Images, clean: Images, epsilon: ArrayLike, norm: str) -> Images:
-    """Brings images into the ball around the clean ones and into [0, 1].
+    """Projects images onto the ball around the clean ones and onto [0, 1].
 
     L-infinity: the nearest point. L2 and L1: the nearest point of the ball, then of the
-    box, which lies in the ball as well since the clean image lies in the box. Their
-    radius is reduced by what adding the perturbation to the image can round.
+    box; that stays in the ball, since the clean image lies in the box. Their radius is
+    reduced by the rounding error of adding the perturbation to the image.
 
     Args:
         images: any finite values.
         clean: in [0, 1].
-        epsilon: radius in pixel values, >= 0: one, or one for each image.
+        epsilon: radius in pixel values, >= 0; a scalar or one per image.
         norm: one of `NORMS`.
 
     Returns:
@@ -64,13 +64,13 @@ def project(images: Images, clean: Images, epsilon: ArrayLike, norm: str) -> Ima
         return jnp.clip(images, *bounds(clean, epsilon))
     entries = clean[0].size
     grain = jnp.finfo(clean.dtype).eps / 2
-    lost = entries * grain if norm == "l1" else entries**0.5 * grain
-    radius = jnp.maximum(epsilon * (1 - 16 * grain) - lost, 0)
+    rounding_loss = entries * grain if norm == "l1" else entries**0.5 * grain
+    radius = jnp.maximum(epsilon * (1 - 16 * grain) - rounding_loss, 0)
     radius = jnp.broadcast_to(radius, (len(clean),))
     difference = images - clean
     if norm == "l1":
         nearest = jax.vmap(_nearest_in_l1_ball)
-        # It divides by the radius; the shrinking below sees to one of 0.
+        # It divides by the radius; the scaling below handles a radius of 0.
         difference = nearest(difference, jnp.maximum(radius, grain))
     length = size(difference, norm)
     shrink = jnp.where(length > radius, radius / jnp.where(length > 0, length, 1), 1)
@@ -80,29 +80,29 @@ def project(images: Images, clean: Images, epsilon: ArrayLike, norm: str) -> Ima
 def _nearest_in_l1_ball(
     difference: Float[Array, "h w c"], radius: Float[Array, ""]
 ) -> Float[Array, "h w c"]:
-    """As `optax.projections.projection_l1_ball`, in the dtype of its argument."""
+    """`optax.projections.projection_l1_ball`, but in the dtype of its argument."""
     inside = optax.tree.norm(difference, ord=1) <= radius
-    # Optax counts in Python's ints, and with wide types on that makes float64.
+    # Optax counts in Python ints, which gives float64 where 64-bit types are on.
     surface = optax.projections.projection_l1_sphere(difference, radius)
     return jnp.where(inside, difference, surface.astype(difference.dtype))
 
 
 def bounds(clean: Images, epsilon: Array) -> tuple[Images, Images]:
-    """The L-infinity ball's ends in [0, 1], no further from the image than epsilon."""
+    """Bounds of the L-infinity ball in [0, 1], at most epsilon from the image."""
     if epsilon.ndim:
         epsilon = per_image(epsilon)
     lower, upper = clean - epsilon, clean + epsilon
-    # Rounding can carry an end past the ball, by less than one unit in the last place.
+    # Rounding can put a bound outside the ball, by less than one ulp.
     lower = jnp.where(clean - lower > epsilon, jnp.nextafter(lower, clean), lower)
     upper = jnp.where(upper - clean > epsilon, jnp.nextafter(upper, clean), upper)
     return jnp.maximum(lower, 0), jnp.minimum(upper, 1)
 
 
 def direction(gradient: Images, norm: str) -> Images:
-    """The gradient's direction, of length 1 in the norm.
+    """The gradient's direction, of norm 1.
 
-    The sign for L-infinity, the gradient itself scaled for L2 and L1. NaN counts as 0,
-    and so does the direction of a gradient of 0.
+    The sign for L-infinity, the normalized gradient for L2 and L1. Entries that are not
+    finite count as 0, and the direction of a zero gradient is 0.
     """
     gradient = jnp.where(jnp.isfinite(gradient), gradient, 0)
     if norm == "linf":
@@ -114,7 +114,7 @@ def direction(gradient: Images, norm: str) -> Images:
 def random_in_ball(
     keys: Key[Array, " n"], clean: Images, epsilon: ArrayLike, norm: str
 ) -> Images:
-    """Points drawn uniformly from the balls around the clean images, then projected.
+    """Uniform samples from the balls around the clean images, then projected.
 
     Args:
         keys: one for each image.

@@ -1,4 +1,4 @@
-"""Asking a classifier: its loss, whether it is wrong, and the slope, for each image."""
+"""Queries of a classifier: loss, success and gradient for each image."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,20 +11,20 @@ from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 from attacks.keys import mappable
 from attacks.loops import canonical
 from attacks.losses import CROSS_ENTROPY, Loss, LossPair
-from attacks.remaining import Remaining, of_remaining
+from attacks.remaining import Remaining, on_remaining
 from attacks.types import LogitsFunction
 
 
 class Answer(NamedTuple):
-    """What the classifier says to a batch, each an average over the samples.
+    """The result of a query, averaged over its samples.
 
     Attributes:
         loss: the attack's loss.
-        wrong: the share of the samples in which the attacker has what they want.
+        wrong: the share of the samples that reach the goal or are not finite.
         finite: whether all logits were finite in all samples.
-        gradient: of the loss with respect to the images; None where not asked for.
-        logits: of the samples.
-        not_finite: how many logits were not finite, where that is not just `~finite`.
+        gradient: of the loss with respect to the images; None if not computed.
+        logits: mean over the samples.
+        not_finite: number of queries without finite logits; None for `~finite`.
     """
 
     loss: Float[Array, " n"]
@@ -36,13 +36,13 @@ class Answer(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """What an attacker wants.
+    """The goal of an attack.
 
     Attributes:
-        measure: ``(logits, *given) -> [n]``, to be made large.
-        given: what else it takes, an entry for each image: labels, targets.
-        classes: the labels, to get away from, or the targets.
-        targeted: which of these; whether naming the class is success.
+        measure: ``(logits, *given) -> [n]``, the loss to maximize.
+        given: its other arguments, with one entry per image: labels, targets.
+        classes: the targets of a targeted attack, else the labels.
+        targeted: whether predicting the class is success, or else failure.
     """
 
     measure: Callable[..., Array]
@@ -51,29 +51,29 @@ class Goal(NamedTuple):
     targeted: bool
 
     def loss(self, logits: Float[Array, "n classes"]) -> Float[Array, " n"]:
-        """What is to be made large."""
+        """The loss to maximize."""
         return self.measure(logits, *self.given)
 
     def reached(self, logits: Float[Array, "n classes"]) -> Bool[Array, " n"]:
-        """Where the attacker has what they want."""
+        """Whether the prediction is a success."""
         return (logits.argmax(axis=-1) == self.classes) == self.targeted
 
 
-def goal(
+def make_goal(
     loss: Loss | None,
     labels: Integer[Array | np.ndarray, " n"],
     targets: Integer[Array | np.ndarray, " n"] | None = None,
     *,
     default: LossPair = CROSS_ENTROPY,
 ) -> Goal:
-    """Away from the labels, or towards targets where they are given.
+    """The untargeted goal, or the targeted one if there are targets.
 
     Args:
         loss: ``(logits, labels) -> [n]``, with targets ``(logits, labels, targets) ->
             [n]``; None for the default.
-        labels: a class for each image.
-        targets: another, or None.
-        default: the losses without targets and with them.
+        labels: the true classes.
+        targets: the target classes, or None.
+        default: the untargeted and the targeted default loss.
     """
     targeted = targets is not None
     loss = default[targeted] if loss is None else loss
@@ -84,9 +84,9 @@ def goal(
     return Goal(loss, (labels, targets), targets, targeted)
 
 
-def ask(
+def query(
     logits_fn: LogitsFunction,
-    wanted: Goal,
+    goal: Goal,
     images: Float[Array, "n h w c"],
     key: PRNGKeyArray,
     *,
@@ -95,24 +95,24 @@ def ask(
     gradient: bool = True,
     remaining: Remaining | None = None,
 ) -> Answer:
-    r"""Expectation over transformation: the mean answer over keys.
+    r"""Expectation over transformation: the mean answer over several keys.
 
     .. math::
         \frac{1}{m} \sum_{j=1}^m L(f(x; k_j)), \qquad
         \frac{1}{m} \sum_{j=1}^m \nabla_x L(f(x; k_j))
 
-    The slope of an image's entry that is not finite in a sample counts as 0 there.
+    Gradient entries that are not finite in a sample count as 0 there.
 
     Args:
         logits_fn: ``(images, key) -> logits``.
         wanted: the loss, and what counts as success.
         images: a batch.
-        key: the key of the one sample, or the source of the keys of several.
+        key: used as it is for 1 sample, split for several.
         samples: m, >= 1.
-        chunk: samples asked at a time (`jax.vmap`): memory grows with it.
+        chunk: samples per `jax.vmap`; memory grows with it.
         gradient: whether to differentiate.
-        remaining: the images to ask about, with 1 sample; None for all. The answers to
-            others mean nothing.
+        remaining: the images to query, used with 1 sample; None for all. Results for
+            other images are undefined.
 
     Returns:
         The answer.
@@ -121,22 +121,22 @@ def ask(
         Athalye et al. 2018, "Synthesizing robust adversarial examples", eq. (2).
     """
 
-    targeted = wanted.targeted
+    targeted = goal.targeted
 
     def one(
         key: PRNGKeyArray,
         images: Array = images,
-        given: tuple[Array, ...] = wanted.given,
-        classes: Array = wanted.classes,
+        given: tuple[Array, ...] = goal.given,
+        classes: Array = goal.classes,
     ) -> Answer:
-        wanted_here = Goal(wanted.measure, given, classes, targeted)
+        part_goal = Goal(goal.measure, given, classes, targeted)
 
         def loss_sum(
             images: Array, key: PRNGKeyArray
         ) -> tuple[Array, tuple[Array, Array]]:
             logits = logits_fn(images, key)
-            loss = wanted_here.loss(logits).astype(images.dtype)
-            # The images do not interact: the gradient of the sum holds that of each.
+            loss = part_goal.loss(logits).astype(images.dtype)
+            # Images are independent, so the gradient of the sum holds each image's.
             return loss.sum(), (loss, logits)
 
         slope = None
@@ -147,11 +147,11 @@ def ask(
         else:
             _, (loss, logits) = canonical(loss_sum)(images, key)
         finite = jnp.isfinite(logits).all(axis=-1)
-        wrong = wanted_here.reached(logits) | ~finite
+        wrong = part_goal.reached(logits) | ~finite
         return Answer(loss, wrong.astype(images.dtype), finite, slope, logits)
 
-    def several(keys: Key[Array, " several"]) -> Answer:
-        """The sums over as many keys, and whether all are finite."""
+    def sum_over(keys: Key[Array, " several"]) -> Answer:
+        """Sums over these keys, and whether all logits are finite."""
         if len(keys) == 1:
             return one(keys[0])
         answers = jax.vmap(one)(keys)
@@ -159,15 +159,15 @@ def ask(
         return sums._replace(finite=answers.finite.all(axis=0))
 
     if samples == 1 and remaining is not None:
-        batch = images, wanted.given, wanted.classes
-        return of_remaining(lambda batch: one(key, *batch), batch, remaining)
+        batch = images, goal.given, goal.classes
+        return on_remaining(lambda batch: one(key, *batch), batch, remaining)
     if samples == 1:
         return one(key)
     keys, chunk = jax.random.split(mappable(key), samples), min(chunk, samples)
-    first = samples % chunk or chunk  # the odd ones, and then whole chunks
+    first = samples % chunk or chunk  # a partial chunk first, then full ones
     total, _ = jax.lax.scan(
-        lambda total, keys: (_added(total, several(keys)), None),
-        several(keys[:first]),
+        lambda total, keys: (_added(total, sum_over(keys)), None),
+        sum_over(keys[:first]),
         keys[first:].reshape(-1, chunk),
     )
     mean = _mapped(lambda x: x / samples, total)
@@ -184,7 +184,7 @@ def mean_logits(
 ) -> Float[Array, "n classes"]:
     """Expectation over transformation of the logits, and so of their gradients.
 
-    The keys are those of `ask`. The derivative repeats the forward passes, so that its
+    The keys are those of `query`. The derivative recomputes the forward passes, so its
     memory is that of one chunk.
     """
     if samples == 1:
@@ -196,8 +196,8 @@ def mean_logits(
 
 
 def _mapped(function: Callable[..., Array], *answers: Answer) -> Answer:
-    """A function of the answers' entries, without `finite`, which is no number."""
-    # What is None is no leaf; callers put the right one in its place.
+    """Maps a function over the answers' arrays except `finite`, which is boolean."""
+    # None is not a leaf; callers set `finite` afterwards.
     rest = [x._replace(finite=None) for x in answers]  # type: ignore[arg-type]
     mapped: Answer = jax.tree.map(function, *rest)
     return mapped

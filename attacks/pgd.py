@@ -1,12 +1,13 @@
-"""Projected gradient descent, and its one-step and momentum relatives.
+"""Projected gradient descent, and its one-step and momentum variants.
 
-In short, for a classifier `logits_fn(images, key) -> logits`:
+For a classifier `logits_fn(images, key) -> logits`:
 
     attack = jax.jit(functools.partial(pgd, logits_fn))     # compile once
     attacked = attack(images, labels, key)
     accuracy = 1 - attacked.success.mean()
 
-An option that is no number, such as `steps` or `norm`, goes into the `partial`.
+Options that are not numbers or that set a count, such as `norm` or `steps`, go into
+the `partial`.
 """
 
 from collections.abc import Callable
@@ -21,31 +22,31 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     Rule,
     ascend,
-    climb,
     finish,
-    finish_at,
+    finish_last_iterate,
     image_keys,
-    last,
+    initial_best,
+    latest,
     merge,
-    nothing_kept,
     preference,
-    stopped,
+    stop_status,
+    take_steps,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.keys import mappable
 from attacks.losses import Loss
-from attacks.oracle import Answer, ask, goal
+from attacks.oracle import Answer, make_goal, query
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
-# A step's size: one for all, or `index of the step -> size`, as optax's schedules are.
+# A constant, or a schedule `step index -> size`, as in optax.
 StepSize = Real[ArrayLike, ""] | Callable[[Array], ArrayLike]
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def pgd(
     logits_fn: LogitsFunction,
@@ -68,7 +69,7 @@ def pgd(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""Projected gradient descent on a loss, in a ball around each image.
+    r"""Projected gradient ascent on a loss, in a ball around each image.
 
     .. math::
         x_0 \sim U(B), \qquad
@@ -76,59 +77,57 @@ def pgd(
         \qquad B = \{x' \in [0, 1] : \|x' - x\| \le \epsilon\}
 
     with d the sign for L-infinity, and g / ||g|| for L2 and L1. The defaults are the
-    paper's: 7 steps of 2/255 in the L-infinity ball of 8/255, from a random start, and
-    the last iterate returned, which is not always the one of highest loss.
+    paper's: 7 steps of 2/255 in the L-infinity ball of 8/255, from a random start,
+    returning the last iterate, which is not always the one of highest loss.
 
-    The result lies in [0, 1] and in the ball as the images' dtype computes it:
-    ``norm(attacked.images - images) <= epsilon``, with no rounding on top. Where the
-    gradient is zero or NaN the pixel stays where it is, so a classifier without a
-    usable gradient is attacked by the random start alone. An iterate whose logits are
-    not finite is not returned where there is another.
+    The result lies in [0, 1] and in the ball as computed in the images' dtype:
+    ``norm(attacked.images - images) <= epsilon``, with no tolerance. Gradient entries
+    that are zero or NaN leave their pixel unchanged, so without a usable gradient only
+    the random start perturbs the image. An iterate with NaN or infinite logits is
+    returned only if there is no other.
 
-    Every step, and the queries that judge the result, ask the classifier with a key of
-    their own. The random start of an image follows from the key and the image's index,
-    so an image's result does not depend on the batch it came in (where the classifier
-    itself keeps its images apart).
+    Every step and every query of the final evaluation has its own key. The random start
+    of an image depends on the key and the image's index, so its result does not depend
+    on its batch (if the classifier treats images independently).
 
-    Wrap the call in `jax.jit` to compile it once; called without, every call compiles.
-    The two agree to rounding: the compiler may fuse a product into the sum after it.
-    Nothing is differentiated through the attack: the images come back as constants.
+    Wrap the call in `jax.jit` to compile it once; otherwise every call compiles. The
+    two agree up to rounding, since the compiler may fuse operations. The attack is not
+    differentiable: the returned images are constants.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         step_size: alpha, in pixel values; > 0; or a schedule, ``index -> alpha``.
         steps: number of gradient steps; >= 0.
         norm: "linf", "l2" or "l1".
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
             targets; see `attacks.losses`. None for the cross-entropy.
-        targets: integers in [0, classes), the classes to move to; None for any other.
-        random_start: whether to start uniformly in the ball, or else at the image.
-        restarts: runs, each from a start of its own, of which the best result counts:
-            a wrong answer before a right one, then the higher loss; only the mean loss
-            where `eot_samples` or `evaluations` say that the classifier is random.
+        targets: integers in [0, classes), the target classes; None for untargeted.
+        random_start: start at a uniform sample of the ball, or else at the image.
+        restarts: runs from independent random starts, of which the best is returned: a
+            misclassified image first, then the higher loss; the mean loss alone if
+            `eot_samples` or `evaluations` above 1 imply a random classifier.
         keep_best: return the best iterate in the same sense, not the last.
-        momentum: decay of the sum of gradients that MI-FGSM steps along; None steps
-            along the gradient itself.
+        momentum: decay of the gradients that are summed, as in MI-FGSM; None for none.
         eot_samples: keys over which each gradient is averaged.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``queries`` is ``steps * eot_samples`` for each restart,
-        ``eot_samples`` for its last iterate where several are compared (`keep_best` or
-        restarts), and ``evaluations`` for the verdict.
+        ``eot_samples`` more if iterates are compared (`keep_best` or restarts), and
+        ``evaluations``; twice that if a last iterate that was returned without
+        comparison has logits that are not finite.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value. Values that are being traced (under `jax.jit`) cannot be
-            checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value. Traced
+            values (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Madry et al. 2018, "Towards deep learning models resistant to adversarial
@@ -160,11 +159,11 @@ def pgd(
         evaluations=evaluations,
     )
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(loss, labels, targets)
-    best = preference(randomized=eot_samples > 1 or evaluations > 1)
-    oracle = partial(ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk)
+    goal = make_goal(loss, labels, targets)
+    better = preference(randomized=eot_samples > 1 or evaluations > 1)
+    oracle = partial(query, logits_fn, goal, samples=eot_samples, chunk=eot_chunk)
     rule = _rule(images, epsilon, step_size, norm, momentum)
-    prefers = best if keep_best else last
+    prefers = better if keep_best else latest
 
     def start_of(key: PRNGKeyArray) -> tuple[Array, PRNGKeyArray]:
         start_key, query_key = jax.random.split(key)
@@ -174,38 +173,40 @@ def pgd(
             start = norms.random_in_ball(keys, images, epsilon, norm)
         return start, query_key
 
-    def run(kept: Kept, key: PRNGKeyArray) -> tuple[Kept, None]:
+    def run(best: Best, key: PRNGKeyArray) -> tuple[Best, None]:
         found = ascend(oracle, rule, *start_of(key), steps=steps, prefers=prefers)
-        return merge(kept, found, best), None
+        return merge(best, found, better), None
 
-    # The first run splits the key, which is to fold in 0 and 1; 2 is the verdict's.
+    # The first run splits the key, which folds in 0 and 1; 2 is the evaluation's.
     key, fold_in = mappable(key), jax.vmap(jax.random.fold_in, (None, 0))
-    verdict_key = jax.random.fold_in(key, 2)
+    evaluation_key = jax.random.fold_in(key, 2)
     if restarts == 1 and not keep_best:
-        end, kept = climb(oracle, rule, *start_of(key), steps=steps, prefers=prefers)
-        return finish_at(
+        end, best = take_steps(
+            oracle, rule, *start_of(key), steps=steps, prefers=prefers
+        )
+        return finish_last_iterate(
             logits_fn,
-            wanted,
+            goal,
             end,
-            merge(nothing_kept(images), kept, last),
-            verdict_key,
+            merge(initial_best(images), best, latest),
+            evaluation_key,
             evaluations=evaluations,
             queries=steps * eot_samples,
         )
     keys = jnp.concatenate([key[None], fold_in(key, 2 + jnp.arange(1, restarts))])
-    kept, _ = jax.lax.scan(run, nothing_kept(images), keys)
+    best, _ = jax.lax.scan(run, initial_best(images), keys)
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
         queries=restarts * (steps + 1) * eot_samples,
-        status=stopped(kept),
+        status=stop_status(best),
     )
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def fgsm(
     logits_fn: LogitsFunction,
@@ -247,7 +248,7 @@ def fgsm(
         -0.0314
     """
     inputs.require_finite(epsilon=epsilon)
-    # An epsilon of 0 is no size of a step, and any other does as well there.
+    # A step size must be positive; with epsilon 0 its value does not matter.
     step_size = jnp.where(jnp.asarray(epsilon) > 0, epsilon, 1)
     return pgd(
         logits_fn,
@@ -262,7 +263,7 @@ def fgsm(
     )
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def mi_fgsm(
     logits_fn: LogitsFunction,
@@ -275,7 +276,7 @@ def mi_fgsm(
     momentum: Real[ArrayLike, ""] = 1.0,
     **options: Any,
 ) -> Attacked:
-    r"""The momentum iterative method, whose images transfer well to other networks.
+    r"""The momentum iterative method, for attacks that transfer to other networks.
 
     .. math::
         g_{t+1} = \mu g_t + \frac{\nabla_x L}{\mathrm{mean} |\nabla_x L|}, \qquad
@@ -285,7 +286,8 @@ def mi_fgsm(
         logits_fn, images, labels, key, epsilon: as in `pgd`.
         steps: T, >= 1.
         momentum: mu, >= 0.
-        options: other options of `pgd` but ``random_start``.
+        options: other options of `pgd`; ``step_size`` is epsilon / T and
+            ``random_start`` is False by default.
 
     Returns:
         The attacked images.

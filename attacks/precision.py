@@ -1,7 +1,7 @@
-"""What attacks compute in: the images' precision, or float32 where theirs is less.
+"""The working precision of attacks: the images' dtype, or float32 if that is narrower.
 
-`in_working_precision` does so for an attack as a whole, which itself sees images,
-logits and settings of one sort.
+`in_working_precision` wraps a whole attack, which then sees images, logits and settings
+in one dtype.
 """
 
 import contextlib
@@ -26,20 +26,20 @@ Attack = TypeVar("Attack", bound=Callable[..., Any])
 def in_working_precision(attack: Attack) -> Attack:
     """Lets an attack take images and logits of any floating dtype.
 
-    Images of less than float32 are attacked in float32, so that small steps add up. The
-    classifier is shown them in their own dtype, each pixel rounded towards the clean
-    one: so what it sees, and what is returned, lies in the ball. As differences of two
-    pixels round in that dtype, too, epsilon is smaller by as much. Logits of less than
-    float32 are widened before a loss is computed; wider ones than the images stay.
+    Images narrower than float32 are attacked in float32, so that small steps add up.
+    The classifier sees them in their own dtype, each pixel rounded towards the clean
+    one, so what it sees and what is returned lies in the ball. Epsilon is reduced by
+    the rounding error of a difference of two pixels in that dtype. Logits narrower than
+    float32 are widened before the loss is computed; logits wider than the images stay.
 
-    JAX's settings for implicit promotion hold for the caller's classifier alone.
+    JAX's settings for implicit promotion apply to the caller's classifier only.
 
     Args:
         attack: a function of ``(logits_fn, images, labels, key, **options)``.
 
     Returns:
-        The function, whose results have the images' dtype in `Attacked.images` and the
-        working dtype elsewhere.
+        The attack, with `Attacked.images` in the images' dtype and other floats in the
+        working dtype.
     """
     signature = inspect.signature(attack)
 
@@ -53,7 +53,7 @@ def in_working_precision(attack: Attack) -> Attack:
     ) -> Any:
         given = getattr(images, "dtype", None)
         if given is None or not jnp.issubdtype(given, jnp.floating):
-            return attack(logits_fn, images, labels, key, **options)  # refused there
+            return attack(logits_fn, images, labels, key, **options)  # raises
         clean = None
         with _Promotion.free() as promotion:
             dtype = jax.dtypes.canonicalize_dtype(jnp.promote_types(given, jnp.float32))
@@ -64,16 +64,18 @@ def in_working_precision(attack: Attack) -> Attack:
                 default = signature.parameters.get("epsilon")
                 if default is not None:
                     epsilon = options.get("epsilon", default.default)
-                    options["epsilon"] = _less(epsilon, given)
-            asked = _Asked(logits_fn, promotion, clean)
-            return _given_back(attack(asked, images, labels, key, **options), asked)
+                    options["epsilon"] = _reduced_epsilon(epsilon, given)
+            classifier = _WorkingClassifier(logits_fn, promotion, clean)
+            return _to_input_dtype(
+                attack(classifier, images, labels, key, **options), classifier
+            )
 
     return cast(Attack, wrapped)
 
 
 def as_shown(logits_fn: LogitsFunction, images: Float[Array, "n h w c"]) -> Array:
-    """The images as the classifier of an attack sees them, in the working dtype."""
-    if isinstance(logits_fn, _Asked):
+    """The images as the classifier sees them, in the working dtype."""
+    if isinstance(logits_fn, _WorkingClassifier):
         return logits_fn.shown(images).astype(images.dtype)
     return images
 
@@ -85,7 +87,7 @@ def remeasured(
     clean: Float[Array, "n h w c"],
     norm: str,
 ) -> Float[Array, " n"]:
-    """Finite distances of images, as the classifier of an attack sees these."""
+    """Distances, the finite ones recomputed from the images the classifier sees."""
     shown = as_shown(logits_fn, images)
     if shown is images:
         return distances
@@ -95,10 +97,10 @@ def remeasured(
 
 
 class _Promotion:
-    """JAX's settings for implicit promotion where it was made."""
+    """JAX's settings for implicit promotion at the time it is created."""
 
     def __init__(self) -> None:
-        config: Any = jax.config  # whose annotations lack these
+        config: Any = jax.config  # the annotations lack these attributes
         self.dtypes = config.jax_numpy_dtype_promotion
         self.ranks = config.jax_numpy_rank_promotion
 
@@ -113,17 +115,17 @@ class _Promotion:
     @classmethod
     @contextlib.contextmanager
     def free(cls) -> Iterator["_Promotion"]:
-        """Without restrictions; yields the settings there were."""
+        """Lifts the restrictions; yields the previous settings."""
         before = cls()
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             yield before
 
 
-class _Asked:
-    """The classifier for an attack: it sees the clean images' dtype, and says float32.
+class _WorkingClassifier:
+    """The classifier as an attack sees it: images in the working dtype, wide logits.
 
     Attributes:
-        clean: the images as they were given, of less than float32; None for others.
+        clean: the given images where they are narrower than float32, else None.
     """
 
     def __init__(
@@ -147,7 +149,7 @@ class _Asked:
 
 
 def _rounded(images: Array, clean: Array) -> Array:
-    """To the dtype of the clean images, and towards them; differentiated as a cast."""
+    """Casts to the clean images' dtype, rounding towards them; slope 1."""
     rounded = images.astype(clean.dtype)
     exact, near = jax.lax.stop_gradient((images, rounded))
     wide = near.astype(images.dtype)
@@ -156,7 +158,7 @@ def _rounded(images: Array, clean: Array) -> Array:
 
 
 def _setting(value: Any, dtype: np.dtype[Any]) -> Any:
-    """A number as one without a dtype, an array of them in the working dtype."""
+    """A float setting: a scalar as a Python float, an array in the working dtype."""
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
         return value
     if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
@@ -164,17 +166,17 @@ def _setting(value: Any, dtype: np.dtype[Any]) -> Any:
     return jnp.asarray(value, dtype)
 
 
-def _less(epsilon: Any, dtype: np.dtype[Any]) -> Any:
-    """Epsilon, less what a difference of two pixels can be rounded up by."""
+def _reduced_epsilon(epsilon: Any, dtype: np.dtype[Any]) -> Any:
+    """Epsilon minus the rounding error of a difference of two pixels."""
     if epsilon is None or (not is_traced(epsilon) and not 0 <= epsilon < math.inf):
         return epsilon
     return epsilon * (1 - float(jnp.finfo(dtype).eps) / 2)
 
 
-def _given_back(result: Any, asked: _Asked) -> Any:
-    """The result, or several, with images in the dtype of those that were given."""
-    if asked.clean is None or not isinstance(result, tuple):
+def _to_input_dtype(result: Any, classifier: _WorkingClassifier) -> Any:
+    """The results, with images in the dtype of the given ones."""
+    if classifier.clean is None or not isinstance(result, tuple):
         return result
     if isinstance(result, Attacked):
-        return result._replace(images=asked.shown(result.images))
-    return type(result)(*(_given_back(part, asked) for part in result))
+        return result._replace(images=classifier.shown(result.images))
+    return type(result)(*(_to_input_dtype(part, classifier) for part in result))

@@ -1,4 +1,4 @@
-"""Attacked images as 8-bit files hold them: multiples of 1/255, judged again.
+"""Attacked images as 8-bit files store them: multiples of 1/255, evaluated again.
 
 found = deepfool(logits_fn, images, labels, key)
 found = quantized(logits_fn, found, images, labels, key)
@@ -15,21 +15,21 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.empty import takes_none
-from attacks.judge import judged_goal
+from attacks.empty import allow_no_images
+from attacks.judge import judge_goal
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import goal
+from attacks.oracle import make_goal
 from attacks.types import Attacked, LogitsFunction
 
 Images = Float[Array, "n h w c"]
 
 LEVELS = 255
-# The part of a step, away from the clean image, from which on a pixel makes the whole
-# of it: from the nearest multiple to the next one outwards, but for what rounding adds.
+# The fraction of a level above which a perturbation is rounded away from the clean
+# image: from the nearest level to the next one outwards, up to rounding errors.
 ROUNDINGS = (1 / 2, 3 / 8, 1 / 4, 1 / 8, 1 / 16, 1e-3)
 
 
-@takes_none
+@allow_no_images
 def quantized(
     logits_fn: LogitsFunction,
     attacked: Attacked,
@@ -43,48 +43,48 @@ def quantized(
     targets: Num[Array | np.ndarray, " n"] | None = None,
     evaluations: int = 1,
 ) -> Attacked:
-    r"""Rounds attacked images to multiples of 1/255, in the ball, and judges them.
+    r"""Rounds attacked images to multiples of 1/255 in the ball, and evaluates them.
 
-    An image that ends just past a boundary, as those of `deepfool`, `carlini_wagner`,
-    `fab_minimal` and `boundary` do, is often back before it once every pixel has moved
-    to the nearest multiple. So of several roundings the first counts with which the
-    classifier errs: to the nearest multiple, and then more and more of the pixels away
-    from the clean image,
+    Images just past a decision boundary, as from `deepfool`, `carlini_wagner`,
+    `fab_minimal` and `boundary`, often fall back behind it when rounded to the nearest
+    multiples. So several roundings are tried, and the first that is misclassified is
+    taken: to the nearest multiple, then with ever more pixels rounded away from the
+    clean image,
 
     .. math::
         255\, |x'_i - x_i| \mapsto \lfloor 255\, |x'_i - x_i| + 1 - \tau \rfloor,
         \qquad \tau = \tfrac12, \tfrac38, \tfrac14, \tfrac18, \tfrac1{16}, 0
 
-    (where the clean image is one of multiples; else it is the multiples of x' away
-    from x). Each is cut to [0, 1] and to the ball. For L-infinity a pixel outside goes
-    to the nearest multiple inside, towards the clean image; for L2 and L1 the
-    perturbation is shrunk by what makes its rounding fit, and no more.
+    (for a clean image of multiples; else x' itself is rounded, away from x). Each is
+    clipped to [0, 1] and to the ball. For L-infinity a pixel outside goes to the
+    nearest multiple inside, towards the clean image; for L2 and L1 the perturbation is
+    scaled down just enough for its rounding to fit.
 
-    Success may be lost: where the boundary lies between a ball's edge and the last
-    multiple before it, where none of these roundings is an error, where no pixel moves
-    by a thousandth of a step. Such images are rounded to the nearest, and are no
-    success. Where the ball holds no multiple, which is so only around a clean image
-    that is none itself, its nearest ones are taken.
+    Success may be lost: if the boundary lies between the ball's edge and the last
+    multiple inside, if none of these roundings is misclassified, or if no pixel changes
+    by a thousandth of a level. Such images are rounded to the nearest multiples and are
+    no success. If the ball contains no multiples, which needs a clean image that is not
+    of multiples itself, those nearest to the clean image are taken.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
-        attacked: what an attack returned: of `carlini_wagner` and `boundary` one of
-            the two readings, of `fab_minimal` its ``attacked``.
-        images: the clean ones, floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
-        epsilon: radius of the ball in pixel values, >= 0; None for no ball. As
-            `soundness.check_ball` measures, so that 8/255 holds 8 steps.
-        norm: "linf", "l2" or "l1", of the ball.
-        loss: to be reported, as in `attacks.pgd`; None for the margin.
-        targets: integers in [0, classes), the classes to move to; None for any other.
-        evaluations: keys under which each rounding is compared, and as many new ones
-            under which the result is judged, by vote.
+        attacked: the result of an attack: of `carlini_wagner` and `boundary` one of the
+            two readings, of `fab_minimal` its ``attacked``.
+        images: the clean images, floats in [0, 1].
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
+        epsilon: radius of the ball in pixel values, >= 0; None for no ball. Measured
+            as in `soundness.check_ball`, so that 8/255 allows 8 levels.
+        norm: of the ball: "linf", "l2" or "l1".
+        loss: the loss to report, as in `attacks.pgd`; None for the margin.
+        targets: integers in [0, classes), the target classes; None for untargeted.
+        evaluations: keys for comparing the roundings, and as many new ones for the
+            final evaluation; both decide by majority vote.
 
     Returns:
-        The images in the dtype of `attacked`, judged again: ``success`` and ``loss``
-        are theirs, ``queries`` and ``not_finite`` the attack's and what came on top,
-        `evaluations` for each rounding that the image needed and for the verdict.
+        The rounded images in the dtype of `attacked`, with ``success`` and ``loss`` of
+        their evaluation. ``queries`` and ``not_finite`` add to those of the attack:
+        `evaluations` for each rounding tried on the image and for the final evaluation.
 
     Raises:
         ValueError, AssertionError: as `attacks.pgd`.
@@ -108,40 +108,40 @@ def quantized(
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     inputs.require_same_shape("attacked.images", attacked.images, "images", clean)
     moved, _, _ = inputs.checked(logits_fn, attacked.images, labels, key)
-    wanted = goal(loss, labels, targets, default=MARGIN)
-    compare_key, verdict_key = jax.random.split(key)
+    goal = make_goal(loss, labels, targets, default=MARGIN)
+    compare_key, evaluation_key = jax.random.split(key)
     rounded = partial(on_levels, moved, clean, epsilon=epsilon, norm=norm)
 
     def attempt(carry: _Carry) -> _Carry:
-        index, kept, found, asked, lost = carry
+        index, best, found, queries, not_finite = carry
         candidates = rounded(threshold=jnp.asarray(ROUNDINGS)[index])
-        judged = judged_goal(logits_fn, wanted, candidates, compare_key, evaluations)
-        named = judged.majority if wanted.targeted else ~judged.majority
-        # The nearest stays where none is an error.
-        taken = ~found & ((named & judged.finite) | (index == 0))
-        kept = jnp.where(norms.per_image(taken), candidates, kept)
-        asked += jnp.where(found, 0, evaluations)
-        lost += ~found & ~judged.finite
-        return index + 1, kept, found | (named & judged.finite), asked, lost
+        judged = judge_goal(logits_fn, goal, candidates, compare_key, evaluations)
+        success = judged.majority if goal.targeted else ~judged.majority
+        # The nearest rounding stays if none is misclassified.
+        taken = ~found & ((success & judged.finite) | (index == 0))
+        best = jnp.where(norms.per_image(taken), candidates, best)
+        queries += jnp.where(found, 0, evaluations)
+        not_finite += ~found & ~judged.finite
+        return index + 1, best, found | (success & judged.finite), queries, not_finite
 
     nothing = jnp.zeros(len(clean), jnp.int32)
-    _, kept, _, asked, lost = jax.lax.while_loop(
+    _, best, _, queries, not_finite = jax.lax.while_loop(
         lambda carry: (carry[0] < len(ROUNDINGS)) & ~carry[2].all(),
         attempt,
         (jnp.int32(0), moved, nothing > 0, nothing, nothing),
     )
-    kept = jax.lax.stop_gradient(kept)
-    judged = judged_goal(logits_fn, wanted, kept, verdict_key, evaluations)
+    best = jax.lax.stop_gradient(best)
+    judged = judge_goal(logits_fn, goal, best, evaluation_key, evaluations)
     return attacked._replace(
-        images=kept,
-        success=judged.majority if wanted.targeted else ~judged.majority,
+        images=best,
+        success=judged.majority if goal.targeted else ~judged.majority,
         loss=judged.loss,
-        queries=attacked.queries + asked + evaluations,
-        not_finite=attacked.not_finite + lost + ~judged.finite,
+        queries=attacked.queries + queries + evaluations,
+        not_finite=attacked.not_finite + not_finite + ~judged.finite,
     )
 
 
-# The index of the rounding, images, which are done, what was asked, and what was lost.
+# The index of the rounding, images, which are found, queries, and how many not finite.
 _Carry = tuple[Array, Array, Array, Array, Array]
 
 
@@ -158,23 +158,23 @@ def on_levels(
     Args:
         images, clean: in [0, 1].
         epsilon, norm: as in `quantized`.
-        threshold: the part of a step, away from the clean image, from which on a pixel
-            makes the whole of it, above 0.
+        threshold: the fraction of a level above which a perturbation is rounded away
+            from the clean image; > 0.
 
     Returns:
         Images of the same shape and dtype.
     """
     dtype = jnp.promote_types(images.dtype, jnp.float32)
     start = clean.astype(dtype)
-    way = images.astype(dtype) - start
+    perturbation = images.astype(dtype) - start
 
     def round_at(share: Array) -> Array:
-        """The level of each pixel, after a share of the way."""
-        level = (start + share * way) * LEVELS
+        """The level of each pixel, with the perturbation scaled by `share`."""
+        level = (start + share * perturbation) * LEVELS
         outwards = 1 - jnp.asarray(threshold, dtype)
         up, down = jnp.floor(level + outwards), jnp.ceil(level - outwards)
-        still = jnp.abs(share * way) * LEVELS < ROUNDINGS[-1]
-        outer = jnp.where(way > 0, up, down)
+        still = jnp.abs(share * perturbation) * LEVELS < ROUNDINGS[-1]
+        outer = jnp.where(perturbation > 0, up, down)
         return jnp.clip(jnp.where(still, jnp.round(level), outer), 0, LEVELS)
 
     levels = round_at(jnp.ones((), dtype))
@@ -188,9 +188,9 @@ def on_levels(
 
 
 def _from_levels(levels: Images, dtype: DTypeLike) -> Images:
-    """Levels in [0, 255] as reading a file gives them, to the bit.
+    """Pixel values of the levels 0 to 255, bit for bit as read from a file.
 
-    Compiled, a division by 255 would become a product with its inverse.
+    A compiled division by 255 would become a multiplication by its inverse.
     """
     table = np.arange(LEVELS + 1, dtype=np.dtype(dtype)) / np.dtype(dtype).type(LEVELS)
     values: Images = jnp.asarray(table)[levels.astype(jnp.int32)]
@@ -198,7 +198,7 @@ def _from_levels(levels: Images, dtype: DTypeLike) -> Images:
 
 
 def _ends(clean: Images, radius: Array) -> tuple[Images, Images]:
-    """The first and the last level in an L-infinity ball, or the one nearest to it."""
+    """The lowest and highest level in the L-infinity ball, or the nearest if none."""
     ends = jnp.stack([clean - radius, clean, clean + radius]) * LEVELS
     lower, nearest, upper = jnp.clip(jnp.round(ends), 0, LEVELS)
     lower += clean - _from_levels(lower, clean.dtype) > radius
@@ -214,7 +214,7 @@ def _shrunk(
     radius: Array,
     norm: str,
 ) -> Images:
-    """The levels, or those at the largest share of the way whose rounding fits."""
+    """The levels, or those of the largest scaled perturbation whose rounding fits."""
 
     def fits(levels: Images) -> Array:
         return norms.size(_from_levels(levels, clean.dtype) - clean, norm) <= radius

@@ -1,7 +1,7 @@
-"""Asking about those images alone that an attack is not done with.
+"""Queries for only those images that an attack has not finished.
 
-A compiled program knows no batch that shrinks. It can hold a few sizes of batches, and
-bring the images that are left into the smallest that takes them.
+Shapes in a compiled program are fixed, so a batch cannot shrink. The program has a
+few batch sizes instead, and puts the remaining images into the smallest that fits them.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,19 +16,19 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 from attacks.loops import called
 from attacks.types import LogitsFunction
 
-# Each size is a program to compile: of few, for a gradient, and more without one.
-FEW, MORE = (1, 4, 16), (1, 2, 4, 8, 16)
-SMALLEST = 4
+# Each size is compiled separately, so there are fewer for queries with a gradient.
+GRADIENT_DIVISORS, QUERY_DIVISORS = (1, 4, 16), (1, 2, 4, 8, 16)
+SMALLEST_BATCH = 4
 
 Tree = TypeVar("Tree")
 
 
 class Remaining(NamedTuple):
-    """The images that matter, and the sizes of batches to bring them into.
+    """The images still to be queried, and the batch sizes to choose from.
 
     Attributes:
-        active: which matter.
-        sizes: of `batch_sizes`.
+        active: which images.
+        sizes: from `batch_sizes`.
     """
 
     active: Bool[Array, " n"]
@@ -43,27 +43,30 @@ def batch_sizes(
     key: PRNGKeyArray,
     *,
     samples: int = 1,
-    shares: tuple[int, ...] = FEW,
+    divisors: tuple[int, ...] = GRADIENT_DIVISORS,
 ) -> tuple[int, ...]:
-    """The sizes of batches that a classifier may be asked in, from all images on.
+    """The batch sizes that a classifier can be queried with, largest first.
 
-    All images alone, where an image's place in the batch could matter to the answer:
-    for a classifier that makes use of its key, draws numbers of its own, or takes no
-    other size of batch; for a loss that takes none. A batch may be spread over all
-    devices, and what is left of it is on each: so much is left out as to gain by it.
+    Only the full batch where an image's position in the batch could change its logits
+    (the classifier uses its key or draws random numbers), or where the classifier or
+    the loss rejects other batch sizes. A full batch may be sharded over all devices,
+    but a smaller one runs on each of them, so only sizes below 1 / devices of the batch
+    are used.
 
     Args:
         logits_fn: ``(images, key) -> logits``.
         measure, given: the loss, as in `attacks.oracle.Goal`.
-        images: a batch, of which the shape alone counts.
-        key: of a question.
-        samples: questions to average over; several are for random classifiers.
-        shares: the batch is to be divided by, the first of them 1.
+        images: a batch, of which only the shape is used.
+        key: for a query.
+        samples: keys to average over; more than 1 implies a random classifier.
+        divisors: of the full batch size; the first is 1.
     """
     n = len(images)
-    smaller = [-(-n // share) for share in shares[1:]]
+    smaller = [-(-n // divisor) for divisor in divisors[1:]]
     sizes = [n]
-    sizes += [x for x in smaller if x >= SMALLEST and x * jax.device_count() <= n]
+    for size in smaller:
+        if size >= SMALLEST_BATCH and size * jax.device_count() <= n:
+            sizes.append(size)
     in_mesh = not jax.sharding.get_abstract_mesh().empty
     if len(sizes) == 1 or samples > 1 or in_mesh:
         return (n,)
@@ -75,25 +78,25 @@ def batch_sizes(
             logits = jax.eval_shape(logits_fn, _shaped(images, size), key)
             rest = (_shaped(x, size) for x in given)
             losses = jax.eval_shape(measure, logits, *rest)
-        except (TypeError, ValueError):  # it was made for this very batch
+        except (TypeError, ValueError):  # made for this batch size
             return (n,)
         if logits.shape[:1] != (size,) or losses.shape != (size,):
             return (n,)
     return tuple(sizes)
 
 
-def of_remaining(
+def on_remaining(
     function: Callable[[Any], Tree], batch: Any, remaining: Remaining
 ) -> Tree:
-    """A function of a batch, computed for what remains of it.
+    """Applies a function to the remaining images of a batch.
 
     Args:
-        function: of a pytree of arrays ``[n, ...]``, to such a pytree; for any n.
+        function: maps a pytree of arrays ``[n, ...]`` to another, for any n.
         batch: such a pytree.
-        remaining: which images matter.
+        remaining: the images to compute.
 
     Returns:
-        What the function makes of the images that matter; of others that, or zeros.
+        The function's results for the remaining images; those or zeros for others.
     """
     active, sizes = remaining
     if len(sizes) == 1:
@@ -126,7 +129,7 @@ def _shaped(x: Array, length: int | None = None) -> jax.ShapeDtypeStruct:
 
 
 def _reads(program: Any, variable: Any) -> bool:
-    """Whether a program makes use of a variable."""
+    """Whether a program uses a variable."""
     for equation in program.eqns:
         inner = called(equation)
         for place, read in enumerate(equation.invars):
@@ -138,7 +141,7 @@ def _reads(program: Any, variable: Any) -> bool:
 
 
 def _draws(program: Any) -> bool:
-    """Whether a program, or one within it, draws random numbers."""
+    """Whether a program, or one inside it, draws random numbers."""
     for equation in program.eqns:
         if equation.primitive.name.startswith(("random_", "threefry", "rng_")):
             return True

@@ -1,25 +1,25 @@
-r"""Signs that an evaluation measures a weak attack and not a strong classifier.
+r"""Sanity checks: signs that an attack was weak rather than the classifier robust.
 
     findings = check_classifier(logits_fn, images, labels, key)
     findings += check_attack(logits_fn, images, labels, key)
     print(sentences(findings))
 
-A few dozen to a few hundred images are enough, and are asked about all at once. The
-two run the functions below, each of which turns measurements into one `Finding` and
-takes those of an own evaluation as well. None can prove an evaluation sound.
+A few dozen to a few hundred images are enough; they are queried in one batch. The two
+functions run the checks below, which turn measurements into findings and can be called
+on your own measurements. None can prove an evaluation sound.
 
-Accuracies are numbers in [0, 1], of `count` images, or better arrays with an entry for
-each image (``~attacked.success``, or ``judge(...).accuracy``). What could be chance
-trips nothing: a difference counts above 2.5 standard errors, which for two accuracies
-p, q of n images, and for arrays a, b of the same images, are
+Accuracies are numbers in [0, 1] over `count` images, or better arrays with one entry
+per image (``~attacked.success``, or ``judge(...).accuracy``). Only differences above
+2.5 standard errors count. For two accuracies p, q of n images, and for arrays a, b of
+the same images, the standard errors are
 
 .. math::
     \sqrt{(p (1 - p) + q (1 - q)) / n}, \qquad
     \frac{1}{n} \sqrt{\textstyle\sum_i (a_i - b_i)^2},
 
-the latter being McNemar's, to which what both have in common does not matter: of
-answers that are right or wrong at least 7 must change, if all in one direction. So a
-check that compares accuracies wants 7 images; with fewer it abstains (`Finding.wants`).
+the latter as in McNemar's test, which ignores images on which both agree. At least 7
+images must change, if all in one direction. So a check that compares accuracies needs 7
+images; with fewer it abstains (`Finding.wants`).
 
 References:
     Carlini et al. 2019, "On evaluating adversarial robustness", the analysis
@@ -45,24 +45,24 @@ from attacks.judge import Judged, judge
 from attacks.pgd import pgd
 from attacks.types import Attacked, LogitsFunction, Status
 
-# One for all images, or one for each.
+# One number for all images, or one per image.
 Accuracy = ArrayLike
 
 STANDARD_ERRORS = 2.5
-# Below it not even answers that all change in one direction are clear of chance.
+# With fewer images no change is significant, even if all are in one direction.
 LEAST_IMAGES = math.floor(STANDARD_ERRORS**2) + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Attributes:
         check: the check's name.
         tripped: whether there is reason to doubt the evaluation.
-        values: the numbers behind that, by name; shares and accuracies in [0, 1].
-        sentence: what was seen and, where tripped, what it may mean and what to do.
-        wants: where the check abstained for want of images, how many it wants; else 0.
+        values: the measurements, by name; shares and accuracies in [0, 1].
+        sentence: the observation and, if tripped, its likely cause and what to do.
+        wants: the number of images needed if there were too few; else 0.
     """
 
     check: str
@@ -73,17 +73,17 @@ class Finding:
 
 
 def sentences(findings: Iterable[Finding]) -> str:
-    """What tripped, or that nothing did, and which checks abstained; one a line."""
+    """A report: the checks that tripped, or that none did, and those that abstained."""
     findings = tuple(findings)
     lines = [f"{found.check}: {found.sentence}" for found in findings if found.tripped]
     if not lines:
         names = ", ".join(found.check for found in findings if not found.wants) or "-"
-        lines = [f"Nothing to doubt was found, which is no proof. Checked: {names}."]
+        lines = [f"No problem was found, which is no proof. Checked: {names}."]
     abstained = [
-        f"{found.check} wants {found.wants}" for found in findings if found.wants
+        f"{found.check} needs {found.wants}" for found in findings if found.wants
     ]
     if abstained:
-        lines.append(f"Not checked, for want of images: {', '.join(abstained)}.")
+        lines.append(f"Not checked, too few images: {', '.join(abstained)}.")
     return "\n".join(lines)
 
 
@@ -105,17 +105,17 @@ def check_classifier(
     questions: int = 5,
     starts: int = 2,
 ) -> tuple[Finding, ...]:
-    """Whether attacks can make sense of a classifier: its logits and its gradients.
+    """Checks the logits and gradients of a classifier that is to be attacked.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
         labels: integers in [0, classes).
-        key: a key of `jax.random.key`.
-        epsilon: radius of the ball, in pixel values, in which gradients are looked at.
+        key: from `jax.random.key`.
+        epsilon: radius of the ball, in pixel values, in which gradients are checked.
         norm: "linf", "l2" or "l1".
         questions: keys under which each image is classified; >= 2.
-        starts: random points of the ball, besides the image, at which to look; >= 0.
+        starts: random points of the ball, besides the image, to check; >= 0.
 
     Returns:
         The findings, of `check_finite`, `check_random`, `check_batch`,
@@ -140,10 +140,10 @@ def check_classifier(
     if len(images) == 0:
         return tuple(_abstains(name, 0, 1) for name in OF_CLASSIFIER)
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
-    question_key, gradient_key = jax.random.split(key)
-    ask = jax.jit(logits_fn)
-    keys = jax.random.split(question_key, questions)
-    logits = np.stack([np.asarray(ask(images, one)) for one in keys])
+    query_key, gradient_key = jax.random.split(key)
+    classify = jax.jit(logits_fn)
+    keys = jax.random.split(query_key, questions)
+    logits = np.stack([np.asarray(classify(images, one)) for one in keys])
     random = check_random(logits)
     return (
         check_finite(logits),
@@ -177,23 +177,23 @@ def check_attack(
     scales: tuple[float | int, ...] = (0, 0.5, 1, 2),
     evaluations: int = 1,
 ) -> tuple[Finding, ...]:
-    """Whether a white-box attack behaves as one that works.
+    """Checks that a white-box attack behaves as a working one does.
 
     Args:
         logits_fn, images, labels, key: as for the attack.
-        attack: called as ``attack(logits_fn, images, labels, key, epsilon=, steps=)``,
-            compiled, the epsilon being traced. It must move in the ball of `norm`, with
-            steps that grow with epsilon. None for `attacks.pgd` with a step size of
-            2.5 epsilon / steps, as Madry et al. 2018 have it.
-        black_box: attacks to compare it with, by name, called alike but without steps.
-            None for the best of 50 random points of the ball, {} for no comparison.
+        attack: called as ``attack(logits_fn, images, labels, key, epsilon=, steps=)``
+            under `jax.jit`, with a traced epsilon. It must stay in the ball of `norm`,
+            with a step size that grows with epsilon. None for `attacks.pgd` with a step
+            size of 2.5 epsilon / steps, as in Madry et al. 2018.
+        black_box: attacks to compare it with, by name, called likewise but without
+            steps. None for the best of 50 random points of the ball, {} for none.
         epsilon: radius in pixel values.
         norm: "linf", "l2" or "l1".
-        steps: numbers of steps to compare, growing; elsewhere the last is taken. None
+        steps: numbers of steps to compare, increasing; other checks use the last. None
             for an attack without such an option.
         scales: multiples of epsilon to compare, besides the whole box.
-        evaluations: keys under which answers are judged; more than 1 for a classifier
-            that is random. Give the attacks theirs.
+        evaluations: keys of the evaluation; more than 1 for a random classifier. The
+            attacks have their own.
 
     Returns:
         The findings, of `check_ball`, `check_given_up`, `check_epsilons`,
@@ -206,7 +206,7 @@ def check_attack(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from attacks.soundness import check_attack
-        >>> def deaf(images, key):  # names class 0, whatever the image
+        >>> def deaf(images, key):  # predicts class 0 for any image
         ...     return jnp.tile(jnp.array([1.0, 0.0]), (len(images), 1))
         >>> images, labels = jnp.full((8, 6, 6, 3), 0.6), jnp.zeros(8, int)
         >>> found = check_attack(deaf, images, labels, jax.random.key(0), steps=(0, 7))
@@ -219,7 +219,7 @@ def check_attack(
         return tuple(_abstains(name, 0, 1) for name in OF_ATTACK)
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     if steps is not None and (len(steps) < 2 or list(steps) != sorted(set(steps))):
-        raise ValueError(f"steps must be two numbers or more that grow, got {steps}")
+        raise ValueError(f"steps must be two or more, increasing, got {steps}")
     epsilon = float(epsilon)  # type: ignore[arg-type]  # a real number
     attack = partial(_scaled_pgd, norm=norm) if attack is None else attack
     if black_box is None:
@@ -272,7 +272,7 @@ def check_attack(
 
 
 def check_finite(logits: Float[np.ndarray | Array, "*keys n classes"]) -> Finding:
-    """Trips where a logit is NaN or infinite; `logits` under one key or several."""
+    """Trips if a logit is NaN or infinite; `logits` under one key or several."""
     finite = np.isfinite(np.asarray(logits)).all(axis=-1)
     if finite.shape[-1] == 0:
         return _abstains("finite", 0, 1)
@@ -282,20 +282,20 @@ def check_finite(logits: Float[np.ndarray | Array, "*keys n classes"]) -> Findin
         share > 0,
         {"share": share},
         f"Logits of {_percent(share)} of the images are NaN or infinite",
-        "Attacks cannot compare such answers and count them as wrong: repair the "
-        "classifier, and look at `not_finite` of the attacked images.",
+        "Attacks cannot compare such logits and count them as misclassified: fix the "
+        "classifier, and check `not_finite` of the attacked images.",
     )
 
 
 def check_random(
     logits: Float[np.ndarray | Array, "keys n classes"], *, tolerance: float = 1e-4
 ) -> Finding:
-    """Trips where the answer depends on the key.
+    """Trips if the logits depend on the key.
 
     Args:
-        logits: of the same images under two keys or more.
-        tolerance: by which logits may differ, relative to their length as a vector:
-            what a device that adds in any order makes of the same numbers.
+        logits: of the same images under two or more keys.
+        tolerance: allowed difference of logits relative to their L2 norm, for devices
+            whose summation order is not deterministic.
     """
     logits = np.nan_to_num(np.asarray(logits, np.float64), posinf=0, neginf=0)
     if logits.shape[1] == 0:
@@ -309,10 +309,10 @@ def check_random(
         "random",
         share > 0 or difference > tolerance,
         {"share": share, "difference": difference},
-        f"Under another key the class named differs for {_percent(share)} of the "
+        f"Under another key the prediction differs for {_percent(share)} of the "
         f"images, and the logits by up to {_percent(difference)}",
-        "One answer says little about such a classifier: use EOT (`eot_samples`) and "
-        'several `evaluations`, version="rand".',
+        "One query says little about a random classifier: use EOT (`eot_samples`), "
+        'several `evaluations`, and version="rand" of AutoAttack.',
     )
 
 
@@ -326,37 +326,37 @@ def check_batch(
     tolerance: float = 1e-4,
     tolerance_alone: float = 0.05,
 ) -> Finding:
-    """Trips where the logits of an image depend on the other images of its batch.
+    """Trips if the logits of an image depend on the other images of its batch.
 
-    Every image is asked about again, in its place and under the same key, with black
-    and white ones in every other place of the batch. What is random draws the same
-    then, whether from the key or from the image's place. Some images are also asked
-    about alone and in the first place of a batch, so that their place is the same.
+    Every image is queried again at its position and under the same key, with black and
+    white images at every other position of the batch. Random draws are then the same,
+    whether they depend on the key or the position. Some images are also queried alone
+    and at the first position of a batch.
 
-    Logits that differ are compared with their length as a vector, or with its median
-    over the images where that is more. What one program makes of an image does not
-    differ at all on most devices; where the same question has two answers ten times
-    their difference is allowed. A program for one image may add in another order and
-    with other products (TF32, bfloat16), and a transform that rounds makes more of it.
+    Differences of logits are relative to their L2 norm, or to its median over the
+    images if that is larger. On most devices the same program gives the same logits; if
+    repeating a query changes them, ten times that change is allowed. A program for a
+    single image may sum in another order and multiply in another precision (TF32,
+    bfloat16), which a transform that rounds amplifies.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1]; two are needed.
-        key: of all questions.
-        random: whether answers depend on the key. What is drawn may then depend on the
-            size of the batch as well, and no image is asked about alone.
-        alone: how many images are asked about alone; each takes two questions.
-        tolerance: by which logits in equal batches may differ, relative to their size.
+        key: of all queries.
+        random: whether logits depend on the key. Draws may then depend on the batch
+            size as well, so no image is queried alone.
+        alone: number of images to query alone; each takes two queries.
+        tolerance: allowed relative difference in batches of equal size.
         tolerance_alone: the same for an image alone.
     """
     count = len(images)
     if count < 2:
         return _abstains("batch", count, 2)
     images = jnp.asarray(images)
-    ask = jax.jit(logits_fn)
+    classify = jax.jit(logits_fn)
 
     def answers(images: Array) -> np.ndarray:
-        logits = np.asarray(ask(images, key), np.float64)
+        logits = np.asarray(classify(images, key), np.float64)
         return np.nan_to_num(logits, posinf=0, neginf=0)
 
     first = answers(images)
@@ -369,11 +369,11 @@ def check_batch(
         return float(distances.max())
 
     noise = apart(first, answers(images), slice(None))
-    strangers = (images < 0.5).astype(images.dtype)
+    fillers = (images < 0.5).astype(images.dtype)
     differences, changed = [], 0
     for parity in (0, 1):
         same = jnp.arange(count) % 2 == parity
-        mixed = jnp.where(norms.per_image(same), images, strangers)
+        mixed = jnp.where(norms.per_image(same), images, fillers)
         rows = slice(parity, None, 2)
         logits = answers(mixed)[rows]
         differences.append(apart(logits, first[rows], rows))
@@ -385,7 +385,7 @@ def check_batch(
         single = max(single, apart(by_itself, in_batch, [index]))
     seen = (
         f"With other images in its batch an image's logits change by up to "
-        f"{_percent(difference)}, and the class named for {_percent(share)} of the "
+        f"{_percent(difference)}, and the prediction for {_percent(share)} of the "
         "images"
     )
     if not random:
@@ -395,16 +395,16 @@ def check_batch(
         difference > max(tolerance, 10 * noise) or single > tolerance_alone,
         {"share": share, "difference": difference, "alone": single},
         seen,
-        "Attacks and verdicts take images to be apart, so every accuracy would be one "
-        "of these batches alone: let batch normalisation use its running averages "
-        "(evaluation mode), or ask about one image at a time.",
+        "Attacks and evaluations assume independent images, so accuracies would hold "
+        "for these batches only: let batch normalization use its running averages "
+        "(evaluation mode), or query one image at a time.",
     )
 
 
 def check_probabilities(
     logits: Float[np.ndarray | Array, "n classes"], *, tolerance: float = 1e-5
 ) -> Finding:
-    """Trips where each row is at least 0 and sums to 1, up to the tolerance."""
+    """Trips if each row is nonnegative and sums to 1, up to the tolerance."""
     logits = np.asarray(logits, np.float64)
     if len(logits) == 0:
         return _abstains("probabilities", 0, 1)
@@ -414,20 +414,19 @@ def check_probabilities(
         "probabilities",
         distance <= tolerance,
         {"distance": distance},
-        f"Logits are at most {distance:.2g} away from being at least 0 and summing to "
-        "1, as probabilities do",
-        "Losses would apply the softmax twice, and its slope vanishes where the "
-        "classifier is sure: return what comes before the softmax.",
+        f"Logits are within {distance:.2g} of probabilities: nonnegative, with sum 1",
+        "Losses would apply the softmax twice, and its gradient vanishes if the "
+        "classifier is confident: return the logits before the softmax.",
     )
 
 
 def check_class_count(classes: int) -> Finding:
-    """Trips where there are too few classes for the DLR losses of AutoAttack."""
+    """Trips if there are too few classes for the DLR losses of AutoAttack."""
     return _finding(
         "classes",
         classes < 4,
         {"classes": float(classes)},
-        f"There are {classes} classes; the DLR loss compares 3, the targeted one 4",
+        f"There are {classes} classes; the DLR loss needs 3, the targeted one 4",
         "Use the margin or the cross-entropy.",
     )
 
@@ -442,18 +441,17 @@ def check_gradients(
     norm: str = "linf",
     starts: int = 2,
 ) -> tuple[Finding, Finding, Finding, Finding]:
-    """Trips where gradients are zero, not finite, saturated or of no use.
+    """Trips if gradients are zero, not finite, saturated or misleading.
 
-    Looks at each image and at random points of the ball around it.
+    Checks each image and random points of the ball around it.
 
-    - zero gradient: the margin's is exactly 0 for an image at any point.
-    - finite gradient: it holds a NaN or an infinity.
-    - saturation: the cross-entropy is 0 in the logits' dtype, or its gradient is where
+    - zero gradient: the gradient of the margin is exactly 0 at some point.
+    - finite gradient: the gradient of the margin contains NaN or infinity.
+    - saturation: the cross-entropy is 0 in the logits' dtype, or its gradient is 0 and
       the margin's is not.
-    - ascent: a step of epsilon / 8 along the margin's gradient, where it is not 0,
-      raises the margin, under the same key, no more often than a step in a random
-      direction does, which is in half of the cases. It abstains where fewer than 7
-      images have a gradient.
+    - ascent: a step of epsilon / 8 along a nonzero gradient of the margin raises the
+      margin, under the same key, no more often than a step in a random direction, which
+      does so in half of the cases. Abstains if fewer than 7 images have a gradient.
 
     Args:
         logits_fn, images, labels, key, epsilon, norm, starts: as `check_classifier`.
@@ -502,17 +500,17 @@ def check_gradients(
 
     looks = []
     for index, one in enumerate(jax.random.split(key, starts + 1)):
-        points, (start_key, question_key) = images, jax.random.split(one)
+        points, (start_key, query_key) = images, jax.random.split(one)
         if index:
             keys = image_keys(start_key, 0, images)
             points = norms.random_in_ball(keys, images, epsilon, norm)
-        looks.append(look(points, question_key))
+        looks.append(look(points, query_key))
     seen = {name: np.stack([each[name] for each in looks]) for name in looks[0]}
     zero, broken, saturated = (
         float(seen[name].any(axis=0).mean())
         for name in ("zero", "not finite", "saturated")
     )
-    # The points of one image are not independent, so only images count as many.
+    # The points of an image are not independent, so n is the number of images.
     tried = seen["tried"]
     count, raised = int(tried.any(axis=0).sum()), 0.0
     if count:
@@ -525,18 +523,17 @@ def check_gradients(
             zero > 0,
             {"share": zero},
             f"The gradient of the margin is exactly 0 for {_percent(zero)} of the "
-            "images, at them or near them",
-            "There gradient attacks do not move, and measure nothing: give what "
-            "rounds, cuts or selects a stand-in derivative (`bpda`), and run a "
-            "black-box attack.",
+            "images, at or near them",
+            "Gradient attacks cannot make progress there: replace the derivative of "
+            "rounding, clipping or selection (`bpda`), and run a black-box attack.",
         ),
         _finding(
             "finite gradient",
             broken > 0,
             {"share": broken},
-            f"The gradient of the margin holds a NaN or an infinity for "
+            f"The gradient of the margin contains NaN or infinity for "
             f"{_percent(broken)} of the images",
-            "Attacks take such entries as 0: look for a root, a norm, a logarithm or a "
+            "Attacks treat such entries as 0: look for a root, norm, logarithm or "
             "division at 0 (JAX_DEBUG_NANS finds it).",
         ),
         _finding(
@@ -544,8 +541,8 @@ def check_gradients(
             saturated > 0,
             {"share": saturated},
             f"The cross-entropy of {_percent(saturated)} of the images is exactly 0, "
-            "or has no gradient where the margin has one",
-            "Their logits are so far apart that the softmax rounds: attack the margin "
+            "or has a zero gradient where the margin does not",
+            "Their logits are so far apart that the softmax saturates: use the margin "
             "or the DLR loss.",
         ),
         _abstains("ascent", count, LEAST_IMAGES, ascent, "with a gradient")
@@ -555,10 +552,9 @@ def check_gradients(
             raised <= by_luck,
             ascent,
             f"A small step along the gradient raises the margin in {_percent(raised)} "
-            f"of {tried.sum()} cases; in a random direction it would in about half",
-            "The gradient does not say where the loss rises: check stand-in "
-            "derivatives, average over more keys (`eot_samples`), and run a black-box "
-            "attack.",
+            f"of {tried.sum()} cases; a random direction would in about half",
+            "The gradient does not say where the loss rises: check `bpda` derivatives, "
+            "average over more keys (`eot_samples`), and run a black-box attack.",
         ),
     )
 
@@ -569,15 +565,15 @@ def check_ball(
     epsilon: Real[ArrayLike, ""],
     norm: str = "linf",
 ) -> Finding:
-    """Trips where an attacked image leaves the ball or [0, 1].
+    """Trips if an attacked image is outside the ball or [0, 1].
 
-    The norm of the difference may exceed epsilon by what rounding to the images' dtype
-    can add: its machine epsilon, times the entries for L1 and their root for L2. The
-    attacks of this package do not use it up; those of others may.
+    The norm of the difference may exceed epsilon by the rounding error of the images'
+    dtype: its machine epsilon, times the number of entries for L1 or its root for L2.
+    The attacks of this package do not need this tolerance; others may.
 
     Args:
-        attacked: images.
-        images: the clean ones.
+        attacked: the attacked images.
+        images: the clean images.
         epsilon: radius in pixel values.
         norm: "linf", "l2" or "l1".
     """
@@ -587,7 +583,7 @@ def check_ball(
         return _abstains("ball", 0, 1)
     attacked, images = jnp.asarray(attacked), jnp.asarray(images)
     sizes = np.asarray(norms.size(attacked - images, norm), np.float64)
-    # Written so that NaN is outside.
+    # Negated, so that NaN is outside.
     radius = epsilon + norms.rounding(attacked, norm)
     out_of_ball = float((~(sizes <= radius)).mean())
     in_box = np.asarray((attacked >= 0) & (attacked <= 1)).all(axis=(1, 2, 3))
@@ -600,8 +596,8 @@ def check_ball(
         f"{_percent(out_of_ball)} of the attacked images are outside the ball of "
         f"radius {epsilon:.4g} (the largest norm is {largest:.4g}), "
         f"{_percent(out_of_box)} have pixels outside [0, 1]",
-        "They are no answer to the question asked: project the images "
-        "(`attacks.norms.project`) and judge them again.",
+        "They are outside the threat model: project the images "
+        "(`attacks.norms.project`) and evaluate them again.",
     )
 
 
@@ -612,17 +608,16 @@ def check_steps(
     *,
     margins: tuple[Float[Array, " n"], Float[Array, " n"]] | None = None,
 ) -> Finding:
-    """Trips where more steps raise the accuracy, or never lower it.
+    """Trips if more steps raise the accuracy, or never lower it.
 
     Args:
-        accuracies: by number of steps, two at least. The fewest should be 0, the random
-            start alone: one step may be all that a linear classifier needs.
-        classes: number of classes; no fall is asked for below chance.
-        count: number of images, where accuracies are not given for each.
-        margins: of each image (`losses.margin`) after the fewest steps and after the
-            most. Where they rise no fall is asked for either: there may be nothing in
-            the ball that fools a robust classifier, and the attack may work all the
-            same.
+        accuracies: by number of steps, at least two. The fewest should be 0, the random
+            start alone: one step may be enough for a linear classifier.
+        classes: number of classes; at chance level no fall is expected.
+        count: number of images, if accuracies are not per image.
+        margins: per image (`losses.margin`), after the fewest and after the most steps.
+            If they rise no fall is expected either: the attack may work although the
+            ball contains no adversarial image.
     """
     rise, noise = 0.0, 0.0
     if margins is not None:
@@ -634,22 +629,22 @@ def check_steps(
         classes,
         count,
         must_fall=rise <= noise,
-        rises="More steps should not help the classifier: they may be too large, or "
-        "the gradient may mislead. Try smaller ones, restarts, `keep_best`, and more "
-        "`eot_samples` if the classifier is random.",
-        stays="The gradient may say nothing, or there may be nothing to be found in so "
-        "small a ball: look at the gradients, repeat with a larger epsilon, and run a "
-        "black-box attack.",
+        rises="More steps should not help the classifier: the step size may be too "
+        "large, or the gradient misleading. Try a smaller one, restarts, `keep_best`, "
+        "and more `eot_samples` if the classifier is random.",
+        stays="The gradient may be uninformative, or so small a ball may contain no "
+        "adversarial image: look at the gradients, repeat with a larger epsilon, and "
+        "run a black-box attack.",
     )
 
 
 def check_epsilons(
     accuracies: Mapping[Any, Accuracy], classes: int, count: int | None = None
 ) -> Finding:
-    """Trips where a larger epsilon raises the accuracy, or never lowers it.
+    """Trips if a larger epsilon raises the accuracy, or never lowers it.
 
     Args:
-        accuracies: by epsilon, two at least. The largest should leave little room.
+        accuracies: by epsilon, at least two. The largest should allow large changes.
         classes, count: as in `check_steps`.
     """
     return _check_series(
@@ -658,12 +653,12 @@ def check_epsilons(
         accuracies,
         classes,
         count,
-        rises="What can be found in a ball is in the larger one as well, so the attack "
-        "misses it: let its steps grow with epsilon, give it more of them, and look at "
-        "the gradients.",
-        stays="Any classifier that looks at its input can be fooled in a large ball: "
-        "look at the gradients, and whether the attack is given the classifier that "
-        "is judged.",
+        rises="The larger ball contains the smaller one, so the attack misses "
+        "adversarial images: let its step size grow with epsilon, give it more steps, "
+        "and look at the gradients.",
+        stays="Any classifier that uses its input can be fooled in a large ball: look "
+        "at the gradients, and check that the attack is given the classifier that is "
+        "evaluated.",
     )
 
 
@@ -680,7 +675,7 @@ def _check_series(
 ) -> Finding:
     ordered = sorted(accuracies)
     if len(ordered) < 2:
-        raise ValueError(f"{check}: two or more are compared, got {ordered}")
+        raise ValueError(f"{check}: needs two or more to compare, got {ordered}")
     images = _count(*accuracies.values(), count=count)
     if images < LEAST_IMAGES:
         return _abstains(check, images, LEAST_IMAGES)
@@ -702,7 +697,7 @@ def _check_series(
     first, last = ordered[0], ordered[-1]
     fall, noise = _fall(accuracies[first], accuracies[last], count)
     at_chance = means[last] <= _chance(accuracies[last], classes, count)
-    # Of a few images not even that is clear of chance, and it is a fall all the same.
+    # For few images halving is not significant, but it is a fall nevertheless.
     halved = 2 * means[last] <= means[first]
     if fall > noise or halved or at_chance or not must_fall:
         return finding(False, "goes", first, last, "")
@@ -712,12 +707,12 @@ def _check_series(
 def check_unbounded(
     accuracy: Accuracy, classes: int, count: int | None = None
 ) -> Finding:
-    """Trips where more than a guess is right after an attack without bounds.
+    """Trips if accuracy is above chance under an attack without bounds.
 
     Args:
         accuracy: under an attack that may change each pixel to any value of [0, 1].
-        classes: number of classes; a guess is right for one image in so many.
-        count: number of images, where the accuracy is not given for each.
+        classes: number of classes; chance is 1 / classes.
+        count: number of images, if the accuracy is not per image.
     """
     images = _count(accuracy, count=count)
     if images < LEAST_IMAGES:
@@ -727,19 +722,19 @@ def check_unbounded(
         "unbounded",
         mean > _chance(accuracy, classes, count),
         {"accuracy": mean, "chance": chance},
-        f"Accuracy is {_percent(mean)} under an attack without bounds, "
-        f"{_percent(chance)} being chance",
-        "Such an attack could make every image the same grey, so it is not the "
-        "classifier that withstands but the attack that fails: look at the gradients, "
-        "and at the size and the number of steps.",
+        f"Accuracy is {_percent(mean)} under an attack without bounds; chance is "
+        f"{_percent(chance)}",
+        "Such an attack could make every image the same grey, so the classifier is not "
+        "robust, the attack fails: look at the gradients, the step size and the number "
+        "of steps.",
     )
 
 
 def check_given_up(attacked: Attacked) -> Finding:
-    """Trips where an attack gave up on images: it failed, and not for want of budget.
+    """Trips if an attack gave up on images: failed before its budget was spent.
 
     Args:
-        attacked: the result; of attacks with two readings ``found.unconstrained``.
+        attacked: the result; for attacks with two readings ``found.unconstrained``.
     """
     status, failed = np.asarray(attacked.status), ~np.asarray(attacked.success)
     reasons = [reason for reason in Status if reason > Status.BUDGET]
@@ -756,8 +751,8 @@ def check_given_up(attacked: Attacked) -> Finding:
         {"share": share, **shares},
         f"The attack gave up on {_percent(share)} of the images"
         + (f" ({named})" if named else ""),
-        "That it did not break them says nothing of the classifier: see "
-        "`attacks.Status`, and try another attack, loss or start.",
+        "Its failure there is no evidence of robustness: see `attacks.Status`, and try "
+        "another attack, loss or start.",
     )
 
 
@@ -766,16 +761,16 @@ def check_black_box(
     black: Mapping[str, Accuracy],
     count: int | None = None,
 ) -> Finding:
-    """Trips where an attack without gradients beats all that have them.
+    """Trips if a black-box attack is stronger than all white-box attacks.
 
     Args:
-        white: accuracies under attacks with gradients, by name. Where all are given for
-            each image the worst case of each is compared.
+        white: accuracies under white-box attacks, by name. If all are per image, the
+            worst case per image is compared.
         black: accuracies under black-box attacks, transfer and random noise.
-        count: number of images, where accuracies are not given for each.
+        count: number of images, if accuracies are not per image.
     """
     if not white or not black:
-        raise ValueError("white and black must each name an attack or more")
+        raise ValueError("white and black must each have at least one attack")
     images = _count(*white.values(), *black.values(), count=count)
     if images < LEAST_IMAGES:
         return _abstains("black box", images, LEAST_IMAGES)
@@ -788,9 +783,9 @@ def check_black_box(
         "black box",
         fall > noise,
         {"white-box": _mean(worst)} | {name: _mean(black[name]) for name in black},
-        f"Accuracy is {_percent(_mean(worst))} under the attacks with gradients and "
-        f"{_percent(_mean(black[best]))} under {best}, which has none",
-        "Who knows more should not do worse, so the gradients are masked: report the "
+        f"Accuracy is {_percent(_mean(worst))} under the white-box attacks and "
+        f"{_percent(_mean(black[best]))} under {best}, a black-box attack",
+        "White-box attacks should be stronger, so the gradients are masked: report the "
         "lower number, run the black-box attack for longer, and look at the gradients.",
     )
 
@@ -805,7 +800,7 @@ def _scaled_pgd(
     steps: int,
     norm: str,
 ) -> Attacked:
-    """PGD whose steps together can cross the ball, whatever their number."""
+    """PGD with a step size of 2.5 epsilon / steps."""
     size = jnp.where(epsilon > 0, 2.5 * epsilon / max(steps, 1), 1)
     return pgd(
         logits_fn,
@@ -834,9 +829,9 @@ def _abstains(
     values: Mapping[str, float] | None = None,
     which: str = "",
 ) -> Finding:
-    """The finding of a check that had too few images to tell anything from chance."""
+    """The finding of a check that has too few images."""
     images = " ".join(["image" + "s" * (wants != 1), which]).strip()
-    sentence = f"It takes {wants} {images} to tell, and there are {count}."
+    sentence = f"This check needs {wants} {images}; there are {count}."
     return Finding(check, False, values or {"images": float(count)}, sentence, wants)
 
 
@@ -845,7 +840,7 @@ def _mean(accuracy: Accuracy) -> float:
 
 
 def _fall(first: Accuracy, second: Accuracy, count: int | None) -> tuple[float, float]:
-    """How far accuracy fell, and how far it may have by chance."""
+    """The fall of accuracy, and the largest fall that may be chance."""
     if np.ndim(first) and np.ndim(second):
         inputs.require_same_shape(
             "an accuracy of each image", first, "the other", second
@@ -860,7 +855,7 @@ def _fall(first: Accuracy, second: Accuracy, count: int | None) -> tuple[float, 
 
 
 def _chance(accuracy: Accuracy, classes: int, count: int | None) -> float:
-    """The accuracy that guesses reach, with luck."""
+    """The highest accuracy that may be chance."""
     p = 1 / classes
     return p + STANDARD_ERRORS * math.sqrt(p * (1 - p) / _count(accuracy, count=count))
 
@@ -871,7 +866,7 @@ def _count(*accuracies: Accuracy, count: int | None) -> int:
         if shape:
             return shape[0]
     if count is None:
-        raise ValueError("accuracies that are not given for each image need a count")
+        raise ValueError("accuracies that are not per image need a count")
     return count
 
 

@@ -1,4 +1,4 @@
-"""Sparse-RS: a few pixels, changed as much as can be, found by random search."""
+"""Sparse-RS: random search for a few pixels to change without bound."""
 
 import jax
 import jax.numpy as jnp
@@ -8,25 +8,25 @@ from jaxtyping import Array, Integer, Num, PRNGKeyArray
 
 from attacks import inputs
 from attacks.ascent import (
-    Kept,
+    Best,
     choose,
     finish,
-    folded,
+    fold_in_index,
     image_keys,
+    initial_best,
     merge,
-    nothing_kept,
     preference,
-    stopped,
+    stop_status,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import ask, goal
+from attacks.oracle import make_goal, query
 from attacks.precision import in_working_precision
-from attacks.remaining import MORE, Remaining, batch_sizes
+from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction, Status
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def sparse_rs(
     logits_fn: LogitsFunction,
@@ -45,49 +45,49 @@ def sparse_rs(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""Changes at most k pixels, to corners of the colour cube: an attack in "L0".
+    r"""An L0 attack: changes at most k pixels, to corners of the colour cube.
 
     .. math::
         \max_{M, \Delta} L(f(x')), \qquad
         x'_p = \Delta_p \in \{0, 1\}^c \text{ for } p \in M, \qquad
         x'_p = x_p \text{ for } p \notin M, \qquad |M| = k
 
-    Starts at k random pixels of random corner colours. Question i exchanges
+    Starts at k random pixels of random corner colours. Query i exchanges
     :math:`k_i = \max(\lfloor \alpha_i k \rfloor, 1)` of them, drawn at random, for as
-    many others with new random colours, and keeps the exchange where the loss is higher
-    or the answer wrong. The share :math:`\alpha_i` is `alpha_init` divided by 2, 4, 5,
-    6, 8, 10, 12, 15 and 20 from question 0, 50, 200, 500, 1000, 2000, 4000, 6000 and
-    8000 on, with i scaled to a budget of 10,000.
+    many others with new random colours, and accepts if the loss is higher or the image
+    is misclassified. The share :math:`\alpha_i` is `alpha_init` divided by 2, 4, 5, 6,
+    8, 10, 12, 15 and 20 after query 0, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000,
+    with i scaled to a budget of 10,000.
 
-    An image is done with the first wrong answer, except where `eot_samples` or
-    `evaluations` say that the classifier is random: there the budget is used up for
-    the highest mean loss. A result that is not finite is not taken. The search of an
-    image follows from the key and the image's index alone.
+    An image stops at its first misclassification, unless `eot_samples` or `evaluations`
+    above 1 imply a random classifier: then the budget is used up for the highest mean
+    loss. Images whose logits are not finite are not accepted. The draws of an image
+    depend only on the key and the image's index.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
-        pixels: k, in [0, h * w); with 0 the images are returned as they are.
-        queries: budget of each restart, for each image; >= 1.
-        alpha_init: in (0, 1]; the paper's for untargeted attacks is 0.3, with targets
-            0.1.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
+        pixels: k, in [0, h * w); with 0 the images are returned unchanged.
+        queries: budget of each restart, per image; >= 1.
+        alpha_init: in (0, 1]; the paper has 0.3 for untargeted attacks, 0.1 for
+            targeted.
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
             targets. None for the margin.
-        targets: integers in [0, classes), the classes to move to; None for any other.
-        restarts: runs, for the images that are not done.
+        targets: integers in [0, classes), the target classes; None for untargeted.
+        restarts: runs, each for the images not yet misclassified.
         eot_samples: keys over which each loss is averaged.
-        eot_chunk: of these at a time.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
-        The attacked images. ``queries`` counts the questions up to the one that an
-        image was done with, times `eot_samples`, and ``evaluations`` for the verdict.
+        The attacked images. ``queries`` counts the queries until the image stops, times
+        `eot_samples`, and ``evaluations``.
 
     Raises:
-        ValueError, TypeError: a setting that makes no sense, named; else as `pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Croce et al. 2022, "Sparse-RS: a versatile framework for query-efficient sparse
@@ -123,14 +123,14 @@ def sparse_rs(
         raise ValueError(
             f"pixels must be below the {height * width} of an image, got {pixels}"
         )
-    wanted = goal(loss, labels, targets, default=MARGIN)
+    goal = make_goal(loss, labels, targets, default=MARGIN)
     randomized = eot_samples > 1 or evaluations > 1
     prefers = preference(randomized=randomized)
     exchanged = _exchanged(pixels, queries, alpha_init, height * width)
     most = int(exchanged.max(initial=0))
 
     def start(key: PRNGKeyArray) -> tuple[Array, Array]:
-        """All pixels in random order, of which the first k are M; M's colours."""
+        """All pixels in random order, of which the first k are M; and M's colours."""
         order_key, colour_key = jax.random.split(key)
         order = jax.random.permutation(order_key, height * width)
         return order, _corners(colour_key, (pixels, channels), clean.dtype)
@@ -154,34 +154,40 @@ def sparse_rs(
         flat = image.reshape(-1, channels)
         return flat.at[order[:pixels]].set(colours).reshape(image.shape)
 
-    measure, given = wanted[:2]
+    measure, given = goal[:2]
     sizes = batch_sizes(
-        logits_fn, measure, given, clean, key, samples=eot_samples, shares=MORE
+        logits_fn,
+        measure,
+        given,
+        clean,
+        key,
+        samples=eot_samples,
+        divisors=QUERY_DIVISORS,
     )
 
-    def is_done(kept: Kept) -> Array:
-        return (kept.wrong >= 1) & (not randomized)
+    def is_done(best: Best) -> Array:
+        return (best.wrong >= 1) & (not randomized)
 
     def run(
-        carry: tuple[Kept, Array], key: PRNGKeyArray
-    ) -> tuple[tuple[Kept, Array], None]:
-        before, asked = carry
+        carry: tuple[Best, Array], key: PRNGKeyArray
+    ) -> tuple[tuple[Best, Array], None]:
+        best, spent = carry
         start_key, step_key, query_key = jax.random.split(key, 3)
         step_keys = image_keys(step_key, first_index, clean)
 
-        def active(kept: Kept) -> Array:
-            return ~is_done(kept) & ~is_done(before)
+        def active(run_best: Best) -> Array:
+            return ~is_done(run_best) & ~is_done(best)
 
         def step(carry: _Carry) -> _Carry:
-            index, state, kept, asked = carry
+            index, state, run_best, spent = carry
             proposed = jax.vmap(propose, (0, 0, 0, None))(
-                folded(step_keys, index), *state, jnp.asarray(exchanged)[index]
+                fold_in_index(step_keys, index), *state, jnp.asarray(exchanged)[index]
             )
             candidates = jax.vmap(paint)(clean, *proposed)
-            searching = active(kept)
-            answer = ask(
+            searching = active(run_best)
+            answer = query(
                 logits_fn,
-                wanted,
+                goal,
                 candidates,
                 jax.random.fold_in(query_key, index),
                 samples=eot_samples,
@@ -189,44 +195,44 @@ def sparse_rs(
                 gradient=False,
                 remaining=Remaining(searching, sizes),
             )
-            lost = (searching & ~answer.finite).astype(jnp.int32)
-            unasked = jnp.zeros_like(lost)  # no slope is
-            new = Kept(candidates, answer.loss, answer.wrong, lost, unasked)
+            not_finite = (searching & ~answer.finite).astype(jnp.int32)
+            no_gradient = jnp.zeros_like(not_finite)
+            new = Best(candidates, answer.loss, answer.wrong, not_finite, no_gradient)
             answered = searching & answer.finite
-            better = answered & prefers(kept, new)
+            better = answered & prefers(run_best, new)
             state = choose(better, proposed, state)
-            kept = merge(kept, new, prefers, answered)
-            return index + 1, state, kept, asked + searching
+            run_best = merge(run_best, new, prefers, answered)
+            return index + 1, state, run_best, spent + searching
 
         state = jax.vmap(start)(image_keys(start_key, first_index, clean))
-        _, _, kept, asked = jax.lax.while_loop(
+        _, _, run_best, spent = jax.lax.while_loop(
             lambda carry: (carry[0] < queries) & active(carry[2]).any(),
             step,
-            (jnp.int32(0), state, nothing_kept(clean), asked),
+            (jnp.int32(0), state, initial_best(clean), spent),
         )
-        return (merge(before, kept, prefers), asked), None
+        return (merge(best, run_best, prefers), spent), None
 
-    kept, asked = nothing_kept(clean), jnp.zeros(n, jnp.int32)
-    *run_keys, verdict_key = jax.random.split(key, restarts + 1)
+    best, spent = initial_best(clean), jnp.zeros(n, jnp.int32)
+    *run_keys, evaluation_key = jax.random.split(key, restarts + 1)
     if pixels:
-        (kept, asked), _ = jax.lax.scan(run, (kept, asked), jnp.stack(run_keys))
+        (best, spent), _ = jax.lax.scan(run, (best, spent), jnp.stack(run_keys))
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
-        queries=asked * eot_samples,
-        status=stopped(kept, at_wrong=not randomized) if pixels else Status.BUDGET,
+        queries=spent * eot_samples,
+        status=stop_status(best, at_wrong=not randomized) if pixels else Status.BUDGET,
     )
 
 
-# The index, what `start` returns, what is kept, and what was asked.
-_Carry = tuple[Array, tuple[Array, Array], Kept, Array]
+# The index, the state as in `start`, best so far, and queries.
+_Carry = tuple[Array, tuple[Array, Array], Best, Array]
 
 
 def _exchanged(pixels: int, queries: int, alpha_init: float, total: int) -> np.ndarray:
-    """How many pixels each question exchanges, none for the first."""
+    """The number of pixels that each query exchanges, 0 for the first."""
     index = np.arange(queries)
     scaled = (index / queries * 10_000).astype(int)
     borders = [0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]

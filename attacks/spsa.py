@@ -1,4 +1,4 @@
-"""Simultaneous perturbation stochastic approximation: a slope without a gradient."""
+"""Simultaneous perturbation stochastic approximation: gradients from loss values."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,16 +12,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Rule, ascend, finish, image_keys, preference, stopped
-from attacks.empty import takes_none
+from attacks.ascent import Rule, ascend, finish, image_keys, preference, stop_status
+from attacks.empty import allow_no_images
 from attacks.keys import mappable
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import Answer, ask, goal
+from attacks.oracle import Answer, make_goal, query
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def spsa(
     logits_fn: LogitsFunction,
@@ -42,7 +42,7 @@ def spsa(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""Adam on slopes estimated from values of the loss, in the L-infinity ball.
+    r"""Adam on gradients estimated from loss values, in the L-infinity ball.
 
     .. math::
         g = \frac{1}{m} \sum_{j=1}^m
@@ -50,44 +50,43 @@ def spsa(
         \qquad v_j \sim U(\{-1, 1\}^d), \qquad
         x \leftarrow \Pi_B(x + \mathrm{Adam}(g))
 
-    It needs no derivative, so it sees through a defence whose gradient is masked, zero
-    or noise. The estimate is unbiased for a quadratic loss; its variance per entry is
-    about that of all other entries of the gradient together, divided by m.
+    It needs no derivative, so it works against defenses whose gradient is masked, zero
+    or noise. The estimate is unbiased for a quadratic loss; the variance of an entry is
+    about the sum of squares of the gradient's other entries, divided by m.
 
-    The attack starts at the image and keeps the best of its iterates: a wrong answer
-    before a right one, then the higher loss; only the mean loss where `eot_samples` or
-    `evaluations` say that the classifier is random. The two questions of a direction
-    share a key, so that they differ by the direction alone. They are asked where they
-    fall, up to delta outside [0, 1]; the iterates, and the result, lie in [0, 1] and in
-    the ball as the images' dtype computes it. A direction in which an answer is not
-    finite counts as flat. Directions are an image's own, drawn from the key and its
-    index.
+    The attack starts at the image and returns the best iterate: a misclassified one
+    first, then the higher loss; the mean loss alone if `eot_samples` or `evaluations`
+    above 1 imply a random classifier. The two queries of a direction share a key, so
+    they differ only by the direction. Their points are not clipped and may lie up to
+    delta outside [0, 1]; the iterates, and the result, lie in [0, 1] and in the ball as
+    computed in the images' dtype. A direction whose loss difference is not finite
+    counts as zero. The directions of an image depend on the key and its index only.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
         epsilon: radius of the ball in pixel values; >= 0.
         steps: number of steps of Adam; >= 0.
-        samples: m, directions for each step; >= 1.
-        chunk: of these at a time; memory grows with it.
-        delta: in pixel values; > 0.
+        samples: m, directions per step; >= 1.
+        chunk: directions per vectorized query; memory grows with it.
+        delta: step of the finite differences, in pixel values; > 0.
         learning_rate: of Adam, in pixel values; > 0.
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
             targets. None for the margin.
-        targets: integers in [0, classes), the classes to move to; None for any other.
-        eot_samples: keys over which each loss is averaged. The directions of a step
-            have keys of their own already, so that 1 is often enough for the slope, but
-            not for choosing among iterates of a random classifier.
-        eot_chunk: of these at a time.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        targets: integers in [0, classes), the target classes; None for untargeted.
+        eot_samples: keys over which each loss is averaged. Each direction has its own
+            key already, so 1 is often enough for the gradient, but not for choosing the
+            best iterate of a random classifier.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
         The attacked images. ``queries`` is ``(steps * (2 * samples + 1) + 1) *
         eot_samples + evaluations``: two for each direction, one for each iterate, and
-        the verdict.
+        the final evaluation.
 
     Raises:
         ValueError, TypeError: as `pgd`.
@@ -101,7 +100,7 @@ def spsa(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from attacks.spsa import spsa
-        >>> def rounded(images, key):  # dark or light, in steps, without a gradient
+        >>> def rounded(images, key):  # dark or light, in steps, no gradient
         ...     light = jnp.round(images.sum(axis=(1, 2, 3)) * 20) / 20 - 24.1
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 3), 0.52), jnp.array([1])
@@ -120,9 +119,9 @@ def spsa(
         evaluations=evaluations,
     )
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
-    wanted = goal(loss, labels, targets, default=MARGIN)
+    goal = make_goal(loss, labels, targets, default=MARGIN)
     value = partial(
-        ask, logits_fn, wanted, samples=eot_samples, chunk=eot_chunk, gradient=False
+        query, logits_fn, goal, samples=eot_samples, chunk=eot_chunk, gradient=False
     )
 
     def oracle(images: Array, key: PRNGKeyArray, gradient: bool = True) -> Answer:
@@ -130,7 +129,7 @@ def spsa(
         answer = value(images, own_key)
         if not gradient:
             return answer
-        slope, lost = estimate(
+        slope, not_finite = estimate(
             value,
             images,
             image_keys(draw_key, first_index, images),
@@ -139,7 +138,7 @@ def spsa(
             chunk=chunk,
             delta=delta,
         )
-        return answer._replace(gradient=slope, not_finite=lost + ~answer.finite)
+        return answer._replace(gradient=slope, not_finite=not_finite + ~answer.finite)
 
     optimizer = optax.adam(learning_rate)
 
@@ -151,8 +150,8 @@ def spsa(
         updates, state = optimizer.update(-answer.gradient, state)
         return norms.project(images + updates, clean, epsilon, "linf"), state
 
-    query_key, verdict_key = jax.random.split(key)
-    kept = ascend(
+    query_key, evaluation_key = jax.random.split(key)
+    best = ascend(
         oracle,
         Rule(optimizer.init, step),
         clean,
@@ -162,16 +161,16 @@ def spsa(
     )
     return finish(
         logits_fn,
-        wanted,
-        kept,
-        verdict_key,
+        goal,
+        best,
+        evaluation_key,
         evaluations=evaluations,
         queries=(steps * (2 * samples + 1) + 1) * eot_samples,
-        status=stopped(kept),
+        status=stop_status(best),
     )
 
 
-_Sums = tuple[Array, Array]  # of what `estimate` returns
+_Sums = tuple[Array, Array]  # of the results of `estimate`
 
 
 def estimate(
@@ -184,17 +183,17 @@ def estimate(
     chunk: int,
     delta: ArrayLike,
 ) -> tuple[Float[Array, "n h w c"], Int32[Array, " n"]]:
-    """The slope of a loss, from its values at `samples` pairs of points.
+    """Estimates the gradient of a loss from its values at `samples` pairs of points.
 
     Args:
         value: ``(images, key) -> answer``.
-        images: where.
-        draw_keys: of the directions, one for each image.
-        pair_key: of the questions, which get one for each pair.
+        images: the points of the gradient.
+        draw_keys: of the directions, one per image.
+        pair_key: of the queries, folded into one key per pair.
         samples, chunk, delta: as in `spsa`.
 
     Returns:
-        The estimate, and how many questions had no finite answer.
+        The estimate, and the number of queries without finite logits.
     """
     delta, pair_key = jnp.asarray(delta, images.dtype), mappable(pair_key)
     shape, dtype = images.shape[1:], images.dtype
@@ -209,8 +208,8 @@ def estimate(
         below = value(images - delta * move, key)
         slope = (above.loss - below.loss) / (2 * delta)
         slope = jnp.where(jnp.isfinite(slope), slope, 0)
-        lost = (~above.finite).astype(jnp.int32) + ~below.finite
-        return norms.per_image(slope) * move, lost
+        not_finite = (~above.finite).astype(jnp.int32) + ~below.finite
+        return norms.per_image(slope) * move, not_finite
 
     def add(total: _Sums, indices: Array) -> tuple[_Sums, None]:
         several = jax.vmap(along)(indices)
@@ -221,5 +220,7 @@ def estimate(
     total = (jnp.zeros_like(images), jnp.zeros(len(images), jnp.int32))
     if rest:
         total, _ = add(total, indices[:rest])
-    (summed, lost), _ = jax.lax.scan(add, total, indices[rest:].reshape(-1, chunk))
-    return summed / samples, lost
+    (summed, not_finite), _ = jax.lax.scan(
+        add, total, indices[rest:].reshape(-1, chunk)
+    )
+    return summed / samples, not_finite

@@ -1,4 +1,4 @@
-"""The Square attack: random search by squares, which needs no gradient."""
+"""The Square attack: random search by squares, without gradients."""
 
 from functools import partial
 
@@ -10,34 +10,34 @@ from jaxtyping import Array, Bool, Float, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
-    Kept,
+    Best,
     Preference,
     choose,
     finish,
-    folded,
+    fold_in_index,
     image_keys,
-    keep,
-    last,
+    initial_best,
+    latest,
     merge,
-    nothing_kept,
     preference,
-    stopped,
+    stop_status,
+    update_best,
 )
-from attacks.empty import takes_none
+from attacks.empty import allow_no_images
 from attacks.losses import Loss, margin
-from attacks.oracle import ask, goal
+from attacks.oracle import make_goal, query
 from attacks.precision import in_working_precision
-from attacks.remaining import MORE, Remaining, batch_sizes
+from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
 
 Image = Float[Array, "h w c"]
 Images = Float[Array, "n h w c"]
 
-# After so many of 10,000 queries the share of the changed pixels is halved.
+# The query counts, of 10,000, after which the share of changed pixels is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-@takes_none
+@allow_no_images
 @in_working_precision
 def square(
     logits_fn: LogitsFunction,
@@ -57,7 +57,7 @@ def square(
     evaluations: int = 1,
     first_index: Integer[ArrayLike, ""] = 0,
 ) -> Attacked:
-    r"""Random search: a change in a random square stays if it raises the loss.
+    r"""Random search: a change in a random square is accepted if it raises the loss.
 
     .. math::
         x_{t+1} = \begin{cases}
@@ -68,49 +68,45 @@ def square(
     :math:`\pm \epsilon`, and a proposal is :math:`x' = \Pi_B(x_t + 2 \epsilon \rho)` in
     a random square, with a random sign :math:`\rho` for each of its colours. In the L2
     ball it starts at a grid of tiles, each a pair of peaks of opposite signs, and a
-    proposal moves the perturbation of one random square into another, where a pair of
-    peaks is added to what is there. The squares cover a share p of the image, which is
+    proposal moves the norm of the perturbation in one random square to another, where a
+    pair of peaks is added. The squares cover a share p of the image, which is
     ``p_init`` at first and is halved nine times.
 
-    An image that is misclassified is left as it is, unless the classifier is random:
-    `eot_samples` above 1 says so, and then every image is searched to the end for the
-    highest average loss, the first wrong answer being no proof. Squares and signs
-    follow from the key and the image's index, so the result does not depend on the
-    batch. Nothing is asked of the classifier but its logits. The search ends when all
-    images of the batch are misclassified.
+    An image stops once it is misclassified, unless `eot_samples` above 1 implies a
+    random classifier: then one misclassification is no proof, and every image uses its
+    whole budget for the highest mean loss. Squares and signs depend on the key and the
+    image's index, so the result does not depend on the batch. Only the logits are used.
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``; not differentiated.
         images: floats in [0, 1].
-        labels: integers in [0, classes), the classes to move away from.
-        key: a key of `jax.random.key`.
+        labels: integers in [0, classes), the true classes.
+        key: from `jax.random.key`.
         epsilon: radius of the ball in pixel values; >= 0.
         norm: "linf" or "l2".
-        queries: proposals of each restart, at most; >= 1.
-        restarts: searches, each from a start of its own, of images not yet
+        queries: the largest number of proposals of each restart; >= 1.
+        restarts: searches from independent random starts, each for the images not yet
             misclassified.
-        p_init: the share of the pixels that the first squares cover; in (0, 1].
+        p_init: the share of pixels in the first squares; in (0, 1].
         loss: ``(logits, labels) -> [n]``; see `attacks.losses`.
-        resc_schedule: stretch the schedule of p, which is that of 10,000 queries, to
-            `queries`. AutoAttack does not, with its 5,000.
-        eot_samples: keys over which each answer is averaged; None for as many as
+        resc_schedule: rescale the schedule of p from 10,000 queries to `queries`.
+            AutoAttack, with 5,000, does not.
+        eot_samples: keys over which each loss is averaged; None for as many as
             `evaluations`.
-        eot_chunk: of these at a time; memory grows with it.
-        evaluations: keys under which the result is judged, by vote.
-        first_index: index of the first image, for attacking a data set in pieces.
+        eot_chunk: keys per vectorized query; memory grows with it.
+        evaluations: keys of the final evaluation, decided by majority vote.
+        first_index: index of the first image in the data set, if attacked in batches.
 
     Returns:
-        The attacked images, each the one of highest loss where none is misclassified.
-        ``queries`` is, for each image, ``eot_samples`` times one for the clean image,
-        one for each start and one for each proposal while it was searched, and
-        ``evaluations`` for the verdict.
+        The attacked images, that of highest loss if none is misclassified. ``queries``
+        is, for each image, ``eot_samples`` for the clean image, for each start and for
+        each proposal until the image stops, and ``evaluations``.
 
     Raises:
-        ValueError: a setting that makes no sense, named; wrong shapes or dtypes; a
-            pixel outside [0, 1] or not finite, or a label that names no class, with
-            index and value. Values that are being traced (under `jax.jit`) cannot be
-            checked.
-        TypeError: images or labels that are no arrays, or a key that is none.
+        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
+            in [0, 1] or a label not in [0, classes), with index and value. Traced
+            values (under `jax.jit`) are not checked.
+        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
 
     References:
         Andriushchenko et al. 2020, "Square attack: a query-efficient black-box
@@ -142,15 +138,15 @@ def square(
     )
     inputs.require_share(p_init=p_init)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key)
-    wanted = goal(loss, labels)
+    goal = make_goal(loss, labels)
     randomized = samples > 1
     prefers = preference(randomized=randomized)
     oracle = partial(
-        ask, logits_fn, wanted, samples=samples, chunk=eot_chunk, gradient=False
+        query, logits_fn, goal, samples=samples, chunk=eot_chunk, gradient=False
     )
-    measure, given = wanted[:2]
+    measure, given = goal[:2]
     batches = batch_sizes(
-        logits_fn, measure, given, clean, key, samples=samples, shares=MORE
+        logits_fn, measure, given, clean, key, samples=samples, divisors=QUERY_DIVISORS
     )
     epsilon = jnp.asarray(epsilon, clean.dtype)
     start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)
@@ -159,79 +155,84 @@ def square(
     windows = [two_peaks(int(side)) for side in distinct]
     peaks = jnp.asarray(_padded(windows), clean.dtype)
     sides, stages = jnp.asarray(distinct), jnp.asarray(places)
-    start_key, query_key, judge_key = jax.random.split(key, 3)
+    start_key, query_key, evaluation_key = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
 
-    def unfinished(kept: Kept) -> Bool[Array, " n"]:
-        return (kept.wrong < 1) | randomized
+    def unfinished(best: Best) -> Bool[Array, " n"]:
+        return (best.wrong < 1) | randomized
 
-    def run(index: Array, carry: tuple[Kept, Array]) -> tuple[Kept, Array]:
-        best, asked = carry
-        wanted_now = unfinished(best)
-        run_keys, asking = folded(keys, index), jax.random.fold_in(query_key, index)
+    def run(index: Array, carry: tuple[Best, Array]) -> tuple[Best, Array]:
+        best, spent = carry
+        to_attack = unfinished(best)
+        run_keys = fold_in_index(keys, index)
+        run_query_key = jax.random.fold_in(query_key, index)
 
-        def offer(
-            kept: Kept,
+        def try_candidates(
+            run_best: Best,
             moved: Array,
             index: Array | int,
             prefers: Preference,
-            searched: Array,
-        ) -> Kept:
+            searching: Array,
+        ) -> Best:
             moved = norms.project(moved, clean, epsilon, norm)
             answer = oracle(
                 moved,
-                jax.random.fold_in(asking, index),
-                remaining=Remaining(searched, batches),
+                jax.random.fold_in(run_query_key, index),
+                remaining=Remaining(searching, batches),
             )
-            new = keep(kept, moved, answer, prefers)
-            return choose(searched, new, kept)
+            new = update_best(run_best, moved, answer, prefers)
+            return choose(searching, new, run_best)
 
-        def searched(state: tuple[Array, Kept, Array]) -> Bool[Array, " n"]:
-            return wanted_now & unfinished(state[1])
+        def searching(state: tuple[Array, Best, Array]) -> Bool[Array, " n"]:
+            return to_attack & unfinished(state[1])
 
-        def step(state: tuple[Array, Kept, Array]) -> tuple[Array, Kept, Array]:
-            index, kept, asked = state
+        def step(state: tuple[Array, Best, Array]) -> tuple[Array, Best, Array]:
+            index, run_best, spent = state
             stage = stages[index]
             moved = jax.vmap(propose, (0, 0, 0, None, None, None))(
-                folded(run_keys, index + 1),
-                kept.images,
+                fold_in_index(run_keys, index + 1),
+                run_best.images,
                 clean,
                 epsilon,
                 sides[stage],
                 peaks[stage],
             )
-            kept = offer(kept, moved, index + 1, prefers, searched(state))
-            return index + 1, kept, asked + searched(state)
+            run_best = try_candidates(
+                run_best, moved, index + 1, prefers, searching(state)
+            )
+            return index + 1, run_best, spent + searching(state)
 
-        first = jax.vmap(start, (0, 0, None))(folded(run_keys, 0), clean, epsilon)
-        kept = offer(nothing_kept(clean), first, 0, last, wanted_now)
-        _, kept, asked = jax.lax.while_loop(
-            lambda state: (state[0] < queries) & searched(state).any(),
-            step,
-            (jnp.zeros((), jnp.int32), kept, asked + wanted_now),
+        first = jax.vmap(start, (0, 0, None))(
+            fold_in_index(run_keys, 0), clean, epsilon
         )
-        return merge(best, kept, prefers), asked
+        run_best = try_candidates(initial_best(clean), first, 0, latest, to_attack)
+        _, run_best, spent = jax.lax.while_loop(
+            lambda state: (state[0] < queries) & searching(state).any(),
+            step,
+            (jnp.zeros((), jnp.int32), run_best, spent + to_attack),
+        )
+        return merge(best, run_best, prefers), spent
 
     answer = oracle(clean, jax.random.fold_in(query_key, restarts))
-    best = keep(nothing_kept(clean), clean, answer, prefers)
-    best, asked = jax.lax.fori_loop(
+    best = update_best(initial_best(clean), clean, answer, prefers)
+    best, spent = jax.lax.fori_loop(
         0, restarts, run, (best, jnp.ones(len(clean), jnp.int32))
     )
     return finish(
         logits_fn,
-        wanted,
+        goal,
         best,
-        judge_key,
+        evaluation_key,
         evaluations=evaluations,
-        queries=asked * samples,
-        status=stopped(best, at_wrong=not randomized),
+        queries=spent * samples,
+        status=stop_status(best, at_wrong=not randomized),
     )
 
 
 def proposal_sides(
     shape: tuple[int, ...], queries: int, p_init: float, rescaled: bool, norm: str
 ) -> np.ndarray:
-    """The side of each proposal's square: at least 1; for L2 odd and at least 3."""
+    """The side of each proposal's square; for L2 odd, and at least 3 where it fits."""
     index = np.arange(queries)
     if rescaled:
         index = (index / queries * 10_000).astype(int)
@@ -261,7 +262,7 @@ def _squares(
     side: Array,
     peaks: Array,
 ) -> Image:
-    """From one end of the interval to the other, or no further, in one square."""
+    """Adds 2 epsilon with a random sign per colour in one square, before projection."""
     del clean, peaks
     drawn = jax.random.uniform(key, (2 + current.shape[2],), current.dtype)
     _, inside = _place(drawn[:2], current.shape, side)
@@ -269,7 +270,7 @@ def _squares(
 
 
 def _tiles(key: PRNGKeyArray, clean: Image, epsilon: Array) -> Image:
-    """Two peaks in each tile of a grid, whose shorter side has five tiles or more."""
+    """Two peaks in each tile of a grid, with five tiles or more on the shorter side."""
     height, width, colours = clean.shape
     side = max(min(height, width) // 5, 1)
     rows, columns = height // side, width // side
@@ -292,7 +293,7 @@ def _peaks(
     side: Array,
     peaks: Array,
 ) -> Image:
-    """Takes the perturbation of one square and adds it to another, with two peaks."""
+    """Moves the norm of one square's perturbation to another, and adds two peaks."""
     change = current - clean
     height, width, colours = change.shape
     drawn = jax.random.uniform(key, (5 + colours,), current.dtype)
@@ -302,7 +303,7 @@ def _peaks(
     rows = jnp.clip(jnp.arange(height) - row, 0, len(peaks) - 1)
     columns = jnp.clip(jnp.arange(width) - column, 0, len(peaks) - 1)
     placed = turned[rows[:, None], columns][..., None] * inside
-    # Both of length 1 in each colour before they are added.
+    # Both normalized to length 1 in each colour before the sum.
     added = placed * _signs(drawn[5:]) + _of_length(change * inside, 1, axis=(0, 1))
     unused = jnp.maximum(epsilon**2 - jnp.sum(change**2), 0)
     moved = jnp.sum((change * (inside | emptied)) ** 2)
@@ -314,7 +315,7 @@ def _peaks(
 def _place(
     drawn: Float[Array, " 2"], shape: tuple[int, ...], side: Array
 ) -> tuple[tuple[Array, Array], Bool[Array, "h w 1"]]:
-    """The upper left corner of a square, and which pixels lie in it, from two draws."""
+    """The upper left corner of a random square, and the mask of its pixels."""
     row = jnp.floor(drawn[0] * (shape[0] - side + 1)).astype(side.dtype)
     column = jnp.floor(drawn[1] * (shape[1] - side + 1)).astype(side.dtype)
     rows, columns = jnp.arange(shape[0]) - row, jnp.arange(shape[1]) - column
@@ -334,7 +335,7 @@ def _of_length(
 
 
 def two_peaks(side: int) -> np.ndarray:
-    """The window of the L2 attack, of length 1: a hill above a valley (eq. (2))."""
+    """The window of the L2 attack, of norm 1: peaks of opposite signs (eq. (2))."""
     upper, lower = _peak(side // 2, side), _peak(side - side // 2, side)
     both = np.concatenate([upper, -lower])
     window: np.ndarray = both / np.sqrt((both**2).sum())
@@ -352,6 +353,6 @@ def _peak(height: int, width: int) -> np.ndarray:
 
 
 def _padded(windows: list[np.ndarray]) -> np.ndarray:
-    """Windows of different sides as one array, each at the upper left."""
+    """Windows of different sides in one array, each at the upper left."""
     largest = max(len(window) for window in windows)
     return np.stack([np.pad(window, (0, largest - len(window))) for window in windows])

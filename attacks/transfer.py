@@ -1,4 +1,4 @@
-"""Transfer: images made against one classifier, shown to another."""
+"""Transfer attacks: images crafted on one classifier, evaluated on another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Integer, Num, PRNGKeyArray
 
 from attacks import inputs
-from attacks.ascent import finish, nothing_kept
-from attacks.empty import takes_none
-from attacks.oracle import goal
+from attacks.ascent import finish, initial_best
+from attacks.empty import allow_no_images
+from attacks.oracle import make_goal
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
 
-@takes_none
+@allow_no_images
 def transfer(
     source_fn: LogitsFunction,
     target_fn: LogitsFunction,
@@ -27,25 +27,25 @@ def transfer(
     evaluations: int = 1,
     **options: Any,
 ) -> Attacked:
-    r"""Attacks a classifier that gives away nothing with images made against another.
+    r"""Attacks a classifier without access to it, with images crafted on a surrogate.
 
     .. math:: x' = \mathrm{attack}(f_{source}, x, y), \qquad
         \arg\max_i f_{target}(x')_i \ne y
 
     Args:
-        source_fn: the classifier that the attacker has, ``(images, key) -> logits``.
-        target_fn: the classifier that is attacked, of the same classes.
+        source_fn: the surrogate, ``(images, key) -> logits``.
+        target_fn: the attacked classifier, with the same classes.
         attack: a function of this package, or a `functools.partial` of one.
         images, labels, key: as in `pgd`.
-        evaluations: keys under which the target judges the result, by vote; for those
-            of the attack itself use a `functools.partial`.
-        options: of the attack. With ``targets``, naming them is success.
+        evaluations: keys of the final evaluation on the target, a majority vote; for
+            those of the attack itself use a `functools.partial`.
+        options: of the attack. With ``targets``, predicting them is success.
 
     Returns:
-        The images as the attack returned them; ``success``, ``loss`` (the
-        cross-entropy, in nats), ``queries`` and ``not_finite`` are those of the target,
-        which is asked for the verdict only. What the source was asked is not counted;
-        ``status`` is that of the attack on it.
+        The images as the attack returned them. ``success``, ``loss`` (the
+        cross-entropy, in nats), ``queries`` and ``not_finite`` are from the final
+        evaluation, the only queries of the target. Queries of the source are not
+        counted; ``status`` is that of the attack on it.
 
     Raises:
         ValueError, TypeError: as `pgd` and as the attack.
@@ -73,13 +73,13 @@ def transfer(
     inputs.require_at_least(1, evaluations=evaluations)
     targets = options.get("targets")
     images, labels, _ = inputs.checked(target_fn, images, labels, key, targets)
-    craft_key, verdict_key = jax.random.split(key)
+    craft_key, evaluation_key = jax.random.split(key)
     crafted = attack(source_fn, images, labels, craft_key, **options)
     return _judged(
         target_fn,
         crafted.images,
         labels,
-        verdict_key,
+        evaluation_key,
         targets=targets,
         evaluations=evaluations,
         status=crafted.status,
@@ -99,8 +99,8 @@ def _judged(
 ) -> Attacked:
     return finish(
         logits_fn,
-        goal(None, labels, targets),
-        nothing_kept(images),
+        make_goal(None, labels, targets),
+        initial_best(images),
         key,
         evaluations=evaluations,
         queries=0,

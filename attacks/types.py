@@ -7,35 +7,32 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
 
-# (images [n, h, w, c] in [0, 1], key) -> logits [n, k]. The key feeds whatever is
-# random in the classifier or in a defence before it; the rest may ignore it.
+# (images [n, h, w, c] in [0, 1], key) -> logits [n, k]. The key is for a random
+# classifier or defense; a deterministic one ignores it.
 LogitsFunction = Callable[
     [Float[Array, "n h w c"], PRNGKeyArray], Float[Array, "n classes"]
 ]
 
-# (images [n, h, w, c] in [0, 1], key) -> images: a defence put before a classifier.
+# (images [n, h, w, c] in [0, 1], key) -> images: a defense in front of a classifier.
 Transform = Callable[[Float[Array, "n h w c"], PRNGKeyArray], Float[Array, "n h w c"]]
 
 
 class Status(enum.IntEnum):
     """Why an attack stopped on an image.
 
-    Where an attack makes several runs for an image (restarts, targets, stages) the
-    lowest code of these is the image's: one run that spent its budget is a search. What
-    lies above `BUDGET`, on an image that the attack did not break, is an image that was
-    given up on, and no sign that the classifier withstands anything; see
-    `attacks.soundness.check_given_up`.
+    `autoattack` and `multi_targeted` report the lowest code of their stages or runs;
+    other attacks judge the steps of all restarts and targets together. A code above
+    `BUDGET` on an image that was not broken means that the attack gave up, which is no
+    evidence of robustness; see `attacks.soundness.check_given_up`.
 
     Attributes:
-        SUCCEEDED: it had what it wanted, on the image as it was or later, and asked no
-            more. Attacks that spend their budget all the same say `BUDGET`, whether or
-            not they succeed.
-        BUDGET: its steps or queries were spent.
-        CONVERGED: nothing changed any more, before its budget was spent.
-        NO_GRADIENT: in most of its steps there was no slope to follow: zero, or not
-            finite, in every pixel.
-        NO_START: it needs a misclassified image to start from and found none.
-        NOT_FINITE: the classifier had no finite answer for it, to any question.
+        SUCCEEDED: reached its goal, possibly on the clean image, and stopped. Attacks
+            that always spend their budget report `BUDGET` even if they succeed.
+        BUDGET: spent all its steps or queries.
+        CONVERGED: made no more progress, before its budget was spent.
+        NO_GRADIENT: in most steps the gradient was zero or not finite in every pixel.
+        NO_START: found no misclassified image to start from.
+        NOT_FINITE: no query returned finite logits.
     """
 
     SUCCEEDED = 0
@@ -51,16 +48,15 @@ class Attacked(NamedTuple):
 
     Attributes:
         images: the perturbed images, floats in [0, 1].
-        success: whether the classifier got the perturbed image wrong (or named the
-            target, where there is one), asked once more with a fresh key, or with
-            several of them and decided by vote. Logits that are not finite name no
-            class and count as wrong; an attack keeps such an image only where it had
-            no other.
-        loss: the attack's loss at those last queries, in nats for cross-entropy.
-        queries: how often the classifier saw a version of the image; a query with its
-            gradient counts as one.
-        not_finite: how many answers held a NaN or an infinity, an answer averaged over
-            several keys counting as one.
+        success: whether the classifier misclassifies the perturbed image (or predicts
+            the target) in a final evaluation under a new key, or by majority vote under
+            several. Logits that are not finite predict no class: a misclassification,
+            but no target. An attack returns such an image only if it has no other.
+        loss: the attack's loss in the final evaluation, in nats for cross-entropy.
+        queries: number of times the classifier was evaluated on a version of the image;
+            logits and a gradient from the same pass count as one.
+        not_finite: number of queries with NaN or infinite logits; a query averaged over
+            several keys counts as one.
         status: why the attack stopped, a code of `Status`.
     """
 
@@ -69,5 +65,5 @@ class Attacked(NamedTuple):
     loss: Float[Array, " n"]
     queries: Int32[Array, " n"]
     not_finite: Int32[Array, " n"]
-    # For attacks written elsewhere, which may leave it out.
+    # The default is for attacks from outside this package.
     status: Int32[Array, " n"] = np.int32(Status.BUDGET)  # type: ignore[assignment]

@@ -1,6 +1,6 @@
-"""What is no image, label or key is refused in words that name it, by every attack.
+"""Every attack refuses invalid images, labels and keys by name.
 
-As a user has it, without the type checks that the tests run under.
+Without the run-time type checks of the other tests, as for a user.
 """
 
 import functools
@@ -71,7 +71,7 @@ LABEL_CASES = {
     "list": (LABELS.tolist(), TypeError, "must be an array .* type list"),
     "number": (1, TypeError, "must be an array .* type int"),
     "column": (LABELS[:, None], ValueError, r"must be \[2\] .*int64\[2, 1\]"),
-    "too many": (np.arange(3), ValueError, r"must be \[2\] of integers.*int64\[3\]"),
+    "too many": (np.arange(3), ValueError, r"must be \[2\] integers.*int64\[3\]"),
     "floats": (LABELS.astype(np.float32), ValueError, r"integers.*float32\[2\]"),
 }
 KEY_CASES = {
@@ -79,7 +79,11 @@ KEY_CASES = {
     "none": (None, TypeError, "got a value of type NoneType"),
     "numpy": (np.zeros(2, np.uint32), TypeError, "of jax.random.key"),
     "old": (jax.random.key_data(KEY), TypeError, r"got uint32\[2\]; .*wrap_key_data"),
-    "two": (jax.random.split(KEY), ValueError, r"one key, got keys of shape \(2,\)"),
+    "two": (
+        jax.random.split(KEY),
+        ValueError,
+        r"a single key, got keys of shape \(2,\)",
+    ),
 }
 CASES = [
     (argument, case, *expected)
@@ -101,7 +105,7 @@ def as_a_user():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_what_is_no_image_label_or_key_is_named(name):
+def test_invalid_arguments_are_named(name):
     for argument, case, value, error, message in CASES:
         if name == "bpda" and argument == "labels":
             continue
@@ -115,7 +119,7 @@ def test_what_is_no_image_label_or_key_is_named(name):
 
 
 @pytest.mark.parametrize("name", WITH_TARGETS)
-def test_targets_are_as_labels(name):
+def test_targets_are_checked_like_labels(name):
     for case, (value, error, message) in LABEL_CASES.items():
         arguments = {"images": IMAGES, "labels": LABELS, "key": KEY, "targets": value}
         call = functools.partial(WITH_TARGETS[name], light, **arguments)
@@ -126,20 +130,20 @@ def test_targets_are_as_labels(name):
         assert raised.match(message), case
 
 
-def test_starts_are_as_images():
+def test_starts_are_checked_like_images():
     for value, error, message in IMAGE_CASES.values():
         with pytest.raises(error, match="^starts must be .*") as raised:
             attacks.boundary(light, IMAGES, LABELS, KEY, starts=value)
         assert raised.match(message)
 
 
-def test_a_key_that_an_old_one_was_made_into_is_taken():
+def test_a_converted_old_style_key_is_accepted():
     key = jax.random.wrap_key_data(jax.random.key_data(KEY))
     found = attacks.judge(light, IMAGES, LABELS, key)
     assert found.accuracy.shape == (2,)
 
 
-def test_results_of_other_images_are_not_compared():
+def test_results_of_different_shapes_are_not_compared():
     with pytest.raises(ValueError, match=r"attacked .* images, \(2, .*got \(1, 3"):
         attacks.soundness.check_ball(IMAGES[:1], IMAGES, 0.1)
     with pytest.raises(ValueError, match="accuracy of each image"):

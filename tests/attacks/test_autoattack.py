@@ -13,7 +13,7 @@ from attacks.autopgd import autopgd, targeted_autopgd
 from attacks.fab import fab
 from attacks.judge import judge
 from attacks.losses import cross_entropy, dlr
-from attacks.oracle import ask, goal
+from attacks.oracle import make_goal, query
 from attacks.square import square
 from attacks.types import Attacked
 
@@ -38,13 +38,13 @@ def named_by(logits_fn, images):
 
 
 def smallest_radii(images, labels, order):
-    """What is needed to break `linear` at each image, far from the box's sides."""
+    """The smallest radius that breaks `linear` at each image, inside the box."""
     logits = (images - 0.5).reshape(len(images), -1) @ WEIGHTS
     return networks.half_spaces(logits, labels, WEIGHTS, order).min(axis=1)
 
 
 def brief_stages(version, norm):
-    """The version's stages with little to do, two of them for "standard"."""
+    """The version's stages on a small budget, only two for "standard"."""
     few = {"standard": ("apgd-ce", "apgd-t"), "plus": ("fab", "square")}[version]
     cut = {"fab": {"steps": 10, "restarts": 1}, "square": {"queries": 20}}
     return tuple(
@@ -103,7 +103,7 @@ def test_fab_t_tries_at_most_nine_targets(monkeypatch):
         seen.append(options)
         return Attacked(jnp.asarray(images), zeros > 0, zeros * 1.0, zeros, zeros)
 
-    # By this way around, since `attacks.autoattack` is also the function.
+    # By name, since `attacks.autoattack` is also the function.
     module = importlib.import_module("attacks.autoattack")
     monkeypatch.setattr(module, "fab", recorded)
     attack = dict(autoattack_stages())["fab-t"]
@@ -120,7 +120,7 @@ def briefly(version, norm):
     return compiled(autoattack, linear, version=version, norm=norm, stages=stages)
 
 
-def test_breaks_a_linear_model_from_the_smallest_radius_on():
+def test_breaks_a_linear_model_at_the_smallest_radius():
     images = some_images(8)
     labels = named_by(linear, images)
     labels[2] = (labels[2] + 1) % CLASSES
@@ -130,12 +130,12 @@ def test_breaks_a_linear_model_from_the_smallest_radius_on():
     np.testing.assert_array_equal(found.success, needed < epsilon)
     wrong = named_by(linear, found.images) != labels
     np.testing.assert_array_equal(found.success, wrong)
-    # The clean one comes back, after being asked about it and for the verdict.
+    # Misclassified when clean: one query of it and one of the final evaluation.
     np.testing.assert_array_equal(found.images[2], images[2])
     queries = np.asarray(found.queries)
     assert queries[2] == 2
-    # Each stage asks about the clean image, 26 times in each run, and for a verdict of
-    # its own; and 1 more compares what it found.
+    # Each stage queries the clean image, 26 times in each run, and for its own final
+    # evaluation; 1 more query compares its result.
     np.testing.assert_array_equal(queries[~wrong], 2 + 29 + (3 + 4 * 26))
     assert set(queries[wrong]) <= {2, 31, *range(60, 139, 26)}
     assert 31 in queries
@@ -161,7 +161,7 @@ def test_result_lies_in_the_ball_and_the_box(version, norm):
         assert (found.success >= (named_by(linear, images) != labels)).all()
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     images = some_images(8)
     labels = named_by(linear, images)
     labels[1] = (labels[1] + 1) % CLASSES
@@ -179,7 +179,7 @@ def test_an_image_alone_is_as_in_the_batch():
 
 
 def marked(name, amount, calls):
-    """A stage that adds to all pixels, and says that it ran."""
+    """A stage that adds to all pixels, and records its calls."""
 
     def attack(logits_fn, images, labels, key, *, epsilon, first_index):
         jax.debug.callback(lambda: calls.append(name))
@@ -210,17 +210,17 @@ def grey(*levels):
     )
 
 
-def test_a_later_stage_leaves_a_broken_image():
+def test_a_later_stage_skips_a_broken_image():
     images, labels = grey(0.625, 0.75), np.array([1, 1])
     found, calls = run_marked(images, labels, -0.1875, -0.234375, 0.125)
-    # The first image is broken by the first stage; the other by none, and its best
-    # was that of the second.
+    # The first stage breaks the first image; no stage breaks the other, for which the
+    # second is best.
     np.testing.assert_array_equal(found.images, images - grey(0.1875, 0.234375))
     assert calls == [0, 1, 2]
     np.testing.assert_array_equal(found.queries, [3, 5])
 
 
-def test_no_stage_runs_when_nothing_is_left():
+def test_no_stage_runs_when_no_image_is_left():
     images, labels = grey(0.625, 0.375), np.array([1, 1])
     found, calls = run_marked(images, labels, -0.0625, -0.1875, -0.25)
     assert calls == [0, 1] and found.success.all()
@@ -229,14 +229,14 @@ def test_no_stage_runs_when_nothing_is_left():
     assert calls == []
 
 
-def test_what_lies_outside_the_ball_does_not_count():
+def test_results_outside_the_ball_do_not_count():
     images, labels = grey(0.625), np.array([1])
     found, _ = run_marked(images, labels, -0.25, epsilon=0.2)
     np.testing.assert_array_equal(found.images, images)
     assert not found.success[0]
 
 
-def test_nan_logits_are_not_kept():
+def test_iterates_with_nan_logits_are_not_returned():
     def logits_fn(images, key):
         dark = images.mean(axis=(1, 2, 3), keepdims=True)[:, :, 0, 0] < 0.4
         return jnp.where(dark, jnp.nan, brightness(images, key))
@@ -250,7 +250,7 @@ CHANCE = 0.1
 
 
 def sometimes_anything(images, key):
-    """`linear`, but one answer in ten is drawn from all classes."""
+    """`linear`, but one prediction in ten is a random class."""
     chance, draw = jax.random.split(key)
     lucky = jax.random.bernoulli(chance, CHANCE, (len(images), 1))
     drawn = jax.random.randint(draw, (len(images),), 0, CLASSES)
@@ -258,24 +258,24 @@ def sometimes_anything(images, key):
     return jnp.where(lucky, anything, 30 * linear(images, key))
 
 
-def test_one_lucky_answer_is_no_success_of_rand():
-    # Half of the images can be broken inside the ball. The others are answered wrongly
-    # with 8 % chance, wherever in the ball they are.
+def test_one_random_error_is_no_success_of_rand():
+    # Half of the images can be broken inside the ball. The others are misclassified
+    # with probability 8 % anywhere in the ball.
     images = some_images(32)
     labels = named_by(linear, images)
     needed = smallest_radii(images, labels, 1)
     epsilon = np.median(needed)
-    # Not so close to the boundary that nothing in the ball is clear.
+    # Far enough from the boundary that the ball decides.
     clear = np.abs(needed / epsilon - 1) > 0.1
     images, labels, robust = images[clear], labels[clear], (needed > epsilon)[clear]
     n, key = len(images), jax.random.key(0)
     assert 10 < robust.sum() < n - 10
 
-    # Judged as the authors' program does: broken at the first wrong answer of the
-    # search, here one that asks a hundred times about the clean image.
+    # As in the authors' program, broken at the first misclassification of the search,
+    # here a hundred queries of the clean image.
     still = Rule(lambda images: (), lambda state, images, answer, index: (images, ()))
-    wanted = goal(cross_entropy, jnp.asarray(labels))
-    oracle = functools.partial(ask, sometimes_anything, wanted)
+    goal = make_goal(cross_entropy, jnp.asarray(labels))
+    oracle = functools.partial(query, sometimes_anything, goal)
     options = {"steps": 100, "prefers": preference(randomized=False)}
     one_shot = compiled(ascend, oracle, rule=still, **options)(start=images, key=key)
     assert (one_shot.wrong == 0).mean() < 0.05
@@ -287,7 +287,7 @@ def test_one_lucky_answer_is_no_success_of_rand():
     attack = compiled(autoattack, sometimes_anything, version="rand", stages=stages)
     found = attack(images, labels, key, epsilon=epsilon)
     np.testing.assert_array_equal(found.success, ~robust)
-    # 20 for the clean image, the verdict, and each stage, whose own is one answer.
+    # 20 for the clean image, the final evaluation, and each stage, plus its own query.
     np.testing.assert_array_equal(found.queries, 2 * 20 + 2 * (11 * 20 + 1 + 20))
 
     judged = compiled(judge, sometimes_anything, evaluations=200)(
@@ -299,9 +299,9 @@ def test_one_lucky_answer_is_no_success_of_rand():
     np.testing.assert_array_equal(judged.majority, robust)
 
 
-def test_rand_keeps_the_highest_mean_loss_under_the_same_keys():
-    # The middle stage is the best, and only on average: a single answer depends on
-    # the key more than on the image.
+def test_rand_returns_the_highest_mean_loss_under_the_same_keys():
+    # The middle stage is best only on average: the logits depend on the key more than
+    # on the image.
     def logits_fn(images, key):
         return brightness(images, key) + 3 * jax.random.normal(key, (4,))
 
@@ -316,7 +316,7 @@ def test_rand_keeps_the_highest_mean_loss_under_the_same_keys():
         evaluations=50,
         logits_fn=logits_fn,
     )
-    # All stages run on all images, the last image being wrong from the start.
+    # All stages run on all images; the last is misclassified from the start.
     np.testing.assert_array_equal(found.images, images - 0.25)
     assert calls == [0, 1, 2]
     np.testing.assert_array_equal(found.queries, [250] * 3)
@@ -329,10 +329,10 @@ def test_rand_keeps_the_highest_mean_loss_under_the_same_keys():
         ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
         ({"version": "fast"}, "must be 'standard' or 'plus' or 'rand', got 'fast'"),
         ({"evaluations": 0, "version": "rand"}, "evaluations must be at least 1"),
-        ({"evaluations": 3}, "evaluations is 3, but version 'standard' takes one"),
+        ({"evaluations": 3}, "evaluations is 3, but version 'standard' is for"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     images, labels = some_images(1), np.array([0])
     with pytest.raises(ValueError, match=message):
         autoattack(linear, images, labels, jax.random.key(0), **setting)
@@ -341,7 +341,7 @@ def test_refuses_senseless_settings(setting, message):
 @pytest.mark.parametrize(("version", "classes"), [("standard", 3), ("rand", 2)])
 def test_refuses_too_few_classes(version, classes):
     few = lambda images, key: linear(images, key)[:, :classes]
-    message = f"compares {classes + 1} logits, logits_fn has {classes} classes"
+    message = f"needs {classes + 1} classes, logits_fn has {classes}"
     with pytest.raises(ValueError, match=message):
         autoattack(
             few, some_images(1), np.array([0]), jax.random.key(0), version=version

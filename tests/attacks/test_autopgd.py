@@ -32,7 +32,7 @@ SECOND = RNG.normal(size=(16, CLASSES))
 
 
 def two_layers(images, key):
-    """A smooth classifier with many local slopes."""
+    """A smooth nonlinear classifier."""
     hidden = jnp.sin(images.reshape(len(images), -1) @ FIRST.astype(images.dtype))
     return hidden @ SECOND.astype(images.dtype)
 
@@ -58,7 +58,7 @@ def into_ball(point, image, epsilon, norm):
 
 
 def reference(image, start, label, epsilon, norm, steps, rho, ends):
-    """Algorithm 1 for one image; losses and points are kept in lists, as there."""
+    """Algorithm 1 for one image, with lists of losses and points as in the paper."""
     points, step_size = [start], 2 * epsilon
     loss, gradient = loss_and_slope(start, label)
     losses, best = [loss], (loss, start, gradient)
@@ -106,7 +106,7 @@ def test_agrees_with_algorithm_1_written_out(norm, epsilon, steps, ends):
         images = some_images(8).astype(np.float64)
         labels = named_by(two_layers, images)
 
-        # Two evaluations: the highest loss counts alone, and not the clean image's.
+        # Two evaluations: only the loss counts, without the clean image.
         def run(steps):
             attack = compiled(
                 autopgd,
@@ -135,7 +135,7 @@ def test_agrees_with_algorithm_1_written_out(norm, epsilon, steps, ends):
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 16, 17, 20, 37, 50, 100, 101, 1000])
 def test_checkpoints_are_those_of_a_counter(steps):
-    # As the authors' program finds them: a counter, and an interval that shrinks.
+    # As in the authors' program: a counter and a shrinking interval.
     interval, counter, expected = max(int(0.22 * steps), 1), 0, []
     for step in range(1, steps + 1):
         counter += 1
@@ -169,10 +169,10 @@ def on_linear_model(name, norm):
 
 
 @pytest.mark.parametrize(("name", "norm"), CHOICES[1:])
-def test_breaks_a_linear_model_from_the_smallest_radius_on(name, norm):
-    # Going along the difference of two classes' weights closes the gap between their
-    # logits fastest. In the middle of the box nothing is cut off. (The cross-entropy
-    # of more than two classes rises fastest elsewhere, between two such ways.)
+def test_breaks_a_linear_model_at_the_smallest_radius(name, norm):
+    # The difference of two classes' weights is the fastest way to close the gap of
+    # their logits. In the middle of the box nothing is clipped. (The cross-entropy of
+    # more than two classes rises fastest between two such directions.)
     attack, logits_fn, weights = on_linear_model(name, norm)
     images = some_images(8, low=0.3, high=0.7)
     labels = named_by(logits_fn, images)
@@ -203,8 +203,8 @@ def test_result_lies_in_the_ball_and_the_box(name, norm):
 
 
 @pytest.mark.parametrize("name", ["ce", "targeted"])
-def test_an_image_alone_is_as_in_the_batch(name):
-    # In L-infinity, where no sum over pixels is rounded as the batch size has it.
+def test_an_image_does_not_depend_on_its_batch(name):
+    # In L-infinity, which has no sums over pixels that depend on the batch size.
     attack, logits_fn, _ = on_linear_model(name, "linf")
     images = some_images(8)
     labels = named_by(logits_fn, images)
@@ -269,7 +269,7 @@ def test_two_classes_reach_the_linear_optimum(norm):
     np.testing.assert_allclose(found.loss, np.log1p(np.exp(-margin)), rtol=1e-3)
 
 
-def test_restarts_attack_what_is_left():
+def test_restarts_skip_broken_images():
     images = some_images(16)
     labels = named_by(two_layers, images)
     labels[1] = (labels[1] + 1) % CLASSES
@@ -281,7 +281,7 @@ def test_restarts_attack_what_is_left():
     one, five = run(1), run(5)
     np.testing.assert_array_equal(one.images[1], images[1])
     assert one.success[1] and one.queries[1] == five.queries[1] == 2
-    # One for the image, two for each restart up to the one that succeeds, one after.
+    # One for the clean image, two per restart until success, one evaluation.
     at_once, found = np.asarray(one.success), np.asarray(five.success)
     np.testing.assert_array_equal(five.queries[~found], 12)
     np.testing.assert_array_equal(np.delete(five.queries, 1)[np.delete(at_once, 1)], 4)
@@ -307,8 +307,8 @@ def test_starts_lie_on_the_surface_of_the_ball(norm, order):
 
 
 def test_targets_are_the_classes_next_in_order():
-    # Only the class that comes fifth can win, and towards it alone is there a slope:
-    # the logits before it do not depend on the image.
+    # Only the class of fifth highest logit can win, and only its logit depends on the
+    # image.
     def logits_fn(images, key):
         x = images.mean(axis=(1, 2, 3)) - 0.5
         fixed = jnp.ones_like(x)
@@ -338,9 +338,9 @@ def test_targets_are_reached():
     assert found.success.all()
 
 
-def test_of_a_random_classifier_the_highest_mean_loss_is_kept():
-    # It is wrong in one answer of three wherever the image is, and in most of them
-    # only where the first pixel is dark.
+def test_random_classifier_returns_the_highest_mean_loss():
+    # Misclassified in one query of three for any image, and in most of them only if
+    # the first pixel is dark.
     def logits_fn(images, key):
         light = images[:, 0, 0, 0] - 0.25
         luck = jax.random.bernoulli(key, 1 / 3, (len(images),))
@@ -355,8 +355,8 @@ def test_of_a_random_classifier_the_highest_mean_loss_is_kept():
     np.testing.assert_array_equal(found.queries, [21 * 10 + 9] * 2)
 
 
-def test_nan_logits_are_not_kept_and_are_counted():
-    # The last image has none that are finite, the others in half of their ball.
+def test_iterates_with_nan_logits_are_counted_but_not_returned():
+    # No finite logits for the last image, and in half of the ball for the others.
     def logits_fn(images, key):
         logits = two_layers(images, key)
         lost = images[:, 0, 0, 0] > images[:, 0, 0, 1]
@@ -402,7 +402,7 @@ def test_one_image_of_any_shape(shape, name):
         ({"rho": float("nan")}, "rho must be finite"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     images, labels = some_images(1), np.array([0])
     with pytest.raises(ValueError, match=message):
         autopgd(two_layers, images, labels, jax.random.key(0), **setting)

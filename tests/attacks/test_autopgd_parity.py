@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 IMAGES, LABELS = networks.data(128, seed=5)
 
-# Where about half of the images withstand.
+# Radii at which about half of the images are robust.
 RADII = {"linf": 16 / 255, "l2": 0.9}
 NAMES = {"linf": "Linf", "l2": "L2"}
 
@@ -50,7 +50,7 @@ def robust_by_jax(attack, norm):
 @pytest.mark.parametrize(
     ("norm", "name", "loss"), [("linf", "ce", cross_entropy), ("l2", "dlr", dlr)]
 )
-def test_as_many_withstand_as_of_torch(norm, name, loss):
+def test_robust_count_matches_torchattacks(norm, name, loss):
     theirs = robust_by_torch(torchattacks.APGD, norm, loss=name)
     ours = robust_by_jax(functools.partial(autopgd, loss=loss), norm)
     assert 40 < theirs < 88
@@ -58,14 +58,14 @@ def test_as_many_withstand_as_of_torch(norm, name, loss):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_as_many_withstand_the_targeted_as_of_torch(norm):
+def test_targeted_robust_count_matches_torchattacks(norm):
     theirs = robust_by_torch(torchattacks.APGDT, norm, n_classes=networks.CLASSES)
     ours = robust_by_jax(targeted_autopgd, norm)
     assert 40 < theirs < 88
     assert abs(ours - theirs) <= 1
 
 
-def test_as_many_withstand_autoattack_as_of_torch():
+def test_autoattack_robust_count_matches_torchattacks():
     # Put together here: the one in torchattacks makes but 10 steps of each attack. Both
     # make 1,000 of Square's 5,000 queries, which would take longer than all the rest.
     images, labels, epsilon = IMAGES[:24], LABELS[:24], RADII["linf"]

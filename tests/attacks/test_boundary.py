@@ -12,12 +12,12 @@ SHAPE = (3, 5, 2)
 
 
 def half_space():
-    """One-hot answers by a hyperplane through grey, and its unit normal."""
+    """One-hot predictions by a hyperplane through grey, and its unit normal."""
     normal = np.random.default_rng(0).normal(size=np.prod(SHAPE))
     normal /= np.linalg.norm(normal)
 
     def logits_fn(images, key):
-        # Rounded, so that a batch's order of sums decides nothing.
+        # Rounded, so that the order of summation does not matter.
         side = images.reshape(len(images), -1) - 0.5
         side = jnp.matmul(side, normal.astype(np.float32), precision="highest")
         side = jnp.round(side * 2**14) > 0
@@ -75,14 +75,14 @@ def test_approaches_the_distance_to_a_hyperplane():
         np.testing.assert_array_equal(found.projected.success, over != labels)
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     images = some_images(4)
     labels = (signed_distance(images) > 0).astype(int)
     attack = functools.partial(walk(), key=jax.random.key(7), epsilon=0.1)
     batch = attack(images, labels, first_index=0)
     for i in range(2):
         alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
-        # The batch may change the last digit of a norm, and the walk goes on from it.
+        # The batch size may change the last digit of a norm, and so the walk.
         np.testing.assert_allclose(alone.l2[0], batch.l2[i], rtol=1e-3)
         assert alone.unconstrained.queries[0] == batch.unconstrained.queries[i]
     others = images.copy()
@@ -111,17 +111,17 @@ def test_counts_its_queries():
     )
     found = jax.block_until_ready(jax.jit(attack)(images, labels, jax.random.key(0)))
     jax.effects_barrier()
-    # Both readings have a verdict, and each counts its own.
+    # Both readings have a final evaluation, and each counts its own.
     assert len(asked) == found.unconstrained.queries[0] + 2
     assert found.projected.queries[0] == found.unconstrained.queries[0]
     start = (found.unconstrained.queries[0] - 2) // 3 - 40 - 4
     assert 1 + 1 + 1 <= start <= 1 + 1000 + 9
 
 
-def test_starts_targets_and_answers_that_are_not_finite():
+def test_starts_targets_and_nan_logits():
     def logits_fn(images, key):
         light = images.mean(axis=(1, 2, 3))
-        # Class 2 needs more light than draws have; near the class there is a hole.
+        # Class 2 needs more light than random images have; logits near it are NaN.
         logits = jnp.stack([0.6 - light, light - 0.6, 10 * (light - 0.85)], axis=1)
         hole = (light > 0.7) & (light < 0.8)
         return jnp.where(hole[:, None], jnp.nan, logits)
@@ -153,7 +153,7 @@ def test_starts_targets_and_answers_that_are_not_finite():
     assert np.isfinite(found.unconstrained.images).all()
 
 
-def test_a_proposal_is_as_its_formula_says():
+def test_a_proposal_agrees_with_the_formula():
     rng = np.random.default_rng(0)
     clean = 0.5 + 0.02 * rng.normal(size=SHAPE)
     current = clean + 0.02 * rng.normal(size=SHAPE)
@@ -170,8 +170,8 @@ def test_a_proposal_is_as_its_formula_says():
     np.testing.assert_allclose(near - clean, 0.93 * (sphere - clean), atol=1e-6)
 
 
-def test_sizes_follow_the_rates_of_success():
-    # The rule of the paper as Foolbox has it, with queues, for each image.
+def test_step_sizes_adapt_to_the_success_rates():
+    # The paper's rule as in Foolbox, with queues, per image.
     rng = np.random.default_rng(0)
     n, rounds = 5, 400
     chance = np.array([0.05, 0.3, 0.55, 0.9, 0.15])
@@ -227,7 +227,7 @@ def test_sizes_follow_the_rates_of_success():
         ({"starts": np.full((1, *SHAPE), 1.5)}, r"images\[0, 0, 0, 0\] is 1.5, not in"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     with pytest.raises(ValueError, match=message):
         boundary(
             half_space()[0],

@@ -13,7 +13,7 @@ torch, foolbox = networks.import_or_skip("torch", "foolbox")
 pytestmark = pytest.mark.slow
 
 
-def test_distances_are_foolboxs():
+def test_distances_match_foolbox():
     images, labels = networks.data(16, seed=5)
     steps = 2000
     attack = functools.partial(boundary, networks.network(), steps=steps)

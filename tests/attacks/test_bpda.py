@@ -46,7 +46,7 @@ def test_the_value_is_the_transforms_bit_for_bit(backward, images, seed):
 
 @pytest.mark.parametrize("value", [-0.0, np.nan, np.inf])
 def test_odd_values_pass_unchanged(value):
-    # A sum that adds and takes off the approximation would lose each of these.
+    # Adding and subtracting the approximation would lose each of these.
     def odd(images, key):
         return jnp.full_like(images, value)
 
@@ -125,17 +125,17 @@ def test_refuses_a_backward_of_another_shape_or_dtype(transform, backward, retur
         jax.vjp(lambda x: replaced(x, KEY), some_images())
 
 
-def test_pgd_sees_through_a_defence_only_with_bpda():
+def test_pgd_breaks_a_defense_only_with_bpda():
     def light(images):
         total = images.mean(axis=(1, 2, 3)) - 0.5
         return jnp.stack([-total, total], axis=1)
 
-    def defence(images, key):
+    def defense(images, key):
         return jnp.round(images * 255) / 255
 
     images, labels = jnp.full((3, 4, 4, 3), 0.52), jnp.ones(3, jnp.int32)
-    masked = lambda x, key: light(defence(x, key))
-    seen = lambda x, key: light(bpda(defence)(x, key))
+    masked = lambda x, key: light(defense(x, key))
+    seen = lambda x, key: light(bpda(defense)(x, key))
     attack = lambda model: jax.jit(partial(pgd, model))(images, labels, KEY)
     assert not attack(masked).success.any()
     assert attack(seen).success.all()

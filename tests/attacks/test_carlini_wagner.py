@@ -16,7 +16,7 @@ linear, WEIGHTS = networks.linear(SHAPE, CLASSES, middle=0.5, in_order=True)
 
 
 def some_images(n=5):
-    """With the labels and the logits that `linear` gives them."""
+    """Images with their labels and logits under `linear`."""
     return networks.inner_images(n, SHAPE, WEIGHTS)
 
 
@@ -25,7 +25,7 @@ def half_spaces(logits, labels, confidence):
 
 
 def nearest(logits, labels, confidence, targets=None):
-    """Float64: the least distance at which another class, or the target, has won.
+    """Float64: the smallest distance at which another class, or the target, wins.
 
     A target has to beat all others: a quadratic programme, solved on its dual.
     """
@@ -54,13 +54,13 @@ def attack(images, labels, key=KEY, targets=None, **options):
 @pytest.mark.parametrize("confidence", [0.0, 0.5])
 def test_finds_the_linear_optimum(confidence):
     images, labels, logits = some_images()
-    # An early end costs up to 3 % here, so that is not what is under test.
+    # Early stopping costs up to 3 % here, so it is off.
     found = attack(images, labels, confidence=confidence, abort_early=False)
     best = nearest(logits, labels, confidence)
     assert found.unconstrained.success.all()
     assert (found.unconstrained.loss > confidence).all()
     assert (found.l2 > best * (1 - 1e-4)).all()
-    # Where the likeliest other class is not the nearest, to it is a local optimum.
+    # If the likeliest other class is not the nearest, it is a local optimum.
     likeliest = np.argsort(-logits, axis=1)[:, 1]
     local = half_spaces(logits, labels, confidence)[np.arange(5), likeliest]
     assert (local == best).sum() >= 3
@@ -110,7 +110,7 @@ def test_both_readings(epsilon):
 def test_an_unreachable_confidence_gives_the_largest_margin_met():
     images, labels, _ = some_images()
     found = attack(images, labels, confidence=50.0, abort_early=False)
-    # In the corner of the box that a class's weights point to, the margin is largest.
+    # The margin is largest in the corner of the box that the weights point to.
     w = WEIGHTS
     corners = [
         max(
@@ -125,7 +125,7 @@ def test_an_unreachable_confidence_gives_the_largest_margin_met():
     assert found.unconstrained.success.all()
 
 
-def test_an_image_that_is_wrong_already_stays():
+def test_a_misclassified_image_is_returned_unchanged():
     images, labels, _ = some_images()
     found = attack(images, (labels + 1) % CLASSES, confidence=0.0)
     assert found.unconstrained.success.all() and found.projected.success.all()
@@ -133,7 +133,7 @@ def test_an_image_that_is_wrong_already_stays():
     assert (found.l2 < 1e-5).all()
 
 
-def test_queries_and_the_early_end():
+def test_queries_and_early_stopping():
     images, labels, logits = some_images()
     patient = attack(images, labels, confidence=0.0, abort_early=False)
     quick = attack(images, labels, confidence=0.0)
@@ -142,7 +142,7 @@ def test_queries_and_the_early_end():
     )
     np.testing.assert_array_equal(quick.unconstrained.queries, quick.projected.queries)
     assert (quick.unconstrained.queries < 8 * 300).all()
-    # An image ends after a tenth of the steps, or two, ...: by itself.
+    # Each image stops on its own, after a multiple of a tenth of the steps.
     assert ((np.asarray(quick.unconstrained.queries) - 1 - 8) % 30 == 0).all()
     assert len(set(np.asarray(quick.unconstrained.queries).tolist())) > 1
     np.testing.assert_allclose(quick.l2, patient.l2, rtol=0.02)
@@ -157,7 +157,7 @@ def test_an_image_does_not_depend_on_its_batch():
         np.testing.assert_array_equal(
             alone.unconstrained.images, same.unconstrained.images
         )
-        # Sums over an image are rounded as the compiler orders them.
+        # Rounding depends on the compiler's order of summation.
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6),
             alone,
@@ -165,14 +165,14 @@ def test_an_image_does_not_depend_on_its_batch():
         )
 
 
-def test_ten_searches_end_with_the_smallest_constant_that_worked():
+def test_ten_searches_end_with_the_smallest_successful_constant():
     images, labels, logits = some_images(2)
     short = attack(images, labels, confidence=0.0, binary_search_steps=10)
     best = nearest(logits, labels, 0.0)
     np.testing.assert_allclose(short.l2, best, rtol=0.04)
 
 
-def test_nan_logits_mid_attack_are_kept_out_and_counted():
+def test_iterates_with_nan_logits_are_counted_but_not_returned():
     def broken(images, key):
         far = jnp.abs(images - 0.5).max(axis=(1, 2, 3)) > 0.7 - 0.5
         return jnp.where(far[:, None], jnp.nan, linear(images, key))
@@ -196,7 +196,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
     assert found.unconstrained.success.any()
 
 
-def test_a_classifier_that_never_answers_gives_the_image_back():
+def test_without_finite_logits_the_image_is_returned():
     images, labels, _ = some_images()
     lost = lambda images, key: linear(images, key) * jnp.nan
     found = jax.jit(functools.partial(carlini_wagner, lost, steps=3))(
@@ -229,7 +229,7 @@ def test_samples_average_a_random_classifier():
     assert several.unconstrained.success.all()
     assert (several.unconstrained.queries > 9 * 5 * 2).all()
     assert (several.unconstrained.queries % 9 == 25 % 9).all()
-    # One lucky answer is near; the average over nine has to go further.
+    # A single random error is near; the average over nine needs a larger distance.
     assert several.l2.mean() > one.l2.mean()
     assert several.unconstrained.loss.mean() > one.unconstrained.loss.mean()
 
@@ -247,7 +247,7 @@ def test_other_shapes(shape):
         )
     )(images, labels, KEY)
     assert found.unconstrained.images.shape == shape
-    # The mean has to fall from 0.52 to 0.495, alike in all pixels.
+    # The mean has to fall from 0.52 to 0.495, equally in all pixels.
     expected = 0.025 * np.prod(shape[1:]) ** 0.5
     np.testing.assert_allclose(found.l2, expected, rtol=0.02)
     assert found.projected.success.all()
@@ -267,7 +267,7 @@ def test_other_shapes(shape):
         ({"targets": np.array([0, 9])}, r"targets\[1\] is 9"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     images, labels, _ = some_images(2)
     with pytest.raises(ValueError, match=message):
         carlini_wagner(linear, images, labels, KEY, **setting)

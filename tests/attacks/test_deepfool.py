@@ -16,7 +16,7 @@ linear, WEIGHTS = networks.linear(SHAPE, CLASSES, middle=0.5, in_order=True)
 
 
 def some_images(n=6, seed=1):
-    """With the labels and the logits that `linear` gives them."""
+    """Images with their labels and logits under `linear`."""
     return networks.inner_images(n, SHAPE, WEIGHTS, seed)
 
 
@@ -53,7 +53,7 @@ def test_finds_the_linear_optimum_in_one_step(norm, dual, overshoot):
         unit = slope / np.linalg.norm(slope) if norm == "l2" else np.sign(slope)
         moved = (np.asarray(attacked.images[i], np.float64) - images[i]).ravel()
         np.testing.assert_allclose(moved, expected[i] * unit, atol=1e-6)
-    # The first look, the step's, and the one that finds the error; then the verdict.
+    # To choose the classes, a step, the one that finds the error, and the evaluation.
     np.testing.assert_array_equal(attacked.queries, np.full(6, 1 + 2 * 5 + 1))
 
 
@@ -113,7 +113,7 @@ def test_fewer_candidates_are_the_most_likely():
     assert (second != each.argmin(axis=1)).any()
     attacked = attack(images, labels, candidates=2, steps=1)
     length = lengths(attacked.images - images, "l2")
-    # Where another class comes first on the way, one step leads over it as well.
+    # A nearer class on the way is also crossed by the one step.
     np.testing.assert_allclose(length, expected, rtol=1e-3)
 
 
@@ -134,16 +134,16 @@ def test_a_ball_bounds_the_result(norm, epsilon):
     assert epsilon < 1 or attacked.success.all()
 
 
-def test_an_image_that_is_wrong_already_comes_back():
+def test_a_misclassified_image_is_returned_unchanged():
     images, labels, _ = some_images()
     attacked = attack(images, (labels + 1) % CLASSES)
     np.testing.assert_array_equal(attacked.images, images)
     assert attacked.success.all()
-    # The first look, and one with gradients, for nothing; then the verdict.
+    # To choose the classes, one step that finds the error, and the evaluation.
     np.testing.assert_array_equal(attacked.queries, np.full(6, 1 + 5 + 1))
 
 
-def test_no_steps_is_the_image():
+def test_no_steps_return_the_image():
     images, labels, _ = some_images()
     attacked = attack(images, labels, steps=0)
     np.testing.assert_array_equal(attacked.images, images)
@@ -177,8 +177,8 @@ def test_a_flat_classifier_moves_nothing():
         np.testing.assert_array_equal(attacked.queries, np.full(6, 1 + 4 * 3 + 1 + 1))
 
 
-def test_nan_logits_mid_attack_are_kept_out_and_counted():
-    # A straight way to the boundary overshoots into NaN for the last three images.
+def test_iterates_with_nan_logits_are_counted_but_not_returned():
+    # A straight step to the boundary ends in NaN for the last three images.
     def broken(images, key):
         z = linear(images, key)
         lead = jnp.sort(z, axis=1)[:, -1] - jnp.sort(z, axis=1)[:, -2]
@@ -189,7 +189,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
     images[:, 0, 0, 0] = [0.6, 0.6, 0.6, 0.0, 0.0, 0.0]
     clean = np.sort(linear(images, KEY), axis=1)
     labels = np.asarray(linear(images, KEY)).argmax(axis=1)
-    least = 0.9 * (clean[:, -1] - clean[:, -2]).min()  # the start itself is answered
+    least = 0.9 * (clean[:, -1] - clean[:, -2]).min()  # the start has finite logits
     assert np.isfinite(broken(images, KEY)).all()
     attacked = jax.jit(functools.partial(deepfool, broken, steps=5))(
         images, labels, KEY
@@ -247,7 +247,7 @@ def test_other_shapes(shape, norm):
         ({"eot_samples": 0}, "eot_samples must be at least 1"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     images, labels, _ = some_images(2)
     with pytest.raises(ValueError, match=message):
         deepfool(linear, images, labels, KEY, **setting)

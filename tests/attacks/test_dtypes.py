@@ -1,6 +1,6 @@
-"""Every attack on images and logits of every floating dtype, wide ones on and off.
+"""Every attack on images and logits of every floating dtype, with and without x64.
 
-Under JAX's strictest settings, too: the classifier here promotes nothing implicitly.
+Also under JAX's strictest settings: the classifier here needs no implicit promotion.
 """
 
 import functools
@@ -26,7 +26,7 @@ PIXELS = np.random.default_rng(1).random((3, 4, 4, 3))
 
 
 def linear(images, key, *, dtype, asked=None):
-    """Five classes; notes the dtypes that it is asked in."""
+    """Five classes; records the dtypes of its queries."""
     if asked is not None:
         asked.add(images.dtype)
     flat = (images - jnp.asarray(0.5, images.dtype)).reshape(len(images), -1)
@@ -72,7 +72,7 @@ ATTACKS = {
         {"version": "rand", "evaluations": 2, "stages": short("rand")},
     ),
 }
-# What there is to sort out is the same in the rest of the table, which takes minutes.
+# The rest of the table takes minutes and tests the same conversions.
 QUICK = {("bfloat16", False), ("float32", True)}
 QUICK_ATTACKS = {"pgd", "autopgd", "carlini_wagner", "deepfool", "fab"}
 
@@ -125,12 +125,12 @@ def attacked_as(name, images, logits, wide):
         expected = np.asarray(named) != labels
         assert (np.asarray(readings(found)[0].success) == expected).all()
     if bounded(name):
-        # As the images' dtype computes the difference, and nothing on top.
+        # The difference as computed in the images' dtype, with no tolerance.
         moved = np.asarray(readings(found)[-1].images - clean, np.float64)
         norm = options.get("norm", "linf")
         order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
         sizes = np.linalg.norm(moved.reshape(3, -1), order, axis=1)
-        # An epsilon that is a Python float is one of the working dtype in the attack.
+        # In the attack, an epsilon that is a Python float has the working dtype.
         assert (sizes <= float(np.asarray(EPSILON, working))).all()
 
 

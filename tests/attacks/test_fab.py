@@ -15,7 +15,7 @@ ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 
 
 def two_layers(images, key):
-    """A smooth classifier with many local slopes."""
+    """A smooth nonlinear classifier."""
     rng = np.random.default_rng(9)
     first = rng.normal(size=(images[0].size, 16)).astype(images.dtype)
     second = rng.normal(size=(16, CLASSES)).astype(images.dtype)
@@ -64,7 +64,7 @@ def shortest(point, normal, amount, norm):
 
 
 @pytest.mark.parametrize("norm", norms.NORMS)
-def test_shortest_move_is_scipys(norm, x64):
+def test_shortest_move_matches_scipy(norm, x64):
     rng = np.random.default_rng(0)
     n, shape = 40, (2, 3, 2)
     points = rng.random((n, *shape))
@@ -87,7 +87,7 @@ def test_shortest_move_is_scipys(norm, x64):
         for args in zip(flat_points, flat_normals, amounts, strict=True)
     ]
     np.testing.assert_allclose(lengths, expected, rtol=1e-9, atol=1e-12)
-    # Out of reach: to the end.
+    # Out of reach: to the nearest vertex.
     moves = moves_of(points, normals, most + 1, norm).reshape(n, -1)
     expected = np.where(flat_normals == 0, 0, away)
     np.testing.assert_allclose(moves, expected, rtol=0, atol=1e-15)
@@ -140,7 +140,7 @@ def test_finds_the_optimum_of_a_linear_model(norm, target_classes):
 
 
 @pytest.mark.parametrize(("norm", "target_classes"), [("linf", 2), ("l2", None)])
-def test_what_is_further_than_epsilon_comes_back(norm, target_classes):
+def test_perturbations_beyond_epsilon_return_the_clean_image(norm, target_classes):
     shape = (5, 4, 3)
     images = some_images(16, shape)
     labels = named(two_layers, images)
@@ -179,11 +179,11 @@ def test_what_is_further_than_epsilon_comes_back(norm, target_classes):
 
 
 @pytest.mark.slow
-def test_an_image_within_epsilon_makes_no_more_runs(optimized):
+def test_an_image_found_within_epsilon_is_skipped(optimized):
     images = some_images(8, (5, 4, 3))
     labels = named(two_layers, images)
     attack = functools.partial(fab, two_layers, epsilon=0.05, steps=8)
-    # Fewer runs of one program, so both have to be rounded alike.
+    # The same program for fewer runs, for identical rounding.
     first, all_runs = (
         jax.jit(functools.partial(attack, **options))(images, labels, jax.random.key(0))
         for options in ({"target_classes": 1}, {"target_classes": 3, "restarts": 2})
@@ -196,8 +196,8 @@ def test_an_image_within_epsilon_makes_no_more_runs(optimized):
     np.testing.assert_array_equal(most, 2 + 8 * 2 * 3 * 2)
 
 
-def test_restarts_begin_elsewhere_and_never_do_worse():
-    # A boundary at 0.05 whose slope is 0 at the image, and one at 0.4 that is seen.
+def test_restarts_start_elsewhere_and_are_never_worse():
+    # A boundary at 0.05 with a zero gradient at the image, and another at 0.4.
     def logits_fn(images, key):
         steep = 100 * jnp.maximum(images[:, 0, 0, 0] - 0.52, 0) - 3
         shallow = images[:, 0, 1, 0] - 0.9
@@ -230,7 +230,7 @@ def test_random_starts_are_of_one_length(norm):
     assert abs(np.corrcoef(moved[1], moved[2])[0, 1]) < 0.6
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     shape = (3, 5, 2)
     logits_fn, _ = linear(shape, CLASSES, in_order=True)
     curved = lambda images, key: jnp.tanh(logits_fn(images, key) / 4)
@@ -244,7 +244,7 @@ def test_an_image_alone_is_as_in_the_batch():
     batch = attack(images, labels)
     for i in range(5):
         alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
-        # The compiler adds in another order for another size of the batch.
+        # The order of summation depends on the batch size.
         np.testing.assert_allclose(
             alone.attacked.images[0], batch.attacked.images[i], rtol=0, atol=1e-6
         )
@@ -254,7 +254,7 @@ def test_an_image_alone_is_as_in_the_batch():
     np.testing.assert_array_equal(first, batch.attacked.images[0])
 
 
-def test_counts_what_the_classifier_sees():
+def test_counts_its_queries():
     seen = []
 
     def logits_fn(images, key):
@@ -276,7 +276,7 @@ def test_counts_what_the_classifier_sees():
 
 
 def test_averages_over_keys():
-    # How bright is bright enough depends on the key; on average it is 0.5.
+    # The threshold of brightness depends on the key, with mean 0.5.
     def logits_fn(images, key):
         light = images[:, 0, 0, 0] - 0.5 + 0.2 * jax.random.normal(key)
         return jnp.stack([-light, light], axis=1)
@@ -293,7 +293,7 @@ def test_averages_over_keys():
     assert lucky.distances[0] < found.distances[0] - 0.1
 
 
-def test_nan_logits_are_not_kept():
+def test_iterates_with_nan_logits_are_not_returned():
     def logits_fn(images, key):
         light = images[:, 0, 0, 0] - 0.5
         light = jnp.where(images[:, 0, 0, 0] < 0.495, jnp.nan, light)
@@ -343,14 +343,14 @@ def test_keeps_float64(x64):
         ({"steps": -1}, "steps must be at least 0, got -1"),
         ({"restarts": 0}, "restarts must be at least 1, got 0"),
         ({"target_classes": 0}, "target_classes must be at least 1, got 0"),
-        ({"target_classes": 4}, "target_classes is 4, but .* there are 3 others"),
+        ({"target_classes": 4}, "target_classes must be below the 4 classes .*, got 4"),
         ({"alpha_max": -1.0}, "alpha_max must be finite and at least 0"),
         ({"eta": 0.0}, "eta must be finite and above 0"),
         ({"beta": float("nan")}, "beta must be finite"),
         ({"evaluations": 0}, "evaluations must be at least 1"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     images, labels = some_images(1, (2, 2, 1)), np.array([0])
     with pytest.raises(ValueError, match=message):
         fab(two_layers, images, labels, jax.random.key(0), **setting)

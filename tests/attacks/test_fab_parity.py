@@ -36,7 +36,7 @@ def test_same_robust_images_and_distances(norm, theirs, epsilon):
     attack = functools.partial(fab, networks.network(), epsilon=epsilon, norm=norm)
     attack = jax.jit(functools.partial(attack, steps=STEPS))
     attacked = attack(images, labels, jax.random.key(0))
-    # As the original counts: what ends within the radius, and is not classified right.
+    # As the original counts: misclassified within the radius.
     expected = originals(theirs, epsilon).attack_single_run(*tensors)
     answers = networks.torch_network()(expected).argmax(dim=1).numpy()
     moved = networks.from_torch(expected) - images

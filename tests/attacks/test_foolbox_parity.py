@@ -60,7 +60,7 @@ def starting_at(attack, start):
 
 @functools.cache
 def in_float64():
-    """The same problem, where rounding flips no sign of a gradient on the way."""
+    """The same problem, without sign flips of the gradient by rounding."""
     _, _, images, labels = problem(16)
     weights = jax.tree.map(lambda w: w.astype(np.float64), networks.trained())
     network = lambda images, key: networks.logits(weights, images)
@@ -68,7 +68,7 @@ def in_float64():
     return network, model, images.astype(np.float64), labels
 
 
-def test_fgsm_is_theirs():
+def test_fgsm_matches_foolbox():
     problem()  # trained in float32
     with jax.enable_x64(True):
         network, model, images, labels = in_float64()
@@ -80,7 +80,7 @@ def test_fgsm_is_theirs():
         np.testing.assert_array_equal(attacked.success, success)
 
 
-def test_fgsm_is_theirs_in_float32_but_for_slopes_near_zero():
+def test_fgsm_matches_foolbox_in_float32_except_near_zero_gradients():
     network, model, images, labels = problem()
     expected, success = theirs(foolbox.attacks.FGSM(), model, images, labels, EPSILON)
     attacked = run(fgsm, network, images, labels, epsilon=EPSILON)
@@ -97,7 +97,7 @@ def test_fgsm_is_theirs_in_float32_but_for_slopes_near_zero():
         pytest.param("l2", True, False, marks=pytest.mark.slow),
     ],
 )
-def test_pgd_is_theirs_from_the_same_start(norm, random_start, targeted):
+def test_pgd_matches_foolbox_from_the_same_start(norm, random_start, targeted):
     problem()
     kind, epsilon, size = {
         "linf": (foolbox.attacks.LinfPGD, 16 / 255, 2 / 255),
@@ -128,7 +128,7 @@ def test_pgd_is_theirs_from_the_same_start(norm, random_start, targeted):
     ("confidence", "targeted"),
     [pytest.param(0.0, False, marks=pytest.mark.slow), (2.0, True)],
 )
-def test_carlini_wagner_finds_their_norms(confidence, targeted):
+def test_carlini_wagner_norms_match_foolbox(confidence, targeted):
     network, model, images, labels = problem(16)
     targets = (labels + 2) % networks.CLASSES if targeted else None
     options = {
@@ -140,7 +140,7 @@ def test_carlini_wagner_finds_their_norms(confidence, targeted):
     }
     attack = foolbox.attacks.L2CarliniWagnerAttack(stepsize=0.02, **options)
     expected, _ = theirs(attack, model, images, labels, None, targets)
-    # Where theirs finds nothing it returns a black image.
+    # Foolbox returns a black image if it finds nothing.
     success = expected.any(axis=(1, 2, 3))
     found = run(
         carlini_wagner,
@@ -160,7 +160,7 @@ def test_carlini_wagner_finds_their_norms(confidence, targeted):
 
 
 @pytest.mark.slow
-def test_carlini_wagner_ends_early_as_theirs_does_with_one_image():
+def test_carlini_wagner_stops_early_as_foolbox_does_with_one_image():
     network, model, images, labels = problem()
     options = {"binary_search_steps": 3, "steps": 30, "confidence": 0.0}
     options |= {"initial_const": 1.0, "abort_early": True}
@@ -175,7 +175,7 @@ def test_carlini_wagner_ends_early_as_theirs_does_with_one_image():
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_deepfool_is_theirs(norm):
+def test_deepfool_matches_foolbox(norm):
     network, model, images, labels = problem()
     attack = {
         "l2": foolbox.attacks.L2DeepFoolAttack,

@@ -1,4 +1,4 @@
-"""What no attack takes, whichever it is."""
+"""Arguments that every attack refuses."""
 
 import functools
 
@@ -32,20 +32,20 @@ ATTACKS = {
 
 
 def light(images, key):
-    """One logit an image: whether it is light."""
+    """One logit per image, positive if it is light."""
     return images.mean(axis=(1, 2, 3))[:, None] - 0.5
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_one_logit_is_refused_with_the_way_out(name, compiled):
+def test_one_logit_is_refused_with_a_fix(name, compiled):
     attack = functools.partial(ATTACKS[name], light)
     attack = jax.jit(attack) if compiled else attack
     with pytest.raises(ValueError, match="returned 1 logits .*concatenate"):
         attack(IMAGES, jnp.zeros(3, int), jax.random.key(0))
 
 
-def test_the_way_out_is_one():
+def test_the_suggested_fix_works():
     def both(images, key):
         z = light(images, key)
         return jnp.concatenate([-z, z], axis=1)

@@ -47,7 +47,7 @@ def test_value_and_gradient_are_those_of_the_function(layout, stride):
     np.testing.assert_allclose(got[1], expected[1], rtol=1e-4, atol=1e-3)
 
 
-def test_knows_pytrees_keys_literals_and_what_the_function_closes_over():
+def test_supports_pytrees_keys_literals_and_closures():
     kernel, key = some((1, 1, 3, 3)), jax.random.key(0)
 
     def outer(images, offset):
@@ -68,7 +68,7 @@ def test_knows_pytrees_keys_literals_and_what_the_function_closes_over():
     assert found["two"] == 2 and found["same"] == key
 
 
-def test_what_has_no_convolution_stays_as_it_is():
+def test_a_function_without_convolutions_is_unchanged():
     @jax.custom_jvp
     def twice(x):
         return 2 * x

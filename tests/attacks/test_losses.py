@@ -20,7 +20,7 @@ def others(row, label):
     return np.delete(row, label)
 
 
-# Each formula for one image, in float64: z are logits, y a label, t a target.
+# Formulas for one image, in float64: z are logits, y a label, t a target.
 FORMULAS = {
     "cross_entropy": lambda z, y, t: np.log(np.exp(z - z[y]).sum()),
     "margin": lambda z, y, t: others(z, y).max() - z[y],
@@ -68,7 +68,7 @@ def test_gradient_agrees_with_differences(name):
 
 
 @pytest.mark.parametrize("name", ["margin", "targeted_margin"])
-def test_the_margin_is_positive_where_the_attacker_won(name):
+def test_the_margin_is_positive_where_the_attack_succeeded(name):
     logits = some_logits(seed=3)
     named = logits.argmax(axis=1)
     won = named == TARGETS if name.startswith("targeted") else named != LABELS
@@ -112,7 +112,7 @@ def test_kl_agrees_with_scipy():
 def test_kl_of_probabilities_that_vanish_is_finite():
     reference = jnp.array([[0.0, 200.0, -200.0]])
     kl = losses.kl_from(reference)
-    # All mass on class 1 in the reference: -log of what the other gives to it.
+    # The reference has all mass on class 1: -log of the other's probability of it.
     value = kl(jnp.array([[300.0, 0.0, 0.0]]), jnp.array([0]))
     np.testing.assert_allclose(value, [300.0], rtol=1e-6)
     slope = jax.grad(lambda z: kl(z, jnp.array([0])).sum())(reference)
@@ -135,7 +135,7 @@ def test_refuses_too_few_classes(name, least):
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_each_image_is_on_its_own(name):
+def test_images_are_independent(name):
     logits = some_logits()
     together = np.asarray(apply(name, logits))
     for i in range(len(LABELS)):
@@ -143,7 +143,7 @@ def test_each_image_is_on_its_own(name):
         np.testing.assert_allclose(alone, together[i : i + 1], rtol=1e-6, atol=1e-7)
 
 
-def test_the_likeliest_others_are_in_order_without_the_label():
+def test_likeliest_others_are_sorted_and_exclude_the_label():
     logits = np.random.default_rng(0).normal(size=(5, 6))
     logits[3, 2], logits[4, 1:3], logits[2, 5] = -np.inf, [np.nan, -np.inf], np.nan
     logits[0, 1:4] = 2.5

@@ -22,8 +22,8 @@ def linear_attack():
 
 
 def test_linear_optimum_over_all_classes():
-    # z_t - z_y is largest in the ball's corner along w_t - w_y; the margin's optimum is
-    # the best of these.
+    # z_t - z_y is largest in the ball's corner along w_t - w_y; the optimum of the
+    # margin is the best of these.
     images, labels = some_images(6, SHAPE), np.arange(6) % CLASSES
     for epsilon in (8 / 255, 0.1):
         attacked = linear_attack()(
@@ -50,9 +50,9 @@ def test_linear_optimum_over_all_classes():
     np.testing.assert_array_equal(attacked.images, images)
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     images, labels = some_images(6, SHAPE), np.arange(6) % CLASSES
-    # Steps too small for the optimum, so that the random start shows.
+    # Steps too small to reach the optimum, so that the random start matters.
     attack = functools.partial(multi_targeted, LINEAR, steps=2, target_classes=2)
     attack = functools.partial(
         jax.jit(attack), key=jax.random.key(5), step_size=1e-3, epsilon=0.1
@@ -110,7 +110,7 @@ def test_counts_its_queries():
     assert len(asked) == attacked.queries[0] == 3 + 2 * 2 * (5 * 3 + 1) + 5
 
 
-def test_answers_that_are_not_finite_are_counted_and_not_kept():
+def test_iterates_with_nan_logits_are_counted_but_not_returned():
 
     def holed(images, key):
         hole = images[:, 0, 0, 0] > 0.55
@@ -137,7 +137,7 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
         ({"norm": "l0"}, "norm must be 'linf' or 'l2' or 'l1', got 'l0'"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     images, labels = some_images(1, SHAPE), np.array([0])
     with pytest.raises(ValueError, match=message):
         attack = functools.partial(multi_targeted, LINEAR, **setting)

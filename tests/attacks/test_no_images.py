@@ -1,4 +1,4 @@
-"""No images give no results, whatever the attack; the network is not even asked."""
+"""Every attack returns an empty result for no images, without querying the network."""
 
 import functools
 import inspect
@@ -16,7 +16,7 @@ SHAPE, CLASSES, KEY = (4, 4, 3), 5, jax.random.key(0)
 NOTHING, NO_LABELS = np.zeros((0, *SHAPE), np.float32), np.zeros(0, np.int32)
 _matmul, _ = linear(SHAPE, CLASSES, middle=0.5)
 
-# All that take images and labels and a key, but the checks, which have findings.
+# All that take images, labels and a key, except the checks, which return findings.
 ATTACKS = {
     name: function
     for name, function in vars(attacks).items()
@@ -32,13 +32,13 @@ OPTIONS = {
 
 
 def flattens(images, key):
-    """A network that does not take an empty batch, as many do not."""
+    """A network that rejects an empty batch, as many do."""
     assert len(images)
     return _matmul(images.reshape(len(images), -1).reshape(images.shape), key)
 
 
 def call(name, images, labels, key, **more):
-    """The attack of that name on `flattens`."""
+    """Runs the attack of that name on `flattens`."""
     options = OPTIONS.get(name, {}) | more
     first = "source_fn" if name == "transfer" else "logits_fn"
     options = {k: flattens if k == "target_fn" else v for k, v in options.items()}
@@ -73,7 +73,7 @@ def test_targets_and_starts_may_be_missing_with_the_images(name):
     assert all(len(array) == 0 for array in jax.tree.leaves(found))
 
 
-def test_what_makes_no_sense_is_refused_all_the_same():
+def test_invalid_arguments_are_still_refused():
     with pytest.raises(ValueError, match="steps must be at least 0"):
         pgd(flattens, NOTHING, NO_LABELS, KEY, steps=-1)
 

@@ -34,7 +34,7 @@ ANY = hnp.arrays(
 
 
 def exact_size(difference, norm):
-    """In float64."""
+    """The norm in float64."""
     flat = np.abs(np.asarray(difference, np.float64)).reshape(len(difference), -1)
     order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
     return np.linalg.norm(flat, order, axis=1)
@@ -76,12 +76,12 @@ def test_size_agrees_with_float64(norm, scale):
         st.sampled_from([0.0, 8 / 255, 0.5, 1.0, 12.0]), st.floats(2**-20, 20, width=32)
     ),
 )
-def test_what_is_projected_lies_in_the_ball_and_the_box(norm, clean, images, epsilon):
+def test_projected_images_lie_in_the_ball_and_the_box(norm, clean, images, epsilon):
     result = np.asarray(project(images, clean, epsilon, norm))
     assert result.dtype == np.float32
     assert result.min() >= 0 and result.max() <= 1
     radius = np.float32(epsilon)
-    # In float32, however the classifier's side computes it, and without rounding.
+    # In float32, with no tolerance.
     assert (np.asarray(size(result - clean, norm)) <= radius).all()
     if norm == "linf":
         assert np.abs(result - clean).max() <= radius
@@ -135,7 +135,7 @@ def test_l2_is_the_nearest_point():
 
 
 def test_l1_is_the_nearest_point():
-    # Soft thresholding at the level that makes the sum right, found by SciPy.
+    # Soft thresholding, at a level found by SciPy.
     rng = np.random.default_rng(3)
     clean = 0.5 + 0.01 * rng.random((5, 4, 3, 2))
     images = clean + 0.03 * rng.normal(size=clean.shape)

@@ -9,11 +9,11 @@ from attacks import losses, oracle
 
 SHAPE = (3, 2, 4, 1)
 LABELS = jnp.array([0, 1, 2])
-WANTED = oracle.goal(losses.cross_entropy, LABELS)
+GOAL = oracle.make_goal(losses.cross_entropy, LABELS)
 
 
 def random_model(images, key):
-    """Every key has weights of its own."""
+    """Random weights for each key."""
     weights = jax.random.normal(key, (8, 3), images.dtype)
     return jnp.sin(3 * images.reshape(len(images), -1)) @ weights
 
@@ -24,7 +24,7 @@ def some_images():
 
 @functools.cache
 def single(samples):
-    """Float64 answers at each of the keys, one by one, written out."""
+    """Explicit float64 results for each of the keys."""
     keys = jax.random.split(jax.random.key(5), samples)
     found = {"loss": [], "wrong": [], "gradient": [], "logits": []}
     images = np.asarray(some_images(), np.float64)
@@ -32,11 +32,11 @@ def single(samples):
     for key in keys if samples > 1 else [jax.random.key(5)]:
         weights = np.asarray(jax.random.normal(key, (8, 3)), np.float64)
         logits = np.sin(3 * flat) @ weights
-        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        divisors = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         own = np.arange(3), np.asarray(LABELS)
-        found["loss"].append(-np.log(shares[own]))
+        found["loss"].append(-np.log(divisors[own]))
         found["wrong"].append(logits.argmax(axis=1) != LABELS)
-        slope = shares.copy()
+        slope = divisors.copy()
         slope[own] -= 1
         gradient = 3 * np.cos(3 * flat) * (slope @ weights.T)
         found["gradient"].append(gradient.reshape(images.shape))
@@ -46,10 +46,10 @@ def single(samples):
 
 @pytest.mark.parametrize(("samples", "chunk"), [(1, 1), (5, 2), (6, 3), (4, 8), (7, 4)])
 def test_the_mean_over_the_keys(samples, chunk):
-    ask = functools.partial(
-        oracle.ask, random_model, WANTED, samples=samples, chunk=chunk
+    query = functools.partial(
+        oracle.query, random_model, GOAL, samples=samples, chunk=chunk
     )
-    both = lambda *question: (ask(*question), ask(*question, gradient=False))
+    both = lambda *question: (query(*question), query(*question, gradient=False))
     answer, without = jax.jit(both)(some_images(), jax.random.key(5))
     for name, expected in single(samples).items():
         np.testing.assert_allclose(
@@ -63,18 +63,18 @@ def test_the_mean_over_the_keys(samples, chunk):
 
 def test_float64_and_the_plain_average_agree_to_the_last_digits(x64):
     key, images = jax.random.key(5), jnp.asarray(some_images(), jnp.float64)
-    ask = jax.jit(functools.partial(oracle.ask, random_model, WANTED))
-    each = [ask(images, k).gradient for k in jax.random.split(key, 6)]
+    query = jax.jit(functools.partial(oracle.query, random_model, GOAL))
+    each = [query(images, k).gradient for k in jax.random.split(key, 6)]
     several = jax.jit(
-        functools.partial(oracle.ask, random_model, WANTED, samples=6, chunk=4)
+        functools.partial(oracle.query, random_model, GOAL, samples=6, chunk=4)
     )
     found = several(images, key).gradient
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-12, atol=1e-14)
 
 
-def test_samples_without_an_answer():
-    # Key by key, image 1 is answered with NaN in about half of the samples.
+def test_samples_with_nan_logits():
+    # Depending on the key, logits of image 1 are NaN in about half of the samples.
     def sometimes(images, key):
         lost = jax.random.bernoulli(jax.random.fold_in(key, 1))
         broken = jnp.where(lost, jnp.nan, 1.0)
@@ -84,8 +84,8 @@ def test_samples_without_an_answer():
     keys = jax.random.split(key, samples)
     lost = [bool(jax.random.bernoulli(jax.random.fold_in(k, 1))) for k in keys]
     assert 0 < sum(lost) < samples
-    ask = functools.partial(oracle.ask, sometimes, WANTED, samples=samples, chunk=1)
-    answer = jax.jit(ask)(some_images(), key)
+    query = functools.partial(oracle.query, sometimes, GOAL, samples=samples, chunk=1)
+    answer = jax.jit(query)(some_images(), key)
     np.testing.assert_array_equal(answer.finite, [True, False, True])
     expected = single(samples)
     np.testing.assert_allclose(
@@ -94,8 +94,8 @@ def test_samples_without_an_answer():
     np.testing.assert_allclose(
         np.asarray(answer.loss)[::2], expected["loss"][::2], rtol=1e-5
     )
-    # Of the samples that answered, the sum; of the others, nothing.
-    one = jax.jit(functools.partial(oracle.ask, random_model, WANTED))
+    # The sum over the samples with finite logits; the others count as zero.
+    one = jax.jit(functools.partial(oracle.query, random_model, GOAL))
     kept = [one(some_images(), keys[i]) for i in np.flatnonzero(~np.array(lost))]
     slope = np.sum([x.gradient[1] for x in kept], axis=0) / samples
     np.testing.assert_allclose(answer.gradient[1], slope, rtol=1e-5, atol=1e-6)
@@ -103,7 +103,7 @@ def test_samples_without_an_answer():
     np.testing.assert_allclose(answer.wrong[1], wrong, rtol=1e-6)
 
 
-def test_a_slope_that_is_not_finite_counts_as_zero():
+def test_gradient_entries_that_are_not_finite_count_as_zero():
     def logits_fn(images, key):
         odd = jnp.sqrt(jnp.maximum(images[:, 0, 0, 0] - 2, 0))  # slope inf * 0
         return random_model(images, key) + odd[:, None] * jnp.arange(3.0)
@@ -112,7 +112,7 @@ def test_a_slope_that_is_not_finite_counts_as_zero():
     slope = jax.grad(lambda x: logits_fn(x, jax.random.key(0)).sum())(images)
     assert np.isnan(slope[:, 0, 0, 0]).all() and np.isnan(slope).sum() == 3
     answer, plain = (
-        jax.jit(functools.partial(oracle.ask, model, WANTED))(images, jax.random.key(0))
+        jax.jit(functools.partial(oracle.query, model, GOAL))(images, jax.random.key(0))
         for model in (logits_fn, random_model)
     )
     np.testing.assert_array_equal(answer.gradient[:, 0, 0, 0], np.zeros(3))
@@ -124,17 +124,17 @@ def test_a_slope_that_is_not_finite_counts_as_zero():
 
 def test_goals():
     logits = jnp.array([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, 1.0, 3.0]])
-    away = oracle.goal(losses.margin, jnp.array([0, 1, 2]))
+    away = oracle.make_goal(losses.margin, jnp.array([0, 1, 2]))
     np.testing.assert_array_equal(away.reached(logits), [False, True, False])
     np.testing.assert_array_equal(away.loss(logits), [-1, 1, -1])
-    towards = oracle.goal(
+    towards = oracle.make_goal(
         losses.targeted_margin, jnp.array([0, 1, 2]), jnp.array([1, 0, 0])
     )
     np.testing.assert_array_equal(towards.reached(logits), [False, True, False])
     np.testing.assert_array_equal(towards.loss(logits), [-1, 1, -1])
     labels, targets = np.array([0, 1, 2]), np.array([1, 0, 0])
-    for wanted, expected in (((labels,), away), ((labels, targets), towards)):
-        default = oracle.goal(None, *wanted, default=losses.MARGIN)
+    for goal, expected in (((labels,), away), ((labels, targets), towards)):
+        default = oracle.make_goal(None, *goal, default=losses.MARGIN)
         np.testing.assert_array_equal(default.loss(logits), expected.loss(logits))
-        np.testing.assert_array_equal(default.classes, wanted[-1])
-        assert default.targeted == expected.targeted == (len(wanted) == 2)
+        np.testing.assert_array_equal(default.classes, goal[-1])
+        assert default.targeted == expected.targeted == (len(goal) == 2)

@@ -18,7 +18,7 @@ CLASSES = 4
 
 
 def two_layers(images, key):
-    """A smooth classifier with many local slopes, and a random one at that."""
+    """A smooth nonlinear random classifier."""
     rng = np.random.default_rng(9)
     first = rng.normal(size=(images[0].size, 16)).astype(images.dtype)
     second = rng.normal(size=(16, CLASSES)).astype(images.dtype)
@@ -36,7 +36,7 @@ def run(logits_fn, images, labels, seed=0, **options):
 )
 def test_two_classes_reach_the_linear_optimum(shape, random_start):
     # For two classes the loss rises along w_other - w_label everywhere, so the best
-    # perturbation is epsilon times its sign, cut to the box.
+    # perturbation is epsilon times its sign, clipped to the box.
     logits_fn, weights = linear(shape, CLASSES)
     two = lambda images, key: logits_fn(images, key)[:, :2]
     images, labels = some_images(6, shape), np.array([0, 1, 0, 1, 0, 1])
@@ -104,7 +104,7 @@ def test_no_random_start_and_no_steps_is_the_image():
     np.testing.assert_array_equal(attacked.queries, [1, 1])
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     images, labels = some_images(7, (6, 5, 3)), np.arange(7) % CLASSES
     logits_fn, _ = linear((6, 5, 3), CLASSES)
     options = {"key": jax.random.key(5), "step_size": 0.005}
@@ -200,7 +200,7 @@ def test_result_lies_in_the_ball_and_the_box(
 
 
 def test_reaches_the_ends_of_the_ball():
-    # The guard against rounding must not shrink the ball by more than it has to.
+    # The guard against rounding must not shrink the ball more than necessary.
     images = some_images(1, (16, 16, 3))
     weights, _ = linear((16, 16, 3), CLASSES)
     attacked = run(weights, images, np.array([0]), step_size=1.0)
@@ -217,7 +217,7 @@ def test_epsilon_zero_returns_the_image():
 
 def test_nan_and_zero_gradients_leave_their_pixels():
     def logits_fn(images, key):
-        # The slope of sqrt(0) * 0 is NaN; only the last image meets it, in one pixel.
+        # The gradient of sqrt(0) * 0 is NaN, only in one pixel of the last image.
         odd = jnp.sqrt(jnp.maximum(images[:, 0, 0, 0] - 0.9, 0)) * 0
         light = images[:, 0, 1:, 0].sum(axis=1) + odd
         return jnp.stack([-light, light], axis=1)
@@ -243,7 +243,7 @@ def test_nan_logits_count_as_wrong():
     np.testing.assert_array_equal(attacked.success, [True, True])
 
 
-def test_result_is_a_constant_to_differentiation():
+def test_result_is_constant_under_differentiation():
     images, labels = some_images(2, (3, 3, 3)), np.array([0, 1])
 
     def total(images):
@@ -271,7 +271,7 @@ def test_keeps_float64():
         ({"steps": -1}, "steps must be at least 0, got -1"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     images, labels = some_images(1, (2, 2, 1)), np.array([0])
     with pytest.raises(ValueError, match=message):
         pgd(two_layers, images, labels, jax.random.key(0), **setting)
@@ -302,7 +302,7 @@ def test_refuses_labels_out_of_range(label):
     ],
 )
 def test_refuses_wrong_shapes_and_dtypes(images, labels):
-    # The second is jaxtyping's, where its checks are on.
+    # The second error is jaxtyping's, if its checks are on.
     with pytest.raises((ValueError, TypeError)):
         pgd(two_layers, images, labels, jax.random.key(0))
 
@@ -320,7 +320,7 @@ def soft_linear(shape, seed=0):
 
 
 def inner_images(n, shape, seed=1):
-    """Far enough from the ends of the box."""
+    """Images far enough from the bounds of the box."""
     return (0.4 + 0.2 * some_images(n, shape, seed)).astype(np.float32)
 
 
@@ -386,7 +386,7 @@ def test_targets_are_approached(loss):
     attacked = attack(targets=targets, epsilon=0.3)
     logits = np.asarray(attacked.images, np.float64).reshape(5, -1) @ weights
     np.testing.assert_array_equal(attacked.success, logits.argmax(axis=1) == targets)
-    # The ratio is content where the target beats the label; a third class may win.
+    # The ratio only needs the target to beat the label; a third class may win.
     rows = np.arange(5)
     assert (logits[rows, targets] > logits[rows, labels]).all()
     assert loss is losses.targeted_dlr or attacked.success.all()
@@ -396,8 +396,8 @@ def test_targets_are_approached(loss):
     assert not attack(targets=targets, epsilon=1e-4).success.any()
 
 
-def test_the_best_iterate_is_kept():
-    # A step far too large for the ball leaps over the hill and back.
+def test_keep_best_returns_the_best_iterate():
+    # Too large a step jumps over the hill and back.
     def hill(images, key):
         height = 1 - 50 * (images.mean(axis=(1, 2, 3)) - 0.52) ** 2
         return jnp.stack([jnp.zeros_like(height), height - 2], axis=1)
@@ -416,8 +416,8 @@ def test_the_best_iterate_is_kept():
     assert best.loss > last.loss
 
 
-def test_a_wrong_answer_is_kept_before_a_higher_loss():
-    # Class 1 wins at 0.52; further on the loss of class 0 grows, but class 0 wins.
+def test_a_misclassification_is_preferred_to_a_higher_loss():
+    # Class 1 wins at 0.52; further on the loss grows, but class 0 wins.
     def odd(images, key):
         x = images.mean(axis=(1, 2, 3))
         near = jnp.where(jnp.abs(x - 0.52) < 0.005, 0.1, -1.0)
@@ -439,7 +439,7 @@ def test_a_wrong_answer_is_kept_before_a_higher_loss():
     attacked = attack()
     np.testing.assert_array_equal(attacked.images, images)
     assert attacked.success.all()
-    # Where the classifier is random, a wrong answer may be luck: the loss decides.
+    # For a random classifier one misclassification proves nothing: the loss decides.
     averaged = attack(eot_samples=2)
     np.testing.assert_allclose(averaged.images, 0.55, atol=1e-6)
 
@@ -456,7 +456,7 @@ def test_restarts_start_elsewhere_and_keep_the_best():
     alike = wrong(several) == wrong(one)
     assert (several.loss >= one.loss - 1e-6)[alike].all()
     assert (np.asarray(several.images) != one.images).any(axis=(1, 2, 3)).any()
-    # The first of the runs is that of a single one.
+    # The first run is the same as without restarts.
     equal = (np.asarray(several.images) == one.images).all(axis=(1, 2, 3))
     assert (np.asarray(several.loss) > np.asarray(one.loss))[~equal & alike].all()
 
@@ -510,7 +510,7 @@ def test_a_schedule_gives_each_step_its_size():
 
 
 def test_samples_step_along_the_mean_gradient():
-    # One key in about three has a slope the other way, and a steeper one.
+    # About one key in three has an opposite and steeper gradient.
     def logits_fn(images, key):
         slope = jnp.where(jax.random.bernoulli(key, 0.3), -1.0, 1.0)
         total = slope * images.mean(axis=(1, 2, 3))
@@ -526,8 +526,8 @@ def test_samples_step_along_the_mean_gradient():
     assert (np.asarray(single.images) < 0.69).all()
 
 
-def test_nan_logits_mid_attack_are_kept_out_and_counted():
-    # Every second step of 0.03 up, from 0.5, gets no answer: 0.53, 0.59, ...
+def test_iterates_with_nan_logits_are_counted_but_not_returned():
+    # Of the steps of 0.03 up from 0.5, every second has NaN logits: 0.53, 0.59, ...
     def broken(images, key):
         total = images.mean(axis=(1, 2, 3))
         odd = jnp.round((total - 0.5) / 0.03) % 2 == 1
@@ -535,10 +535,10 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
         return jnp.where(odd[:, None], jnp.nan, logits) + 0 * total[:, None]
 
     images, labels = np.full((2, 2, 2, 1), 0.5, np.float32), np.array([0, 0])
-    images[1] = 0.68  # wrong already, and 0.71 gets no answer
+    images[1] = 0.68  # misclassified when clean; NaN at 0.71
     options = {"step_size": 0.03, "epsilon": 0.1, "random_start": False}
     attacked = run(broken, images, labels, steps=1, **options)
-    # The step's end is lost: the start is what there is.
+    # The last iterate has NaN logits, so the start is returned.
     np.testing.assert_allclose(attacked.images[0], 0.5, atol=1e-6)
     np.testing.assert_allclose(attacked.images[1], 0.68, atol=1e-6)
     np.testing.assert_array_equal(attacked.success, [False, True])
@@ -546,7 +546,7 @@ def test_nan_logits_mid_attack_are_kept_out_and_counted():
     assert np.isfinite(attacked.loss).all()
 
 
-def test_without_any_answer_the_image_comes_back():
+def test_without_finite_logits_the_image_is_returned():
     images, labels = some_images(2, (2, 2, 1)), np.array([0, 1])
     nothing = lambda images, key: jnp.full((len(images), 2), jnp.nan)
     attacked = run(nothing, images, labels, steps=3, restarts=2)
@@ -554,7 +554,7 @@ def test_without_any_answer_the_image_comes_back():
     np.testing.assert_array_equal(attacked.queries, [9, 9])
     np.testing.assert_array_equal(attacked.not_finite, [9, 9])
     aimed = run(nothing, images, labels, targets=1 - labels)
-    assert not aimed.success.any()  # no class is named, so the target is not
+    assert not aimed.success.any()  # no class is predicted
 
 
 @pytest.mark.parametrize(
@@ -594,7 +594,7 @@ def test_an_image_with_options_does_not_depend_on_its_batch(options):
         ({"loss": losses.dlr, "classes": 2}, "compares 3 logits, logits_fn has 2"),
     ],
 )
-def test_refuses_senseless_options(setting, message):
+def test_refuses_invalid_options(setting, message):
     setting = dict(setting)
     classes = setting.pop("classes", CLASSES)
     model = lambda images, key: two_layers(images, key)[:, :classes]

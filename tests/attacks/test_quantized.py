@@ -1,4 +1,4 @@
-"""Attacked images as 8-bit files hold them."""
+"""Attacked images as 8-bit files store them."""
 
 import functools
 import itertools
@@ -30,13 +30,13 @@ def to_levels(images):
 
 
 def saved_and_read(images):
-    """What a PNG makes of floats, and what is read back."""
+    """The images after writing them as PNG and reading them."""
     return to_levels(images).astype(np.uint8).astype(np.float32) / 255
 
 
 @functools.cache
 def some():
-    """Images as 8-bit files have them, and what the network says to them."""
+    """8-bit images, and the network's predictions for them."""
     images, _ = networks.data(COUNT, seed=5)
     images = jnp.asarray(saved_and_read(images))
     return images, networks.network()(images, KEY).argmax(axis=1)
@@ -59,7 +59,7 @@ def test_minimal_perturbations_survive_an_8_bit_file(name):
     attack = jax.jit(functools.partial(MINIMAL[name], network))
     attacked = attack(images, labels, KEY)
     assert attacked.success.all()
-    # Why there is a step of its own: the nearest multiples undo a part of it.
+    # Rounding to the nearest multiples alone undoes part of the attack.
     judged = judge(network, jnp.asarray(saved_and_read(attacked.images)), labels, KEY)
     assert judged.accuracy.mean() > 0.1
     found = jax.jit(functools.partial(quantized, network))(
@@ -69,7 +69,7 @@ def test_minimal_perturbations_survive_an_8_bit_file(name):
     read = saved_and_read(found.images)
     np.testing.assert_array_equal(read, found.images)
     assert judge(network, jnp.asarray(read), labels, KEY).accuracy.max() == 0
-    # It costs an image a few percent of its perturbation.
+    # The perturbation grows by a few percent.
     size = functools.partial(norms.size, norm="l2")
     longer = size(found.images - images) / size(attacked.images - images)
     assert 1 < longer.mean() < 1.06
@@ -84,7 +84,7 @@ def test_rounded_images_stay_in_the_ball(norm, epsilon):
     images, _ = some()
     keys = jax.random.split(KEY, COUNT)
     random = norms.random_in_ball(keys, images, epsilon, norm)
-    # Of L-infinity corners, of the others points all over the ball's surface.
+    # Corners for L-infinity, for the others points on the ball's surface.
     far = norms.project(
         images + 9 * epsilon * jnp.sign(random - images), images, epsilon, norm
     )
@@ -97,7 +97,7 @@ def test_rounded_images_stay_in_the_ball(norm, epsilon):
         way = np.asarray(start - images)
         assert (steps * way >= 0).all()
     if norm == "linf":
-        # All of it is used, in spite of what 8/255 is as a float.
+        # The whole ball is used, although 8/255 is rounded as a float.
         most = np.abs(steps[(images > 0.1) & (images < 0.9)])
         assert (most == np.floor(epsilon * 255 + 1e-4)).all()
 
@@ -135,7 +135,7 @@ def test_fewer_bits_keep_the_levels_apart(dtype):
 
 
 def bright(threshold):
-    """Two classes, dark and light, whose boundary is at a grey of the threshold."""
+    """Two classes, dark and light, with the boundary at the threshold."""
 
     def logits_fn(images, key):
         light = images.mean(axis=(1, 2, 3)) - threshold
@@ -149,12 +149,12 @@ def at(level, count=1):
 
 
 def as_found(images):
-    """As an attack would have returned them, after three questions and an infinity."""
+    """The result of an attack with three queries, one not finite."""
     whole = jnp.full(len(images), 3, jnp.int32)
     return Attacked(jnp.asarray(images), whole > 0, 1.0 * whole, whole, whole - 2)
 
 
-def test_what_is_lost_is_said():
+def test_lost_successes_are_reported():
     labels = jnp.ones(1, int)
     # The boundary lies between the last multiple in the ball and the ball's edge.
     attack = functools.partial(
@@ -164,11 +164,11 @@ def test_what_is_lost_is_said():
     found = attack(epsilon=0.4 / 255)
     assert not found.success.any() and found.loss < 0
     np.testing.assert_array_equal(found.images, at(100))
-    # Every rounding was asked about, and the verdict.
+    # A query for every rounding, and one for the final evaluation.
     assert found.queries == 3 + 6 + 1 and found.not_finite == 1
 
 
-def test_targets_are_named():
+def test_targets_are_predicted():
     labels, targets = jnp.ones(1, int), jnp.zeros(1, int)
     attack = functools.partial(quantized, bright(99.3 / 255), as_found(at(99.2)))
     found = attack(at(100), labels, KEY, targets=targets)
@@ -177,7 +177,7 @@ def test_targets_are_named():
     assert not attack(at(100), labels, KEY, targets=labels).success.any()
 
 
-def test_answers_that_are_not_finite_are_no_success_where_others_are():
+def test_nan_logits_are_no_success_if_another_rounding_is():
     moved = at(100)
     moved[:, :2], moved[:, 2:] = 98.8 / 255, 98.4 / 255  # nearest: 99 and 98
     found = quantized(
@@ -195,7 +195,7 @@ def test_answers_that_are_not_finite_are_no_success_where_others_are():
     np.testing.assert_array_equal(to_levels(found.images), 98)
 
 
-def test_refuses_senseless_arguments():
+def test_refuses_invalid_arguments():
     inputs = bright(0.5), as_found(at(99)), at(100), jnp.ones(1, int), KEY
     with pytest.raises(ValueError, match="epsilon must be finite"):
         quantized(*inputs, epsilon=-1)

@@ -25,7 +25,7 @@ ATTACKS = {
 
 
 def batch():
-    """Some images that are wrong as they are, some that fall easily, some never."""
+    """Images that are misclassified when clean, easily, or never."""
     images, labels, logits = inner_images(COUNT, SHAPE, WEIGHTS)
     order = np.argsort(np.sort(logits, axis=1)[:, -1] - np.sort(logits, axis=1)[:, -2])
     images, labels = images[order[::-1]], labels[order[::-1]]
@@ -50,7 +50,7 @@ def test_results_are_those_of_the_whole_batch(name, monkeypatch):
         )
 
     shrunk = run()
-    monkeypatch.setattr(remaining, "SMALLEST", COUNT)
+    monkeypatch.setattr(remaining, "SMALLEST_BATCH", COUNT)
     whole = run()
     for field in ("success", "queries", "not_finite", "status"):
         np.testing.assert_array_equal(getattr(shrunk, field), getattr(whole, field))
@@ -60,7 +60,7 @@ def test_results_are_those_of_the_whole_batch(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["square", "fab-t"])
-def test_fewer_images_are_asked_about_once_few_are_left(name):
+def test_batches_shrink_once_few_images_are_left(name):
     images, labels = batch()
     asked = []
 
@@ -68,7 +68,7 @@ def test_fewer_images_are_asked_about_once_few_are_left(name):
         jax.debug.callback(lambda: asked.append(len(images)))
         return LINEAR(images, key)
 
-    # The last four are far from any error.
+    # The last four cannot be broken.
     images[4:] = 0.5 + (images[4:] - 0.5) / 1000
     attack = functools.partial(ATTACKS[name], logits_fn, epsilon=0.001)
     attacked = jax.jit(attack)(images, labels, KEY)
@@ -80,17 +80,17 @@ def test_fewer_images_are_asked_about_once_few_are_left(name):
     assert asked.count(4) > asked.count(16)
 
 
-def test_a_classifier_that_looks_at_images_alone_is_asked_in_smaller_batches():
+def test_independent_images_allow_smaller_batches():
     assert sizes(LINEAR) == (64, 16, 4)
     assert sizes(LINEAR, count=1000) == (1000, 250, 63)
     assert sizes(LINEAR, count=12) == (12,)
-    assert sizes(LINEAR, shares=remaining.MORE) == (64, 32, 16, 8, 4)
+    assert sizes(LINEAR, divisors=remaining.QUERY_DIVISORS) == (64, 32, 16, 8, 4)
     inner = jax.jit(lambda images, key: LINEAR(images, key))
     assert sizes(lambda images, key: inner(images, key)) == (64, 16, 4)
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_one_that_could_tell_places_apart_is_asked_about_all(nested):
+def test_position_dependent_classifiers_need_the_full_batch(nested):
     offset = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
 
     def uses_its_key(images, key):
@@ -108,7 +108,7 @@ def test_one_that_could_tell_places_apart_is_asked_about_all(nested):
         assert sizes(jax.jit(logits_fn) if nested else logits_fn) == (64,)
 
 
-def test_several_samples_or_a_loss_of_this_batch_take_all():
+def test_several_samples_or_a_fixed_size_loss_need_the_full_batch():
     assert sizes(LINEAR, samples=2) == (64,)
     weight = jnp.ones(64)
     weighted = lambda logits, labels: weight * losses.cross_entropy(logits, labels)
@@ -116,7 +116,7 @@ def test_several_samples_or_a_loss_of_this_batch_take_all():
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 16, 17, 64])
-def test_the_function_of_what_is_left(count):
+def test_on_remaining_matches_the_full_batch(count):
     active = np.zeros(64, bool)
     active[np.random.default_rng(0).permutation(64)[:count]] = True
     x = np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)
@@ -127,7 +127,7 @@ def test_the_function_of_what_is_left(count):
         return {"double": 2 * x, "sum": x.sum(axis=1)}
 
     left = remaining.Remaining(jnp.asarray(active), (64, 16, 4))
-    found = jax.jit(lambda x: remaining.of_remaining(function, x, left))(x)
+    found = jax.jit(lambda x: remaining.on_remaining(function, x, left))(x)
     jax.block_until_ready(found)
     jax.effects_barrier()
     np.testing.assert_array_equal(found["double"][active], 2 * x[active])

@@ -1,4 +1,4 @@
-"""Attacks under `jax.vmap`, and on a batch that lies on several devices."""
+"""Attacks under `jax.vmap`, and on a batch sharded over several devices."""
 
 import pathlib
 import subprocess

@@ -41,7 +41,7 @@ def linear(images, key):
 
 
 def some(count, seed=1):
-    """Images and the classes that `linear` names."""
+    """Images and the classes that `linear` predicts."""
     images = np.random.default_rng(seed).random((count, *SHAPE), np.float32)
     return images, np.array(linear(images, KEY).argmax(axis=1))
 
@@ -75,12 +75,12 @@ def test_a_sound_evaluation_trips_nothing():
     found += check_attack(logits_fn, images, labels, KEY, steps=(0, 10), scales=(0, 2))
     assert tripped(found) == set()
     found = by_name(found)
-    # At this epsilon hardly an image is lost, which says nothing against the attack.
+    # At this epsilon hardly any image is broken, although the attack works.
     assert found["steps"].values["10 steps"] > 0.9
     assert found["unbounded"].values["accuracy"] == 0
     assert found["ascent"].values == {"share": 1.0, "images": 64.0}
     said = sentences(found.values())
-    assert said.startswith("Nothing to doubt was found, which is no proof.")
+    assert said.startswith("No problem was found, which is no proof.")
     assert all(name in said for name in found)
 
 
@@ -95,17 +95,17 @@ def test_a_sound_evaluation_in_l2_trips_nothing():
 # --- Outputs
 
 
-def random_answers(images, key):
+def random_logits(images, key):
     return jax.random.normal(key, (len(images), CLASSES))
 
 
 def test_random_outputs_trip():
-    assert of_classifier(random_answers)["random"].tripped
+    assert of_classifier(random_logits)["random"].tripped
     found = of_linear()["random"]
     assert not found.tripped and found.values == {"share": 0, "difference": 0}
 
 
-def test_share_of_random_answers_is_that_of_a_coin():
+def test_share_of_random_predictions_is_that_of_a_coin():
     logits = np.random.default_rng(0).normal(size=(4, 5000, 2))
     found = check_random(logits)
     # All four agree in 2 of 16 cases.
@@ -115,7 +115,7 @@ def test_share_of_random_answers_is_that_of_a_coin():
 
 
 @pytest.mark.parametrize(("size", "trips"), [(1e-2, True), (1e-6, False)])
-def test_random_logits_trip_even_if_no_answer_changes(size, trips):
+def test_random_logits_trip_even_if_no_prediction_changes(size, trips):
     logits = np.tile([[3.0, 0.0, 4.0]], (2, 7, 1))
     logits[1, 2, 0] += 5 * size
     found = check_random(logits)
@@ -124,7 +124,7 @@ def test_random_logits_trip_even_if_no_answer_changes(size, trips):
     np.testing.assert_allclose(found.values["difference"], size, rtol=1e-2)
 
 
-def test_an_answer_that_is_missing_under_one_key_is_random():
+def test_nan_logits_under_one_key_are_random():
     logits = np.ones((2, 3, 2))
     assert not check_random(logits).tripped
     logits[1, 0, 0] = np.nan
@@ -133,25 +133,25 @@ def test_an_answer_that_is_missing_under_one_key_is_random():
     assert not check_random(logits).tripped
 
 
-def normalised(images, key):
-    """Batch normalisation in training mode."""
+def normalized(images, key):
+    """Batch normalization in training mode."""
     flat = images.reshape(len(images), -1)
     flat = (flat - flat.mean(axis=0)) / jnp.sqrt(flat.var(axis=0) + 1e-3)
     return flat @ WEIGHTS
 
 
 def test_images_that_interact_trip():
-    found = of_classifier(normalised, questions=2, starts=0)
+    found = of_classifier(normalized, questions=2, starts=0)
     assert tripped(found.values()) == {"batch"}
     assert found["batch"].values["difference"] > 0.1
     assert found["batch"].values["alone"] > 0.5
     assert "running averages" in found["batch"].sentence
-    # The same network with the averages of its training.
+    # The same network with its running averages.
     images, _ = some(16)
     mean, deviation = images.mean(axis=0), images.std(axis=0)
     still = lambda images, key: linear((images - mean) / deviation + 0.5, key)
     assert not check_batch(still, images, KEY).tripped
-    random = lambda images, key: normalised(images, key) + random_answers(images, key)
+    random = lambda images, key: normalized(images, key) + random_logits(images, key)
     assert of_classifier(random, questions=2, starts=0)["batch"].tripped
     by_count = lambda images, key: linear(images, key) * len(images)
     found = check_batch(by_count, images, KEY)
@@ -159,7 +159,7 @@ def test_images_that_interact_trip():
 
 
 def one_image_at_a_time(noise):
-    """Adds noise to each image, drawn from a key of its own: `noise(key, index)`."""
+    """Adds noise to each image, drawn from its own key: `noise(key, index)`."""
 
     def logits_fn(images, key):
         keys = jax.vmap(noise, (None, 0))(key, jnp.arange(len(images)))
@@ -172,12 +172,12 @@ def one_image_at_a_time(noise):
 @pytest.mark.parametrize(
     "logits_fn",
     [
-        # As transforms of this project draw: from the key and the image's index.
+        # As in this project's transforms: from the key and the image's index.
         one_image_at_a_time(jax.random.fold_in),
         one_image_at_a_time(lambda key, index: jax.random.fold_in(KEY, index)),
         one_image_at_a_time(lambda key, index: key),
-        random_answers,
-        # In its place of the batch, and of another number where the batch is another.
+        random_logits,
+        # From the position in the batch, and differently for another batch size.
         lambda x, key: linear(x, key) + jax.random.permutation(key, len(x))[:, None],
     ],
 )
@@ -190,18 +190,18 @@ def test_random_images_of_a_batch_do_not_interact(logits_fn):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-def test_what_a_precision_rounds_is_no_interaction(dtype):
+def test_rounding_is_no_interaction(dtype):
     images, _ = some(9)
     coarse = lambda x, key: (
         (x - 0.5).reshape(len(x), -1).astype(dtype) @ (WEIGHTS.astype(dtype))
     )
     assert not check_batch(coarse, images, KEY).tripped
-    # As a device that takes another program for one image, with products in few bits.
+    # As on a device with another, low-precision program for a single image.
     rounds = lambda x, key: linear(x, key) * (1 + 1e-2 * (len(x) == 1))
     assert not check_batch(rounds, images, KEY).tripped
 
 
-def test_a_network_of_convolutions_keeps_its_images_apart():
+def test_images_do_not_interact_in_a_convolutional_network():
     images, _ = networks.data(9, seed=5)
     found = check_batch(networks.network(), images, KEY)
     assert not found.tripped
@@ -301,14 +301,14 @@ def test_saturated_cross_entropy_trips():
         )
     )
     assert tripped(found.values()) == {"saturation"}
-    # In float64: what is right is so by more than float32's softmax tells from 1.
+    # In float64: margins so large that float32's softmax rounds to 1.
     logits = 1e4 * (images.reshape(16, -1).astype(np.float64) - 0.5) @ WEIGHTS
     loss = -scipy.special.log_softmax(logits, axis=1)[np.arange(16), labels]
     assert found["saturation"].values == {"share": np.mean(loss < 2**-25)} != {}
     assert 0.3 < found["saturation"].values["share"] < 1
 
 
-# A gradient that is there, smooth, and the opposite of the true one.
+# A smooth gradient, opposite to the true one.
 wrong_way = bpda(lambda images, key: images, backward=lambda images: -images)
 
 
@@ -329,7 +329,7 @@ def test_shattered_gradient_trips():
 
 
 def test_randomness_alone_does_not_make_a_gradient_useless():
-    found = of_gradients(lambda x, key: linear(x, key) + random_answers(x, key))
+    found = of_gradients(lambda x, key: linear(x, key) + random_logits(x, key))
     assert found["ascent"].values["share"] == 1
 
 
@@ -349,7 +349,7 @@ def test_an_attack_along_a_wrong_gradient_trips():
 
 
 def leaves_the_ball(logits_fn, images, labels, key, *, epsilon):
-    """A correct attack on twice the ball."""
+    """A working attack in a ball of twice the radius."""
     return pgd(logits_fn, images, labels, key, epsilon=2 * epsilon)
 
 
@@ -431,7 +431,7 @@ def test_accuracies_that_rise_or_stay_trip(check):
     assert not check({0: 0.09, 1: 0.1}).tripped
 
 
-def test_no_fall_is_asked_for_where_the_margin_rises():
+def test_no_fall_is_expected_where_the_margin_rises():
     accuracies = {0: np.ones(20), 20: np.ones(20)}
     start, slopes = np.random.default_rng(0).normal(size=(2, 20))
     for end, trips in (
@@ -445,7 +445,7 @@ def test_no_fall_is_asked_for_where_the_margin_rises():
 
 
 @pytest.mark.parametrize("changed", range(1, 21))
-def test_paired_answers_are_judged_as_by_the_sign_test(changed):
+def test_paired_accuracies_agree_with_the_sign_test(changed):
     before, after = np.ones(500, bool), np.ones(500, bool)
     after[:changed] = False
     p = scipy.stats.binomtest(changed, changed, alternative="greater").pvalue
@@ -454,7 +454,7 @@ def test_paired_answers_are_judged_as_by_the_sign_test(changed):
     assert not check_black_box({"pgd": after}, {"square": before}).tripped
 
 
-def test_chance_trips_as_seldom_as_said():
+def test_false_positives_are_as_rare_as_stated():
     rng = np.random.default_rng(0)
     draws, count = 3000, 400
     expected = scipy.stats.norm.sf(2.5)
@@ -465,7 +465,7 @@ def test_chance_trips_as_seldom_as_said():
     ]
     guesses = (rng.binomial(count, 1 / 10, draws) / count).tolist()
     lucky = [check_unbounded(accuracy, 10, count).tripped for accuracy in guesses]
-    # A classifier that flips a tenth of its answers at random.
+    # A classifier that flips a tenth of its predictions at random.
     answers = rng.random((draws, 2, 100)) < 0.9
     flips = [check_black_box({"white": a}, {"black": b}).tripped for a, b in answers]
     for rate in map(np.mean, (trips, lucky, flips)):
@@ -515,7 +515,7 @@ def test_with_too_few_images_a_check_abstains(count):
     few = dict.fromkeys(compare, 7)
     assert wants == {0: dict.fromkeys(names, 1), 6: few, 7: {}}[count]
     said = sentences(found)
-    assert ("ascent wants" in said) == (count < 7)
+    assert ("ascent needs" in said) == (count < 7)
     for finding in found:
         assert not (finding.tripped and finding.wants)
         assert (f"there are {count}." in finding.sentence) == bool(finding.wants)
@@ -524,7 +524,7 @@ def test_with_too_few_images_a_check_abstains(count):
 def test_an_image_is_not_compared_with_itself():
     assert check_batch(linear, some(1)[0], KEY).wants == 2
     assert not check_batch(linear, some(2)[0], KEY).wants
-    assert check_batch(normalised, some(2)[0], KEY).tripped
+    assert check_batch(normalized, some(2)[0], KEY).tripped
 
 
 def test_a_wrong_gradient_of_seven_images_trips():
@@ -549,7 +549,7 @@ def test_accuracies_of_few_images_trip_nothing():
     assert check_unbounded(1.0, 10, 7).tripped
     assert check_steps({0: 0.0, 1: 1.0}, 10, 7).tripped
     assert check_epsilons({0: np.ones(7), 1: np.ones(7)}, 10).tripped
-    # Five of nine are lost: no proof, and no reason to doubt.
+    # Five of nine are broken: not significant, but no reason to doubt.
     after = np.arange(9) < 4
     assert not check_epsilons({0: np.ones(9), 1: after}, 10).tripped
 
@@ -574,7 +574,7 @@ def test_findings_are_plain_data():
         assert finding.sentence.endswith(".")
 
 
-def test_sentences_names_what_tripped_only():
+def test_sentences_name_only_the_tripped_checks():
     good, bad = check_unbounded(0.0, 10, 99), check_unbounded(0.9, 10, 99)
     assert sentences([good, bad]) == f"unbounded: {bad.sentence}"
     assert "look at the gradients" in bad.sentence
@@ -604,14 +604,14 @@ def test_sentences_names_what_tripped_only():
         ),
         (
             lambda: check_attack(linear, *some(1), KEY, steps=(5, 5)),
-            r"two numbers or more that grow, got \(5, 5\)",
+            r"steps must be two or more, increasing, got \(5, 5\)",
         ),
-        (lambda: check_steps({1: 0.5}, 10, 9), "steps: two or more are compared"),
+        (lambda: check_steps({1: 0.5}, 10, 9), "steps: needs two or more"),
         (lambda: check_steps({0: 0.9, 1: 0.5}, 10), "need a count"),
         (lambda: check_unbounded(0.5, 10), "need a count"),
-        (lambda: check_black_box({}, {"square": 0.5}, 9), "each name an attack"),
+        (lambda: check_black_box({}, {"square": 0.5}, 9), "at least one attack"),
     ],
 )
-def test_refuses_senseless_arguments(call, message):
+def test_refuses_invalid_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()

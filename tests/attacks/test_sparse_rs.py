@@ -51,10 +51,10 @@ def test_one_pixel_is_the_best_of_all_pixels_and_colours():
     np.testing.assert_array_equal(attacked.success, [False] * 3)
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     images, labels = some_images(3, SHAPE), np.zeros(3, int)
     logits_fn, _, _ = linear_model()
-    # A search that ends where it ends, and no optimum that all searches find.
+    # Too few queries to reach the optimum, which all searches would find.
     attack = functools.partial(sparse_rs, logits_fn, pixels=5, queries=20)
     attack = functools.partial(jax.jit(attack), key=jax.random.key(4))
     batch = attack(images, labels, first_index=0)
@@ -85,14 +85,14 @@ def test_schedule_is_the_published_one(pixels, alpha, queries):
     found = _exchanged(pixels, queries, alpha, 1024)
     expected = [max(int(alpha / divisor(i) * pixels), 1) for i in range(1, queries)]
     np.testing.assert_array_equal(found[1:], expected)
-    assert found[0] == 0  # the start is asked as it is
+    assert found[0] == 0  # the start is queried unchanged
 
 
-def test_pixels_left_to_exchange_with_are_enough():
+def test_exchanges_at_most_the_remaining_pixels():
     assert _exchanged(14, 100, 1.0, 16).max() == 2
 
 
-def test_changes_few_pixels_to_corners_and_stops_at_the_first_wrong_answer():
+def test_changes_few_pixels_to_corners_and_stops_at_the_first_error():
     shape = (3, 7, 2)
     asked = []
     logits_fn, _, _ = linear_model(shape, lead=14.2)
@@ -106,7 +106,7 @@ def test_changes_few_pixels_to_corners_and_stops_at_the_first_wrong_answer():
             sparse_rs, counted, pixels=4, queries=30, restarts=2, evaluations=2
         )
     )
-    # With evaluations the classifier is random: the budget is used.
+    # Several evaluations imply a random classifier: the budget is used up.
     images, labels = some_images(1, shape), np.zeros(1, int)
     attacked = jax.block_until_ready(attack(images, labels, jax.random.key(0)))
     jax.effects_barrier()
@@ -138,7 +138,7 @@ def test_targets_are_reached():
     np.testing.assert_array_equal(logits_fn(attacked.images, None).argmax(1), targets)
 
 
-def test_answers_that_are_not_finite_are_counted_and_not_kept():
+def test_iterates_with_nan_logits_are_counted_but_not_returned():
     logits_fn, _, _ = linear_model(lead=50.0)
 
     def holed(images, key):
@@ -146,7 +146,7 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
         return jnp.where(hole[:, None], jnp.nan, logits_fn(images, key))
 
     images = np.full((2, *SHAPE), 0.5, np.float32)
-    images[1, 0] = 1  # few searches leave the hole
+    images[1, 0] = 1  # few searches leave the NaN region
     images[1, 1] = 1
     attack = jax.jit(functools.partial(sparse_rs, holed, pixels=5, queries=60))
     attacked = attack(images, np.array([0, 0]), jax.random.key(0))
@@ -175,7 +175,7 @@ def test_no_pixels_return_the_image():
         ({"restarts": 0}, "restarts must be at least 1, got 0"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     images, labels = some_images(1, SHAPE), np.array([0])
     with pytest.raises(ValueError, match=message):
         sparse_rs(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attacks.losses import margin
-from attacks.oracle import Answer, ask, goal
+from attacks.oracle import Answer, make_goal, query
 from attacks.spsa import estimate, spsa
 
 CLASSES = 3
@@ -16,14 +16,14 @@ SHAPE = (3, 5, 2)
 
 
 def linear_model():
-    """Two classes that depend on the pixels, and a third that is never named."""
+    """Two classes that depend on the pixels, and a third that is never predicted."""
     weights = np.random.default_rng(0).normal(size=(np.prod(SHAPE), CLASSES))
     weights[:, 2] = 0
 
     def logits_fn(images, key):
         flat = images.reshape(len(images), -1)
         logits = jnp.matmul(flat, weights.astype(images.dtype), precision="highest")
-        # In steps: a slope of 0 everywhere, and the same sums in any batch.
+        # In steps: a zero gradient, and the same sums for any batch size.
         return jnp.round(logits * 256) / 256 - jnp.array([0, 0, 100.0])
 
     return logits_fn, weights
@@ -40,7 +40,7 @@ def some_images(n, shape=SHAPE, seed=1):
 
 
 def counting(logits_fn):
-    """The classifier, and a list that grows with each image that it is asked about."""
+    """The classifier, and a list that grows with each queried image."""
     asked = []
 
     def counted(images, key):
@@ -65,12 +65,12 @@ def test_two_classes_reach_the_linear_optimum_without_a_gradient():
     np.testing.assert_array_equal(attacked.success, lead(attacked.images) > 0)
     np.testing.assert_allclose(attacked.loss, lead(attacked.images), atol=0.01)
     gained = lead(attacked.images) - lead(images)
-    # Entries of a slope near 0 are lost in the noise of the estimate, and weigh little.
+    # Gradient entries near 0 are lost in the noise of the estimate, but matter little.
     assert np.all(gained > 0.9 * (lead(best) - lead(images)))
 
 
 def rising(images, key):
-    """Two classes, and a margin with a slope and a bend."""
+    """Two classes, and a margin that is not linear."""
     flat = images.reshape(len(images), -1) - 0.3
     weights = jnp.linspace(-1, 1, flat.shape[1], dtype=images.dtype)
     value = flat @ weights + 0.7 * jnp.sum(flat**2, axis=1)
@@ -79,12 +79,12 @@ def rising(images, key):
 
 def test_estimate_is_unbiased_and_its_variance_is_as_derived(x64):
     # g . v v_i is g_i and a sum of g_j v_j v_i, of mean 0 and variance g_j^2: entry i
-    # of the mean over m directions has the variance sum_{j != i} g_j^2 / m. It is so
-    # for a quadratic too, whose even part the two-sided difference drops.
+    # of the mean over m directions has the variance sum_{j != i} g_j^2 / m. This holds
+    # for a quadratic too, whose even part cancels in the two-sided difference.
     images = 0.3 + 0.4 * np.random.default_rng(0).random((1, 3, 4, 2))
     gradient = np.linspace(-1, 1, 24) + 1.4 * (images.ravel() - 0.3)
     value = functools.partial(
-        ask, rising, goal(margin, jnp.array([0])), gradient=False, samples=1
+        query, rising, make_goal(margin, jnp.array([0])), gradient=False, samples=1
     )
 
     def one(key):
@@ -110,7 +110,7 @@ def test_estimate_is_unbiased_and_its_variance_is_as_derived(x64):
 
 
 def test_estimate_agrees_with_its_formula():
-    # In NumPy, from the points that the classifier was asked about.
+    # In NumPy, from the queried points.
     points = []
 
     def value(images, key):
@@ -135,7 +135,7 @@ def test_estimate_agrees_with_its_formula():
         loss = np.sum(point**3, axis=(1, 2, 3))[:, None, None, None]
         expected += loss * np.round(move) / (2 * 0.125)
     np.testing.assert_allclose(found, expected / 5, rtol=1e-4, atol=1e-4)
-    # The two images have directions of their own.
+    # The two images have different directions.
     assert not np.array_equal(*np.round((seen[0] - np.asarray(images)) / 0.125))
 
 
@@ -151,7 +151,7 @@ def test_first_step_is_adams():
     before = margin(logits_fn(images, None), jnp.asarray(labels))
     better = np.asarray(attacked.loss > before)
     assert better.any()
-    # The classifier answers in steps, so that a slope may be 0 exactly.
+    # The logits are rounded, so an estimate may be exactly 0.
     assert np.mean(moved[better] > 0) > 0.9
     np.testing.assert_allclose(moved[better][moved[better] > 0], 0.02, atol=1e-6)
     np.testing.assert_array_equal(moved[~better], 0 * moved[~better])
@@ -172,7 +172,7 @@ def test_result_lies_in_the_ball_and_the_box_and_reaches_the_ends():
     np.testing.assert_array_equal(attacked.images, images)
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     images, labels = some_images(4), np.array([0, 1, 0, 1])
     attack = functools.partial(linear_attack(), key=jax.random.key(5), epsilon=0.1)
     batch = attack(images, labels, first_index=0)
@@ -211,7 +211,7 @@ def test_counts_its_queries_and_reaches_targets():
     np.testing.assert_allclose(attacked.loss, logits[0] - logits[1], rtol=1e-5)
 
 
-def test_answers_that_are_not_finite_are_counted_and_not_kept():
+def test_iterates_with_nan_logits_are_counted_but_not_returned():
     logits_fn, _ = linear_model()
 
     def holed(images, key):
@@ -220,8 +220,8 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
         return jnp.where(hole[:, None], jnp.nan, logits_fn(images, key))
 
     images = np.full((3, *SHAPE), 0.5, np.float32)
-    images[1, 0, 0, 0] = 0.3  # far from the hole
-    images[2, 0, 0, 1] = 1.0  # nothing but hole
+    images[1, 0, 0, 0] = 0.3  # far from the NaN region
+    images[2, 0, 0, 1] = 1.0  # inside the NaN region
     attack = jax.jit(functools.partial(spsa, holed, steps=5, samples=16))
     labels, key = np.array([0, 0, 0]), jax.random.key(0)
     attacked = attack(images, labels, key, delta=0.02, epsilon=0.05)
@@ -244,7 +244,7 @@ def test_answers_that_are_not_finite_are_counted_and_not_kept():
         ({"steps": -1}, "steps must be at least 0, got -1"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     logits_fn, _ = linear_model()
     with pytest.raises(ValueError, match=message):
         spsa(logits_fn, some_images(1), np.array([0]), jax.random.key(0), **setting)

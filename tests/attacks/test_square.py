@@ -22,8 +22,8 @@ def loss_of(loss, logits_fn, images, labels):
 
 
 def test_reaches_the_optimum_of_a_linear_model():
-    # A bias keeps the answer right, so that the search goes on to the end, which is
-    # epsilon times the sign of the slope in each pixel, cut to the box.
+    # A bias keeps the prediction correct, so the search reaches the optimum: epsilon
+    # times the sign of the gradient, clipped to the box.
     shape = (5, 4, 1)
     logits_fn, weights = linear(shape, CLASSES, in_order=True)
     bias = jnp.array([100.0, 0.0])
@@ -56,7 +56,7 @@ def test_l2_approaches_the_optimum_of_a_linear_model():
     moved = np.asarray(attacked.images) - 0.5
     lengths = np.linalg.norm(moved.reshape(4, -1), axis=1)
     np.testing.assert_allclose(lengths, 1, rtol=1e-4)
-    gains = (moved * slope).sum(axis=(1, 2, 3))  # 1 along the slope
+    gains = (moved * slope).sum(axis=(1, 2, 3))  # 1 along the gradient
     assert (gains > 0.7).all()
 
 
@@ -87,12 +87,12 @@ def test_result_lies_in_the_ball_and_the_box(norm, shape):
     assert some > 0
 
 
-def test_is_left_alone_once_it_is_wrong():
+def test_an_image_stops_once_it_is_misclassified():
     shape = (6, 5, 2)
     logits_fn, _ = linear(shape, CLASSES, in_order=True)
     images = some_images(12, shape)
     labels = named(logits_fn, images)
-    labels[:2] = (labels[:2] + 1) % CLASSES  # wrong as they are
+    labels[:2] = (labels[:2] + 1) % CLASSES  # misclassified when clean
     attack = functools.partial(square, logits_fn, epsilon=0.05, resc_schedule=False)
     few, many, again = (
         jax.jit(functools.partial(attack, queries=queries, restarts=restarts))(
@@ -113,7 +113,7 @@ def test_is_left_alone_once_it_is_wrong():
         assert (np.asarray(other.loss)[~done] > np.asarray(few.loss)[~done]).any()
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     shape = (6, 5, 3)
     logits_fn, _ = linear(shape, CLASSES, in_order=True)
     images = some_images(5, shape)
@@ -126,7 +126,7 @@ def test_an_image_alone_is_as_in_the_batch():
     batch = attack(images, labels)
     for i in range(5):
         alone = attack(images[i : i + 1], labels[i : i + 1], first_index=i)
-        # The compiler adds in another order for another size of the batch.
+        # The order of summation depends on the batch size.
         np.testing.assert_allclose(alone.images[0], batch.images[i], rtol=0, atol=1e-6)
         assert alone.queries[0] == batch.queries[i]
     others = images.copy()
@@ -149,7 +149,7 @@ def test_same_key_same_result_other_key_other_result():
     assert not np.array_equal(first.images, attack(jax.random.key(1)).images)
 
 
-def test_counts_what_the_classifier_sees():
+def test_counts_its_queries():
     seen = []
     shape = (4, 4, 1)
     model, _ = linear(shape, CLASSES, in_order=True)
@@ -171,8 +171,8 @@ def test_counts_what_the_classifier_sees():
     assert len(set(seen)) == len(seen)
 
 
-def test_one_lucky_answer_is_no_success():
-    # Right with 90 % probability, whatever the image.
+def test_one_random_error_is_no_success():
+    # Correct with probability 90 % for any image.
     def logits_fn(images, key):
         wrong = jax.random.bernoulli(key, 0.1, (len(images),))
         light = images.mean(axis=(1, 2, 3)) / 100
@@ -181,13 +181,13 @@ def test_one_lucky_answer_is_no_success():
     images, labels = some_images(16, (4, 4, 1)), np.zeros(16, int)
     attack = functools.partial(square, logits_fn, images, labels, queries=60)
     once = jax.jit(attack)(jax.random.key(0))
-    assert (np.asarray(once.queries) < 40).mean() > 0.7  # stopped by a lucky answer
+    assert (np.asarray(once.queries) < 40).mean() > 0.7  # stopped by a random error
     often = jax.jit(functools.partial(attack, evaluations=9))(jax.random.key(0))
     np.testing.assert_array_equal(often.queries, np.full(16, 9 * (1 + 1 + 60) + 9))
     assert not often.success.any()
 
 
-def test_nan_logits_are_not_kept():
+def test_iterates_with_nan_logits_are_not_returned():
     shape = (4, 4, 1)
     model, _ = linear(shape, CLASSES, in_order=True)
 
@@ -286,7 +286,7 @@ def test_keeps_float64(x64):
         ({"evaluations": 0}, "evaluations must be at least 1, got 0"),
     ],
 )
-def test_refuses_senseless_settings(setting, message):
+def test_refuses_invalid_settings(setting, message):
     logits_fn, _ = linear((2, 2, 1), CLASSES, in_order=True)
     images, labels = some_images(1, (2, 2, 1)), np.array([0])
     with pytest.raises(ValueError, match=message):

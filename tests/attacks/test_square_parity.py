@@ -1,9 +1,9 @@
 """The Square attack against torchattacks' port of AutoAttack's.
 
-A random search of few queries is decided by luck, so means over seeds are compared.
-There all images share their squares, and none reaches the last row or column, which is
-a sixth of these small images: the original is run as it is, which ours must not fall
-short of, and with the last place allowed, which ours must equal.
+Results of a short random search vary, so means over seeds are compared.
+There all images share their squares, which never cover the last row or column, a sixth
+of these small images. Ours must be at least as strong as the original, and equal to a
+version of it that includes them.
 """
 
 import functools
@@ -34,7 +34,7 @@ class Inclusive(Original):
     extra = 1
 
 
-# The original's grid of tiles fits a height of 10 and not one of 12.
+# The original's grid of tiles fits a height of 10 but not of 12.
 def cut(images):
     return images[:, 1:-1]
 

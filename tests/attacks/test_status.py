@@ -1,4 +1,4 @@
-"""Why attacks stop, and that a flat start is no reason to."""
+"""Why attacks stop, and that they do not stop at a flat start."""
 
 import functools
 
@@ -16,7 +16,7 @@ from attacks.types import Attacked
 
 KEY = jax.random.key(0)
 IMAGES = networks.some_images(3, (4, 4, 3))
-LABELS = np.array([1, 0, 0])  # of which the second is wrong for `constant`
+LABELS = np.array([1, 0, 0])  # the second is misclassified by `constant`
 QUICK = ("pgd", "autopgd", "carlini_wagner", "deepfool", "square")
 EVERY = {
     "fgsm": (attacks.fgsm, {}),
@@ -66,7 +66,7 @@ def statuses(found):
 
 
 def constant(images, key):
-    """Names class 1 of 4, whatever the image."""
+    """Predicts class 1 of 4 for any image."""
     return jnp.zeros((len(images), 4), images.dtype).at[:, 1].set(1)
 
 
@@ -106,18 +106,18 @@ def test_every_attack_says_why_it_stopped(name, compiled):
 
 
 def some(*quick):
-    """Names of attacks, of which all but the quick ones are for the slow tests."""
+    """Names of attacks; all but the quick ones are slow tests."""
     names = ("pgd", "autopgd", "deepfool", "fab", "carlini_wagner", "spsa")
     slow = pytest.mark.slow
     return [pytest.param(x, marks=() if x in quick else slow) for x in names]
 
 
 @pytest.mark.parametrize("name", some("autopgd"))
-def test_a_search_with_a_slope_spends_its_budget(name):
+def test_a_search_with_a_gradient_spends_its_budget(name):
     network, _ = networks.linear((4, 4, 3), 4, middle=0.5, in_order=True)
     labels = network(IMAGES, None).argmax(axis=1)
     attack, options = EVERY[name]
-    # The first two are bound by no ball.
+    # The first two have no ball.
     limits = {"carlini_wagner": {"abort_early": False}, "deepfool": {"steps": 0}}
     options = options | limits.get(name, {"epsilon": 1e-6})
     found = attack(network, IMAGES, labels, KEY, **options)
@@ -143,7 +143,7 @@ def test_does_not_depend_on_the_batch(name):
         assert statuses(alone)[0][0] == together[i]
 
 
-def test_stages_and_transfer_pass_on_what_their_attacks_say():
+def test_stages_and_transfer_pass_on_the_status():
     stages = (attacks.Stage("pgd", lambda *a, first_index, **k: attacks.pgd(*a, **k)),)
     found = attacks.autoattack(constant, IMAGES, LABELS, KEY, stages=stages)
     reasons = [Status.NO_GRADIENT, Status.SUCCEEDED, Status.SUCCEEDED]
@@ -154,7 +154,7 @@ def test_stages_and_transfer_pass_on_what_their_attacks_say():
 
 @functools.cache
 def digits():
-    """A small network, and digits of zeros and ones that it gets right."""
+    """A small network, and correctly classified digits of zeros and ones."""
     data = load_digits()
     images = jnp.asarray(data.images >= 8, jnp.float32)[..., None]
     labels = jnp.asarray(data.target, jnp.int32)
@@ -189,7 +189,7 @@ def digits():
     return lambda images, key: network(weights, images), images[right], labels[right]
 
 
-# With logits of 1/10,000 the confidence is all of the objective.
+# With logits of 1/10,000 the confidence dominates the objective.
 @pytest.mark.parametrize(
     "scale, options", [(1, {}), (1e-4, {"learning_rate": 0.05, "steps": 200})]
 )
@@ -209,13 +209,13 @@ def test_carlini_wagner_breaks_images_of_zeros_and_ones(scale, options):
     early, patient = run(True), run(False)
     assert patient.unconstrained.success.all()
     assert early.unconstrained.success.all()
-    # And as near, where the search for the constant was as good.
+    # Equally near, where the search for the constant was as good.
     if scale == 1:
         assert (early.l2 < 1.01 * patient.l2).all()
     assert (early.unconstrained.queries <= patient.unconstrained.queries).all()
 
 
-def test_carlini_wagner_still_stops_where_nothing_moves():
+def test_carlini_wagner_still_stops_without_progress():
     network, images, labels = digits()
     found = attacks.carlini_wagner(
         lambda images, key: jnp.round(network(images, key)),

@@ -13,7 +13,7 @@ from attacks.transfer import transfer
 CLASSES = 3
 
 
-def test_made_on_one_and_judged_on_the_other():
+def test_crafted_on_one_and_evaluated_on_the_other():
     shape = (2, 6, 1)
     source, weights = linear(shape, CLASSES)
     target, target_weights = linear(shape, CLASSES, seed=7)
@@ -49,7 +49,7 @@ def test_to_itself_is_the_attack():
     assert np.abs(np.asarray(attacked.images) - images).max() <= np.float32(8 / 255)
 
 
-def test_an_image_alone_is_as_in_the_batch():
+def test_an_image_does_not_depend_on_its_batch():
     logits_fn, _ = linear((3, 4, 3), CLASSES)
     other, _ = linear((3, 4, 3), CLASSES, seed=1)
     images, labels = some_images(3, (3, 4, 3)), np.array([0, 1, 2])
@@ -64,12 +64,12 @@ def test_an_image_alone_is_as_in_the_batch():
         np.testing.assert_array_equal(alone.images[0], batch.images[i])
 
 
-def test_targets_and_votes_are_those_of_the_target():
+def test_targets_and_evaluations_apply_to_the_target_classifier():
     logits_fn, _ = linear((3, 4, 3), CLASSES)
     images, labels = some_images(4, (3, 4, 3)), np.array([0, 1, 2, 0])
     targets = np.array([1, 2, 0, 2])
 
-    def unsure(images, key):  # an answer of its own at one time in ten
+    def unsure(images, key):  # one prediction in ten is the label
         odd = jax.random.bernoulli(key, 0.1)
         return jnp.where(odd, jnp.eye(CLASSES)[labels] * 1e3, logits_fn(images, key))
 
@@ -90,7 +90,7 @@ def test_targets_and_votes_are_those_of_the_target():
     np.testing.assert_array_equal(attacked.queries, [25] * 4)
 
 
-def test_nan_is_the_targets():
+def test_counts_nan_logits_of_the_target_only():
     logits_fn, _ = linear((3, 4, 3), CLASSES)
     images, labels = some_images(2, (3, 4, 3)), np.array([0, 1])
     silent = lambda images, key: jnp.full((len(images), CLASSES), jnp.nan)
@@ -102,7 +102,7 @@ def test_nan_is_the_targets():
     np.testing.assert_array_equal(attacked.not_finite, [0, 0])
 
 
-def test_refuses_what_the_target_cannot_answer():
+def test_refuses_labels_unknown_to_the_target():
     logits_fn, _ = linear((3, 4, 3), CLASSES)
     two = lambda images, key: logits_fn(images, key)[:, :2]
     images, labels = some_images(1, (3, 4, 3)), np.array([2])

@@ -8,8 +8,7 @@ import pytest
 from attacks import norms
 from attacks.ascent import image_keys
 from attacks.losses import cross_entropy
-from attacks.oracle import ask, mean_logits
-from attacks.oracle import goal as goal_of
+from attacks.oracle import make_goal, mean_logits, query
 from splic_jax import METHODS, SPLICConfig, transform
 from splic_jax.keys import generator, mappable
 from splic_jax.transforms import AblationConfig, fitted
@@ -81,10 +80,10 @@ def test_expectations_are_over_draws_that_differ(impl):
         return jnp.stack([drawn, -drawn], axis=1)
 
     images, key = jnp.asarray(IMAGES), jax.random.key(1, impl=impl)
-    wanted = goal_of(cross_entropy, jnp.zeros(len(images), jnp.int32))
+    goal = make_goal(cross_entropy, jnp.zeros(len(images), jnp.int32))
     several = dict(samples=4, chunk=4)
-    by_chunk = ask(noise, wanted, images, key, **several).logits
-    one_by_one = ask(noise, wanted, images, key, samples=4, chunk=1).logits
+    by_chunk = query(noise, goal, images, key, **several).logits
+    one_by_one = query(noise, goal, images, key, samples=4, chunk=1).logits
     np.testing.assert_allclose(by_chunk, one_by_one, rtol=1e-6, atol=1e-6)
     mean = mean_logits(noise, images, key, **several)
     np.testing.assert_allclose(mean, one_by_one, rtol=1e-6, atol=1e-6)
