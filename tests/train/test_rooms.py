@@ -16,6 +16,7 @@ ROOMS = (
     "threats",
     "recipes",
     "training",
+    "networks",
     "present",
     "files",
     "evaluation",

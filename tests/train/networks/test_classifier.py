@@ -1,0 +1,92 @@
+"""Networks of a user's own through `evaluate`, in one command."""
+
+import json
+import pathlib
+
+import binaries
+import given_networks
+import numpy as np
+import pytest
+from networks import import_or_skip
+from safetensors.numpy import save_file
+
+FILE = pathlib.Path(given_networks.__file__)
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    images, labels = given_networks.images(COUNT)
+    planes = images.transpose(0, 3, 1, 2).reshape(COUNT, -1)
+    records = np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
+    (folder / "test_batch.bin").write_bytes(records.tobytes())
+    np.savez(folder / "weights.npz", **given_networks.WEIGHTS)
+    save_file(given_networks.WEIGHTS, folder / "weights.safetensors")
+    return folder
+
+
+def evaluate(folder, *flags):
+    common = ("--dataset=cifar10", "--data_dir=.", "--defenses=none", "--nosoundness")
+    common += ("--threats=clean,white-box", "--attacks=fgsm")
+    return binaries.run("train.evaluate", *common, *flags, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("logits", None),
+        ("plain", "weights.safetensors"),
+        ("of_nnx", "weights.npz"),
+        ("of_linen", "weights.npz"),
+        ("of_equinox", "weights.npz"),
+    ],
+)
+def test_each_kind_of_network_is_evaluated(folder, schema_errors, name, weights):
+    if name == "of_equinox":
+        import_or_skip("equinox")
+    flags = [f"--network={FILE}:{name}", f"--out={name}.json"]
+    flags += [f"--weights={weights}"] if weights else []
+    done = evaluate(folder, *flags)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / f"{name}.json").read_text())
+    assert schema_errors(record) == []
+    assert record["network"]["function"] == f"{FILE.name}:{name}"
+    assert ("weights_sha256" in record["network"]) == bool(weights)
+    assert record["clean_accuracy"] == {"count": 20, "correct": 20, "accuracy": 1.0}
+    clean, attacked = record["cells"]
+    assert clean["accuracy"] == 1
+    # Levels are 25/255 apart, so that 8/255 turns none over.
+    assert attacked["accuracy"] == 1
+    assert f"network {FILE.name}:{name}" in done.stdout
+
+
+def test_a_record_is_of_one_network(folder):
+    flags = (f"--network={FILE}:plain", "--out=one.json")
+    assert evaluate(folder, *flags, "--weights=weights.npz").returncode == 0
+    again = evaluate(folder, *flags, "--weights=weights.npz")
+    assert "2 cells are done from before" in again.stdout
+    before = (folder / "one.json").read_bytes()
+    other = {**given_networks.WEIGHTS, "unused": np.zeros(1)}
+    np.savez(folder / "other.npz", **other)
+    done = evaluate(folder, *flags, "--weights=other.npz")
+    assert done.returncode == 1
+    assert "measured with another network.weights_sha256" in done.stderr
+    assert (folder / "one.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "give --checkpoint, the folder of a training run, or --network"),
+        (("--weights=weights.npz",), "--weights needs --network"),
+        ((f"--network={FILE}:plain", "--checkpoint=run"), "one of them"),
+        ((f"--network={FILE}:plain",), "names a factory"),
+        ((f"--network={FILE}:plain", "--weights=no.npz"), "cannot read --weights=no"),
+    ],
+)
+def test_mistakes_are_one_line(folder, flags, message):
+    done = evaluate(folder, *flags, "--out=none.json")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (folder / "none.json").exists()

@@ -1,0 +1,90 @@
+"""A network as everything that judges it takes it, wherever it comes from."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from splic_jax import method_of
+from splic_jax.transforms import TransformConfig
+from train import models
+from train.data.loading import Dataset
+from train.networks.checking import check
+from train.networks.imported import import_function
+from train.networks.weights import read_weights
+from train.training.checkpoints import load_checkpoint, network_record, require_classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network to be judged.
+
+    Attributes:
+        name: what messages call it.
+        logits: images float32 NHWC in [0, 1] -> logits, a `jax.tree_util.Partial`.
+        record: what results say of it: what it is, and checksums of all it is made of.
+        title: what tables call it, as "network trained with SPLIC".
+        fit: given the images it is to be judged on, raises a `UserError` if it is not
+            for them; returns the accuracy found on them, None where nobody looked.
+        defense: settings of the transform of its training images, or None.
+        seed: of its training.
+    """
+
+    name: str
+    logits: Callable[[jax.Array], jax.Array]
+    record: Mapping[str, Any]
+    title: str
+    fit: Callable[[Dataset], dict[str, Any] | None]
+    defense: TransformConfig | None = None
+    seed: int = 0
+
+    def input_channels(self, channels: int) -> int:
+        """Returns the number of channels that it takes for images' own."""
+        if self.defense is None:
+            return channels
+        return method_of(self.defense).channels(self.defense, channels)
+
+
+def from_checkpoint(path: str | os.PathLike[str]) -> Classifier:
+    """The network of a training run.
+
+    Raises:
+        UserError: if the folder holds none.
+    """
+    loaded = load_checkpoint(path)
+    trained = loaded.settings.defense
+    trained_with = method_of(trained).title if trained else "no defence"
+    return Classifier(
+        str(path),
+        models.logits_function(loaded.graphdef, loaded.variables),
+        network_record(loaded),
+        f"network trained with {trained_with}",
+        lambda dataset: require_classes(path, loaded, dataset),
+        trained,
+        loaded.settings.seed,
+    )
+
+
+def from_function(spec: str, weights: str | os.PathLike[str] | None) -> Classifier:
+    """The network of `FILE_OR_MODULE:NAME`, made with the weights in a file if given.
+
+    Raises:
+        UserError: if there is no such function, or the file cannot be read.
+    """
+    read = None if weights is None else read_weights(weights)
+    found = import_function(spec, read and read.arrays)
+    name = f"--network={spec}"
+    record = {"function": found.name, "source_sha256": found.sha256}
+    if read:
+        record["weights_sha256"] = read.sha256
+    function = found.function
+    return Classifier(
+        name,
+        # By its identity, as what it holds may have no hash.
+        jax.tree_util.Partial(lambda images: function(images)),
+        record,
+        f"network {found.name}",
+        lambda dataset: check(name, function, found.source, dataset),
+    )
