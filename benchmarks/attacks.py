@@ -105,7 +105,7 @@ def victim_from_flags() -> Victim:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        network = cifar_resnet.from_arrays(arrays)
+        network = models.logits_function(*cifar_resnet.from_arrays(arrays))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

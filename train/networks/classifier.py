@@ -11,10 +11,18 @@ from splic_jax import method_of
 from splic_jax.transforms import TransformConfig
 from train import models
 from train.data.loading import Dataset
+from train.models import cifar_resnet
 from train.networks.checking import check
+from train.networks.exported import is_exported, loaded_from
 from train.networks.imported import import_function
-from train.networks.weights import read_weights
-from train.training.checkpoints import load_checkpoint, network_record, require_classes
+from train.networks.weights import Weights, read_weights
+from train.training.checkpoints import (
+    LoadedModel,
+    load_checkpoint,
+    network_record,
+    require_classes,
+)
+from train.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +61,11 @@ def from_checkpoint(path: str | os.PathLike[str]) -> Classifier:
     Raises:
         UserError: if the folder holds none.
     """
-    loaded = load_checkpoint(path)
+    return from_loaded(load_checkpoint(path), path)
+
+
+def from_loaded(loaded: LoadedModel, path: str | os.PathLike[str]) -> Classifier:
+    """A network trained here, as it was read from `path`."""
     trained = loaded.settings.defense
     trained_with = method_of(trained).title if trained else "no defence"
     return Classifier(
@@ -64,6 +76,56 @@ def from_checkpoint(path: str | os.PathLike[str]) -> Classifier:
         lambda dataset: require_classes(path, loaded, dataset),
         trained,
         loaded.settings.seed,
+    )
+
+
+def from_weights(path: str | os.PathLike[str], model: str | None) -> Classifier:
+    """The network of a file that says itself what it is of.
+
+    That is one that `train --export` wrote, or a CIFAR ResNet of He et al. by PyTorch's
+    names (`train.models.cifar_resnet`).
+
+    Args:
+        path: the file.
+        model: what it has to be of, of `train.models.NAMES`, or None.
+
+    Raises:
+        UserError: if it is of something else, or cannot be read.
+    """
+    weights = read_weights(path)
+    blocks = cifar_resnet.blocks_of(weights.arrays)
+    if is_exported(weights):
+        loaded = loaded_from(weights, path)
+        found, classifier = loaded.settings.model, from_loaded(loaded, path)
+    elif blocks:
+        found = f"resnet{6 * blocks + 2}"
+        classifier = _published(found, weights, path)
+    else:
+        raise UserError(
+            f"--weights={path} holds neither a network that `train --export` wrote nor "
+            "a CIFAR ResNet by PyTorch's names; give --network, the function that they "
+            "are for"
+        )
+    if model not in (None, found):
+        raise UserError(f"--weights={path} is of {found}, not of --model={model}")
+    return classifier
+
+
+def _published(
+    model: str, weights: Weights, path: str | os.PathLike[str]
+) -> Classifier:
+    try:
+        split = cifar_resnet.from_arrays(weights.arrays)
+    except ValueError as error:
+        raise UserError(f"--weights={path} is no CIFAR ResNet: {error}") from error
+    name = f"--weights={path}"
+    logits = models.logits_function(*split)
+    return Classifier(
+        name,
+        logits,
+        {"model": model, "weights_sha256": weights.sha256},
+        f"network {model}",
+        lambda dataset: check(name, logits, cifar_resnet.__file__, dataset),
     )
 
 

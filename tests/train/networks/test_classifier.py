@@ -10,6 +10,8 @@ import pytest
 from networks import import_or_skip
 from safetensors.numpy import save_file
 
+from train.models import cifar_resnet
+
 FILE = pathlib.Path(given_networks.__file__)
 COUNT = 20
 
@@ -23,6 +25,11 @@ def folder(tmp_path_factory):
     (folder / "test_batch.bin").write_bytes(records.tobytes())
     np.savez(folder / "weights.npz", **given_networks.WEIGHTS)
     save_file(given_networks.WEIGHTS, folder / "weights.safetensors")
+    shapes = cifar_resnet.shapes(1, 10)
+    arrays = {name: np.full(x, 0.1, np.float32) for name, x in shapes.items()}
+    np.savez(folder / "resnet8.npz", **arrays)
+    del arrays["conv1.weight"]
+    np.savez(folder / "short.npz", **arrays)
     return folder
 
 
@@ -79,7 +86,15 @@ def test_a_record_is_of_one_network(folder):
     ("flags", "message"),
     [
         ((), "give --checkpoint, the folder of a training run, or --network"),
-        (("--weights=weights.npz",), "--weights needs --network"),
+        (("--weights=weights.npz",), "holds neither a network that `train --export`"),
+        (
+            ("--weights=resnet8.npz", "--model=resnet20"),
+            "is of resnet8, not of --model",
+        ),
+        (("--model=resnet20",), "--model says what --weights are of"),
+        (("--weights=resnet8.npz", "--checkpoint=run"), "one of them"),
+        (("--weights=short.npz",), "is no CIFAR ResNet: the weights lack conv1.weight"),
+        (("--weights=resnet8.npz",), "clean images, which is chance"),
         ((f"--network={FILE}:plain", "--checkpoint=run"), "one of them"),
         ((f"--network={FILE}:plain",), "names a factory"),
         ((f"--network={FILE}:plain", "--weights=no.npz"), "cannot read --weights=no"),
