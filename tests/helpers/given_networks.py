@@ -12,12 +12,20 @@ LEVELS = (np.arange(10, dtype=np.float32) + 0.5) / 10
 WEIGHTS = {"kernel": 200 * LEVELS[None], "bias": -100 * LEVELS**2}
 
 
-def images(count=40, size=32, seed=0):
+def greys(count=40, size=32, seed=0):
     """Noisy grey images uint8 ``[count, size, size, 3]``, and their labels."""
     rng = np.random.default_rng(seed)
     labels = (np.arange(count) % 10).astype(np.int32)
     pixels = LEVELS[labels][:, None, None, None] * 255
     return (pixels + rng.normal(0, 3, (count, size, size, 3))).astype(np.uint8), labels
+
+
+def write_cifar(folder, split, count):
+    """Writes such images as CIFAR-10's binary files."""
+    images, labels = greys(count)
+    planes = images.transpose(0, 3, 1, 2).reshape(count, -1)
+    records = np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
+    (folder / f"{split}.bin").write_bytes(records.tobytes())
 
 
 def means(images):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from flax import nnx
 
 from splic_jax import method_of
 from splic_jax.transforms import TransformConfig
@@ -38,6 +39,10 @@ class Classifier:
             for them; returns the accuracy found on them, None where nobody looked.
         defense: settings of the transform of its training images, or None.
         seed: of its training.
+        source: the file of its code, for messages; "" where it was trained here.
+        class_names: one for each logit, or None where nobody names them.
+        split: a `ResNet` of `train.models`, as `models.split` returns it; None for
+            another network.
     """
 
     name: str
@@ -47,6 +52,13 @@ class Classifier:
     fit: Callable[[Dataset], dict[str, Any] | None]
     defense: TransformConfig | None = None
     seed: int = 0
+    source: str = ""
+    class_names: tuple[str, ...] | None = None
+    split: tuple[nnx.GraphDef, nnx.State] | None = None
+
+    def class_name(self, label: int) -> str:
+        """What a class is called: its number where it has no name."""
+        return self.class_names[label] if self.class_names else str(label)
 
     def input_channels(self, channels: int) -> int:
         """Returns the number of channels that it takes for images' own."""
@@ -76,6 +88,8 @@ def from_loaded(loaded: LoadedModel, path: str | os.PathLike[str]) -> Classifier
         lambda dataset: require_classes(path, loaded, dataset),
         trained,
         loaded.settings.seed,
+        class_names=loaded.class_names,
+        split=(loaded.graphdef, loaded.variables),
     )
 
 
@@ -126,6 +140,7 @@ def _published(
         {"model": model, "weights_sha256": weights.sha256},
         f"network {model}",
         lambda dataset: check(name, logits, cifar_resnet.__file__, dataset),
+        split=split,
     )
 
 
@@ -149,4 +164,5 @@ def from_function(spec: str, weights: str | os.PathLike[str] | None) -> Classifi
         record,
         f"network {found.name}",
         lambda dataset: check(name, function, found.source, dataset),
+        source=found.source,
     )

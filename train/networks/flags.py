@@ -12,6 +12,7 @@ from train.networks.classifier import (
 from train.utils.errors import UserError
 
 FLAGS = flags.FLAGS
+NAMES = ("checkpoint", "network", "weights", "model")
 
 
 def define_network_flags(checkpoint: str | None = None) -> None:

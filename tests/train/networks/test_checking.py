@@ -15,7 +15,7 @@ right = given_networks.logits
 
 
 def dataset(count=40, size=8):
-    return Dataset("greys", *given_networks.images(count, size), CLASSES)
+    return Dataset("greys", *given_networks.greys(count, size), CLASSES)
 
 
 def checked(function, data=None):

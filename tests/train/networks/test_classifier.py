@@ -19,10 +19,7 @@ COUNT = 20
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("given")
-    images, labels = given_networks.images(COUNT)
-    planes = images.transpose(0, 3, 1, 2).reshape(COUNT, -1)
-    records = np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
-    (folder / "test_batch.bin").write_bytes(records.tobytes())
+    given_networks.write_cifar(folder, "test_batch", COUNT)
     np.savez(folder / "weights.npz", **given_networks.WEIGHTS)
     save_file(given_networks.WEIGHTS, folder / "weights.safetensors")
     shapes = cifar_resnet.shapes(1, 10)

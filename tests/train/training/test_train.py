@@ -26,7 +26,7 @@ from train import models
 from train import train as binary
 from train.data import loading
 from train.data.loading import Dataset
-from train.networks.classifier import from_checkpoint, from_weights
+from train.networks.weights import read_weights
 from train.recipes import RECIPES
 from train.recipes.ensemble import Ensemble
 from train.recipes.fast import Fast
@@ -876,8 +876,8 @@ def test_binary_trains_then_refuses(tmp_path: pathlib.Path) -> None:
     assert "epoch 1/1: loss " in result.stdout
     assert load_run_settings(tmp_path / "run")["batch_size"] == 20
     assert [row["step"] for row in rows(tmp_path / "run")] == [2]
-    exported = from_weights(tmp_path / "small.safetensors", "small")
-    assert exported.record == from_checkpoint(tmp_path / "run").record
+    exported = read_weights(tmp_path / "small.safetensors").metadata["network"]
+    assert json.loads(exported)["settings"] == load_run_settings(tmp_path / "run")
 
     result = binaries.run(*command, "--learning_rate=0.3")
     assert result.returncode == 1
