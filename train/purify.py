@@ -33,7 +33,7 @@ from train.utils.files import printable
 FLAGS = flags.FLAGS
 # Not beside the results, which belong to the user alone.
 _COMPILED = pathlib.Path(__file__).resolve().parents[1] / "out" / "compiled"
-_DATA_FLAGS = ("data_dir", "num_train", "num_test", "texture_bias", "split")
+_DATA_FLAGS = ("data_dir", "resize", "num_train", "num_test", "texture_bias", "split")
 
 
 def define_flags() -> None:

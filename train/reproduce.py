@@ -17,9 +17,8 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from train.data import loading
 from train.networks import flags as network_flags
-from train.reproductions.run import ITEMS, chosen, planned, run
+from train.reproductions.run import DATASETS, ITEMS, chosen, planned, run
 from train.reproductions.scales import SCALES
 from train.reproductions.workshop import Workshop
 from train.utils import compilation, errors
@@ -35,7 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset",
         None,
-        f"the images: {', '.join(loading.SPLITS)}; default shapes at --scale=smoke, "
+        f"the images: {', '.join(DATASETS)}; default shapes at --scale=smoke, "
         "else cifar10",
     )
     flags.DEFINE_string(

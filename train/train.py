@@ -198,6 +198,7 @@ def main(argv: Sequence[str]) -> None:
         exported.export(trained, FLAGS.export)
         progress.line(f"the weights are in {FLAGS.export} too")
     source = f" --data_dir={FLAGS.data_dir}" if FLAGS.data_dir else ""
+    source += f" --resize={FLAGS.resize}" if FLAGS.resize else ""
     progress.line(
         f"done; next: ./launch.sh evaluate --dataset={FLAGS.dataset}{source} "
         f"--checkpoint={FLAGS.out}"
