@@ -19,6 +19,7 @@ from train.utils.errors import UserError
 
 # Enough to tell 93 % from 10 %, and few enough to take no time.
 CHECKED = 256
+BATCH = 64  # images at a time
 # By as much another convention must be better to be the one that was meant.
 MARGIN = 0.15
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,7 +53,7 @@ def check(name: str, function: Function, source: str, dataset: Dataset) -> dict:
         name: of the network, for messages.
         function: images to logits.
         source: the file of its code.
-        dataset: labelled images; the first `CHECKED` are used.
+        dataset: labelled images; the first `CHECKED` are used, in full batches.
 
     Returns:
         For the record: how many images, how many correct, and the accuracy.
@@ -61,8 +62,10 @@ def check(name: str, function: Function, source: str, dataset: Dataset) -> dict:
         UserError: if it does not return finite logits of these classes, expects images
             in another convention, or is no better than chance.
     """
-    images = jnp.asarray(dataset.images[:CHECKED], jnp.float32) / 255
-    labels = dataset.labels[:CHECKED]
+    count = min(CHECKED, len(dataset.images))
+    count -= count % min(BATCH, count)
+    images = jnp.asarray(dataset.images[:count], jnp.float32) / 255
+    labels = dataset.labels[:count]
     classes = len(dataset.class_names)
     logits = check_logits(name, function, source, images)
     if logits.shape[1] != classes:
@@ -70,7 +73,7 @@ def check(name: str, function: Function, source: str, dataset: Dataset) -> dict:
             f"{name} returns {logits.shape[1]} logits an image; {dataset.name} has "
             f"{classes} classes"
         )
-    count, correct = len(labels), int((logits.argmax(axis=1) == labels).sum())
+    correct = int((logits.argmax(axis=1) == labels).sum())
     accuracy = correct / count
     found = f"{name} is right on {accuracy:.1%} of {count} clean images"
     best, meant = _another_convention(function, images, labels)
@@ -99,9 +102,9 @@ def check_logits(
     Raises:
         UserError: if these are none, or one image's depend on the others.
     """
-    count = len(images)
+    count = min(BATCH, len(images))
     try:
-        outline = jax.eval_shape(_plain(function), images)
+        outline = jax.eval_shape(_plain(function), images[:BATCH])
     except UserError:
         raise
     except Exception as error:
@@ -111,7 +114,7 @@ def check_logits(
                 "itself: images.transpose(0, 3, 1, 2)"
             ) from error
         raise UserError(
-            f"{name} fails on images float32 {list(images.shape)}: "
+            f"{name} fails on images float32 {[count, *images.shape[1:]]}: "
             f"{explained(error, source)}"
         ) from error
     is_array = isinstance(outline, jax.ShapeDtypeStruct)
@@ -127,14 +130,14 @@ def check_logits(
         raise UserError(f"{name} returns {outline.dtype.name}; logits are floats")
     run = jax.jit(_plain(function))
     try:
-        logits = np.asarray(run(images), np.float32)
+        logits = _logits(run, images)
     except Exception as error:
         raise UserError(f"{name} fails: {explained(error, source)}") from error
     finite = np.isfinite(logits).all(axis=1)
     if not finite.all():
         raise UserError(
             f"{name} returns logits that are not finite for {(~finite).sum()} of "
-            f"{count} images"
+            f"{len(images)} images"
         )
     if logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         raise UserError(
@@ -142,13 +145,23 @@ def check_logits(
             "softmax, which hides the gradient from attacks"
         )
     half = count // 2
-    mixed = np.asarray(run(images.at[half:].set(0)), np.float32)
-    if half and np.abs(mixed - logits)[:half].max() > 1e-2 * np.abs(logits).max():
+    mixed = np.asarray(run(images[:count].at[half:].set(0)), np.float32)
+    if (
+        half
+        and np.abs(mixed[:half] - logits[:half]).max() > 1e-2 * np.abs(logits).max()
+    ):
         raise UserError(
             f"{name}: an image's logits depend on the others in its batch; evaluate "
             "BatchNorm with the statistics of training"
         )
     return logits
+
+
+def _logits(run: Function, images: jax.Array) -> np.ndarray:
+    """The logits, batch by batch, so that large images have room."""
+    starts = range(0, len(images), BATCH)
+    found = [np.asarray(run(images[i : i + BATCH]), np.float32) for i in starts]
+    return np.concatenate(found)
 
 
 def _plain(function: Function) -> Function:
@@ -183,7 +196,7 @@ def _another_convention(
         changed[_NCHW] = to_nchw(images)
     found = []
     for name, pixels in changed.items():
-        logits = np.asarray(run(pixels))
+        logits = _logits(run, pixels)
         found.append((int((logits.argmax(axis=1) == labels).sum()), name))
     return max(found)
 

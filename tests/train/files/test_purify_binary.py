@@ -546,8 +546,13 @@ def test_dataset_comes_out_as_npz(tmp_path, monkeypatch):
     images = random_pixels((4, *SHAPE))
     labels = np.array([3, 1, 4, 1], np.int32)
 
-    def load(name, split, *, data_dir, num_examples):
-        assert (name, split, data_dir) == ("cifar10", "train", "somewhere")
+    def load(name, split, *, data_dir, num_examples, resize):
+        assert (name, split, data_dir, resize) == (
+            "cifar10",
+            "train",
+            "somewhere",
+            None,
+        )
         kept = slice(num_examples)
         return loading.Dataset(name, images[kept], labels[kept], tuple("abcdefghij"))
 
