@@ -41,12 +41,21 @@ def torch_twin(
         first, second = convolution(layer.convolution1), convolution(layer.convolution2)
         norm1, norm2 = norm(layer.norm1), norm(layer.norm2)
         shortcut = lambda x: x  # noqa: E731
+        stride, added = layer.stride, layer.added
         if layer.projects:
             project, rescale = convolution(layer.shortcut), norm(layer.shortcut_norm)
             shortcut = lambda x: rescale(project(x))  # noqa: E731
+        elif stride != 1 or added:
+            pads = (0, 0, 0, 0, added, added)
+            shortcut = lambda x: F.pad(x[:, :, ::stride, ::stride], pads)  # noqa: E731
         return lambda x: torch.relu(
             shortcut(x) + norm2(second(torch.relu(norm1(first(x)))))
         )
+
+    mean, std = (
+        torch.tensor(value, device=device).reshape(-1, 1, 1)
+        for value in model.normalization
+    )
 
     class Twin(torch.nn.Module):
         def __init__(self):
@@ -58,7 +67,7 @@ def torch_twin(
             self.anchor = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
 
         def forward(self, x):
-            x = (x - resnet.PIXEL_MEAN) / resnet.PIXEL_STD
+            x = (x - mean) / std
             x = torch.relu(self.stem_norm(self.stem(x)))
             for stage in self.stages:
                 x = stage(x)

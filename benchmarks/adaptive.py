@@ -26,12 +26,10 @@ from splic_jax import SPLICConfig, purify
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.solvers import exact
 from train import flags as shared_flags
-from train import models
 from train.evaluation.statistics import mean_interval
+from train.networks import flags as network_flags
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
-from train.training import checkpoints
-from train.training.checkpoints import network_record
 from train.utils import errors
 from train.utils.errors import UserError
 from train.utils.progress import Progress
@@ -73,11 +71,8 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
-    flags.DEFINE_string(
-        "checkpoint",
-        "out/quickstart/splic",
-        "folder of a training run; the default is one of ./launch.sh's",
-    )
+    network_flags.define_network_flags("out/quickstart/splic")
+    flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_enum("defense", "usvt", ["usvt", "splic"], "the random transform")
     flags.DEFINE_integer("num_images", 128, "test images", lower_bound=2)
     flags.DEFINE_integer("budget", 200, "gradients for each image", lower_bound=1)
@@ -157,13 +152,10 @@ def attack_batch(
 def main(argv: Sequence[str]) -> None:
     del argv
     require_replaceable(pathlib.Path(FLAGS.out))
-    loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
-    network = models.logits_function(loaded.graphdef, loaded.variables)
+    classifier = network_flags.network_from_flags()
+    network = classifier.logits
     dataset = shared_flags.dataset_from_flags("test")
-    if loaded.class_names != dataset.class_names:
-        raise UserError(
-            f"{FLAGS.checkpoint} was not trained on {dataset.name}; give --dataset"
-        )
+    classifier.fit(dataset)
     if FLAGS.budget % FLAGS.samples:
         raise UserError("--budget must be a multiple of --samples")
     images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
@@ -174,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
     record = {
         "provenance": provenance.provenance(),
         "dataset": {"name": dataset.name, "split": "test", "count": len(images)},
-        "network": network_record(loaded),
+        "network": classifier.record,
         "defense": FLAGS.defense,
         "epsilon": FLAGS.epsilon / 255,
         "budget": FLAGS.budget,

@@ -23,10 +23,9 @@ from attacks import pgd
 from benchmarks import _speed
 from splic_jax import SPLICConfig, purify
 from train import flags as shared_flags
-from train import models
 from train.evaluation.statistics import mean_interval
+from train.networks import flags as network_flags
 from train.records.storing import require_replaceable
-from train.training import checkpoints
 from train.utils import errors, quality
 from train.utils.devices import spread
 from train.utils.progress import Progress
@@ -48,7 +47,8 @@ def define_flags() -> None:
     shared_flags.define_data_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     flags.DEFINE_integer("num_images", 1000, "test images", lower_bound=2)
-    flags.DEFINE_string("checkpoint", None, "folder of a run: the network to attack")
+    network_flags.define_network_flags()  # the network to attack, if there is one
+    flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_integer(
         "seed", 0, "of masks and attack", lower_bound=0, upper_bound=2**31 - 1
     )
@@ -63,9 +63,10 @@ def main(argv: Sequence[str]) -> None:
     labels = dataset.labels[: FLAGS.num_images]
     key = jax.random.key(FLAGS.seed)
     inputs, network = {"clean": clean}, None
-    if FLAGS.checkpoint:
-        loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
-        network = jax.jit(models.logits_function(loaded.graphdef, loaded.variables))
+    if any(FLAGS[name].present for name in network_flags.NAMES):
+        classifier = network_flags.network_from_flags()
+        classifier.fit(dataset)
+        network = jax.jit(classifier.logits)
         inputs["attacked"] = attack(network, clean, labels, key)
 
     progress, rows = Progress(), []

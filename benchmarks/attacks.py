@@ -12,13 +12,12 @@ the network's calls in it take by themselves. Writes out/attacks.json.
 
 import collections
 import functools
-import hashlib
 import importlib.util
 import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,16 +28,12 @@ from absl import flags
 from flax import nnx
 
 import attacks
-from benchmarks._twins import cifar_twin, difference, torch_twin
+from benchmarks._twins import difference, torch_twin
 from train import flags as shared_flags
-from train import models
-from train.models import cifar_resnet
+from train.networks import flags as network_flags
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
-from train.training import checkpoints
-from train.training.checkpoints import network_record
 from train.utils import errors
-from train.utils.errors import UserError
 from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
@@ -53,17 +48,8 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
-    flags.DEFINE_string(
-        "checkpoint",
-        "out/quickstart/bare",
-        "folder of a training run; the default is one of ./launch.sh's",
-    )
-    flags.DEFINE_string(
-        "weights",
-        None,
-        "weights of a CIFAR ResNet of He et al. by PyTorch's names, .npz; instead of "
-        "--checkpoint",
-    )
+    network_flags.define_network_flags("out/quickstart/bare")
+    flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_integer("num_images", 64, "images, one batch", lower_bound=1)
     flags.DEFINE_integer(
         "cw_steps", 50, "steps for each constant of C&W", lower_bound=1
@@ -73,46 +59,6 @@ def define_flags() -> None:
     flags.DEFINE_integer("square_queries", 300, "queries of Square", lower_bound=1)
     flags.DEFINE_integer("repeats", 3, "timed runs; the median counts", lower_bound=1)
     flags.DEFINE_string("out", "out/attacks.json", "JSON file for the results")
-
-
-class Victim(NamedTuple):
-    """A network to attack.
-
-    Attributes:
-        network: ``images -> logits``.
-        twin: makes a PyTorch module of the same weights.
-        record: what it is, for the results.
-        class_names: of the classes it was trained on; None where the file names none.
-    """
-
-    network: Network
-    twin: Callable[[], Any]
-    record: Mapping[str, Any]
-    class_names: tuple[str, ...] | None
-
-
-def victim_from_flags() -> Victim:
-    """The network of --weights or --checkpoint."""
-    if FLAGS.weights is None:
-        loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
-        return Victim(
-            models.logits_function(loaded.graphdef, loaded.variables),
-            lambda: torch_twin(nnx.merge(loaded.graphdef, loaded.variables)),
-            network_record(loaded),
-            loaded.class_names,
-        )
-    path = pathlib.Path(FLAGS.weights)
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        network = cifar_resnet.from_arrays(arrays)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no CIFAR ResNet: {error}") from error
-    record = {"file": path.name, "weights_sha256": digest}
-    return Victim(network, lambda: cifar_twin(arrays), record, None)
 
 
 def our_attacks(network: Network) -> Mapping[str, Callable]:
@@ -276,21 +222,20 @@ def torches(twin: Any, images: np.ndarray, labels: np.ndarray) -> Mapping:
 def main(argv: Sequence[str]) -> None:
     del argv
     require_replaceable(pathlib.Path(FLAGS.out))
-    victim = victim_from_flags()
-    network = victim.network
+    classifier = network_flags.network_from_flags()
+    network = classifier.logits
     dataset = shared_flags.dataset_from_flags("test")
-    if victim.class_names not in (None, dataset.class_names):
-        raise UserError(
-            f"{FLAGS.checkpoint} was not trained on {dataset.name}; give --dataset"
-        )
+    classifier.fit(dataset)
     images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
     labels = dataset.labels[: FLAGS.num_images]
     progress = Progress()
     arrays = jnp.asarray(images), jnp.asarray(labels)
     libraries = {OURS: ours(network, *arrays), FOOLBOX: foolboxes(network, *arrays)}
     twins_differ = None
-    if importlib.util.find_spec("torch") and importlib.util.find_spec("torchattacks"):
-        twin = victim.twin()
+    if classifier.split is None:
+        progress.line(f"{TORCH} is left out: it has no twin of {classifier.name}")
+    elif importlib.util.find_spec("torch") and importlib.util.find_spec("torchattacks"):
+        twin = torch_twin(nnx.merge(*classifier.split))
         twins_differ = difference(network, twin, images)
         libraries[TORCH] = torches(twin, images, labels)
     else:
@@ -302,7 +247,7 @@ def main(argv: Sequence[str]) -> None:
     record = {
         "provenance": provenance.provenance(),
         "dataset": {"name": dataset.name, "split": "test", "count": len(images)},
-        "network": victim.record,
+        "network": classifier.record,
         "clean_accuracy": float(correct.mean()),
         "largest_difference_of_logits": twins_differ,
         "settings": {

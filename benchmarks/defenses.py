@@ -23,17 +23,16 @@ from absl import flags
 from splic_jax import METHODS, SPLICConfig, transform
 from splic_jax.transforms import fitted
 from train import flags as shared_flags
-from train import models
 from train.data import loading
 from train.evaluation.cells import evaluate
 from train.evaluation.plan import by_name
 from train.evaluation.run import show_cells
+from train.networks import flags as network_flags
 from train.records import provenance
 from train.records.storing import record_of, write_record
 from train.threats.attackers import PRESETS
 from train.threats.defended import settings_of
 from train.training import checkpoints
-from train.training.checkpoints import network_record
 from train.utils import errors
 from train.utils.progress import Progress
 
@@ -60,11 +59,8 @@ def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
-    flags.DEFINE_string(
-        "checkpoint",
-        "out/quickstart/bare",
-        "folder of a training run on images as they are",
-    )
+    network_flags.define_network_flags("out/quickstart/bare")
+    flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_integer("votes", 10, "draws that decide together, in one sweep")
     flags.DEFINE_integer("seed", 0, "of attacks and masks", lower_bound=0)
     flags.DEFINE_string("out", "out/defenses.json", "JSON file for the results")
@@ -113,9 +109,10 @@ def costs(configs: Mapping[str, Any], images: np.ndarray) -> list[dict[str, Any]
 def main(argv: Sequence[str]) -> None:
     del argv
     path, progress = pathlib.Path(FLAGS.out), Progress()
-    loaded = checkpoints.load_checkpoint(FLAGS.checkpoint)
-    logits_fn = models.logits_function(loaded.graphdef, loaded.variables)
+    network = network_flags.network_from_flags()
+    logits_fn = network.logits
     dataset = shared_flags.dataset_from_flags("test")
+    network.fit(dataset)
     training = shared_flags.dataset_from_flags("train")
     configs = methods_for(dataset, training, FLAGS.seed)
     swept = {f"{field}={value}": config for field, value, config in variants()}
@@ -126,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
             "count": len(dataset.images),
             "sha256": checkpoints.dataset_checksum(dataset),
         },
-        "network": network_record(loaded),
+        "network": network.record,
         "attacks": {n: dataclasses.asdict(attack) for n, attack in ATTACKS.items()},
         "votes": FLAGS.votes,
         "seed": FLAGS.seed,

@@ -12,6 +12,7 @@ holds them to it:
     threats         the defended network, attacks and attackers
     recipes         losses and adversarial training
     training        loop, step, settings, checkpoints, cache of purified images
+    networks        those of others, and the flags that name one
     present         tables, figures, pages
     files           purifying files
     evaluation      cells, plan, statistics

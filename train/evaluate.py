@@ -1,6 +1,7 @@
-"""Measures a trained classifier, bare and behind defences, clean and under attack.
+"""Measures a classifier, bare and behind defences, clean and under attack.
 
     python -m train.evaluate --checkpoint=out/train --out=out/evaluation.json
+    python -m train.evaluate --network=net.py:load --weights=net.npz --dataset=cifar10
     python -m train.evaluate --list      # the defences there are
 
 Prints a table and writes the same as JSON, cell by cell: an interrupted run goes on
@@ -19,9 +20,10 @@ from splic_jax import METHODS, SPLICConfig
 from splic_jax.transforms import TransformConfig, as_dict, returns_images
 from train import flags as shared_flags
 from train.evaluation.run import Evaluation, fitting_defenses, run
+from train.networks import flags as network_flags
+from train.networks.classifier import from_checkpoint
 from train.threats.attackers import ATTACKS_OF, PRESETS, THREATS, AttackSettings
 from train.threats.defended import list_defenses
-from train.training.checkpoints import load_checkpoint, require_classes
 from train.utils import compilation, errors
 from train.utils.errors import UserError
 
@@ -35,7 +37,8 @@ def define_flags() -> None:
     shared_flags.define_splic_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     flags.DEFINE_bool("list", False, "print the defences there are, and stop")
-    flags.DEFINE_string("checkpoint", None, "folder of a training run")
+    network_flags.define_network_flags()
+    flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_list(
         "defenses",
         None,
@@ -167,30 +170,30 @@ def evaluation_from_flags() -> Evaluation:
     Raises:
         UserError: for what makes no sense, naming the flag.
     """
-    loaded = load_checkpoint(FLAGS.checkpoint)
-    defenses = defenses_from_flags(FLAGS.defenses, loaded.settings.defense)
+    network = network_flags.network_from_flags()
+    defenses = defenses_from_flags(FLAGS.defenses, network.defense)
     shared_flags.require_known("--threats", FLAGS.threats, THREATS)
-    surrogate = load_checkpoint(FLAGS.surrogate) if FLAGS.surrogate else None
+    surrogate = from_checkpoint(FLAGS.surrogate) if FLAGS.surrogate else None
     if "black-box" in FLAGS.threats and FLAGS["threats"].present and not surrogate:
         raise UserError("--threats=black-box needs --surrogate, the network to attack")
     attacks = attacks_from_flags()
     dataset = shared_flags.dataset_from_flags(FLAGS.split)
     shape = dataset.images.shape[1:]
-    for path, network in ((FLAGS.checkpoint, loaded), (FLAGS.surrogate, surrogate)):
-        if network:
-            require_classes(path, network, dataset)
-    if surrogate and surrogate.settings.input_channels(shape[-1]) != shape[-1]:
+    found = network.fit(dataset)
+    if surrogate:
+        surrogate.fit(dataset)
+    if surrogate and surrogate.input_channels(shape[-1]) != shape[-1]:
         raise UserError(
             f"--surrogate={FLAGS.surrogate} takes codes, not images; give another"
         )
     return Evaluation(
-        name=FLAGS.checkpoint,
-        network=loaded,
+        network=network,
+        clean_accuracy=found,
         dataset=dataset,
         split=FLAGS.split,
         defenses=fitting_defenses(
             defenses,
-            loaded,
+            network,
             shape,
             lambda: shared_flags.dataset_from_flags("train"),
             drop=FLAGS.defenses == ["all"],
@@ -208,8 +211,6 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.list:
         print(list_defenses())
         return
-    if not FLAGS.checkpoint:
-        raise UserError("give --checkpoint, the folder of a training run, or --list")
     compilation.keep(pathlib.Path(FLAGS.out).parent / "compiled")
     run(evaluation_from_flags(), pathlib.Path(FLAGS.out), dry_run=FLAGS.dry_run)
 

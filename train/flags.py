@@ -56,15 +56,28 @@ def values_of(*names: str) -> dict[str, Any]:
 
 
 def define_data_flags() -> None:
-    """Defines --dataset, --data_dir, --num_train, --num_test and --texture_bias."""
+    """Defines the flags that choose images: --dataset, --data_dir and the like."""
     if "dataset" in FLAGS:
         return
-    flags.DEFINE_enum("dataset", "shapes", list(loading.SPLITS), "the images")
+    flags.DEFINE_string(
+        "dataset",
+        "shapes",
+        f"the images: {', '.join(loading.NAMES)} (docs/networks.md)",
+    )
     flags.DEFINE_string(
         "data_dir",
         None,
         "folder with the data set's files as its authors publish them; without it "
-        "cifar10 and svhn_cropped are downloaded (shapes needs neither)",
+        "cifar10, cifar100 and svhn_cropped are downloaded (shapes needs neither). For "
+        "folder it holds train/CLASS/*.png (or .jpg) and test/CLASS/*.png, and for npz "
+        "train.npz and test.npz with images and labels",
+    )
+    flags.DEFINE_integer(
+        "resize",
+        None,
+        "side that pictures of folder or tfds:NAME are brought to, by Pillow's bicubic "
+        "filter after a cut to the square in their middle",
+        lower_bound=1,
     )
     for split in ("train", "test"):
         flags.DEFINE_integer(
@@ -95,6 +108,7 @@ def dataset_from_flags(split: str) -> loading.Dataset:
         split,
         data_dir=FLAGS.data_dir,
         num_examples=FLAGS.num_train if split == "train" else FLAGS.num_test,
+        resize=FLAGS.resize,
         **options,
     )
 

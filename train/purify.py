@@ -3,6 +3,7 @@
     python -m train.purify --input=photo.jpg --output=purified.jpg
     python -m train.purify --input=photos --output=purified        # with sub-folders
     python -m train.purify --input=images.npz --output=purified.npz
+    python -m train.purify --input=photos --output=purified --classify --weights=net.npz
     python -m train.purify --dataset=shapes --split=test --output=purified.npz
 
 What comes out has the names, sizes and formats of what goes in. An image's mask
@@ -24,6 +25,7 @@ from absl import flags
 from train import flags as shared_flags
 from train.files.pieces import Purifier, Tally
 from train.files.runner import purify_dataset, purify_files
+from train.networks import flags as network_flags
 from train.utils import compilation, errors
 from train.utils.errors import UserError
 from train.utils.files import printable
@@ -31,7 +33,7 @@ from train.utils.files import printable
 FLAGS = flags.FLAGS
 # Not beside the results, which belong to the user alone.
 _COMPILED = pathlib.Path(__file__).resolve().parents[1] / "out" / "compiled"
-_DATA_FLAGS = ("data_dir", "num_train", "num_test", "texture_bias", "split")
+_DATA_FLAGS = ("data_dir", "resize", "num_train", "num_test", "texture_bias", "split")
 
 
 def define_flags() -> None:
@@ -58,6 +60,11 @@ def define_flags() -> None:
         "images processed at a time; default from size and device",
         lower_bound=1,
     )
+    flags.DEFINE_bool(
+        "classify", False, "print what a network says of each picture, and purified"
+    )
+    network_flags.define_network_flags()
+    flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_bool("overwrite", False, "replace what is in the way")
     compilation.define_flag("out/compiled in the folder of launch.sh")
     flags.adopt_module_key_flags(compilation)
@@ -74,8 +81,16 @@ def _purify() -> Tally:
             raise UserError(f"--{name} needs --dataset")
     output, inputs = pathlib.Path(FLAGS.output), [pathlib.Path(x) for x in FLAGS.input]
     purifier = Purifier(shared_flags.splic_config_from_flags(), FLAGS.seed, FLAGS.batch)
+    if FLAGS.classify and has_dataset:
+        raise UserError("--classify is for pictures, --input; use evaluate for a set")
+    for name in network_flags.NAMES:
+        if FLAGS[name].present and not FLAGS.classify:
+            raise UserError(f"--{name} needs --classify")
+    network = network_flags.network_from_flags() if FLAGS.classify else None
     if not has_dataset:
-        return purify_files(inputs, output, purifier, overwrite=FLAGS.overwrite)
+        return purify_files(
+            inputs, output, purifier, overwrite=FLAGS.overwrite, network=network
+        )
     dataset = shared_flags.dataset_from_flags(FLAGS.split)
     return purify_dataset(
         dataset, FLAGS.split, output, purifier, overwrite=FLAGS.overwrite

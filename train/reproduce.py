@@ -2,11 +2,13 @@
 
     python -m train.reproduce --scale=smoke
     python -m train.reproduce --only=table3,figure6 --scale=small --data_dir=DIR
+    python -m train.reproduce --only=table3,table4 --scale=small --weights=resnet56.npz
     python -m train.reproduce --list
 
 Each item leaves `<item>.json` in --out, and Markdown or figures beside it. Networks are
-trained once for all items. An interrupted run goes on with the network and the cell at
-which it stopped; what is measured is not measured again.
+trained once for all items; one of your own can stand for the network Vanilla, the one
+before which Tables 3 and 4 put their defences. An interrupted run goes on with the
+network and the cell at which it stopped; what is measured is not measured again.
 """
 
 import pathlib
@@ -15,8 +17,8 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from train.data import loading
-from train.reproductions.run import ITEMS, chosen, planned, run
+from train.networks import flags as network_flags
+from train.reproductions.run import DATASETS, ITEMS, chosen, planned, run
 from train.reproductions.scales import SCALES
 from train.reproductions.workshop import Workshop
 from train.utils import compilation, errors
@@ -32,7 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "dataset",
         None,
-        f"the images: {', '.join(loading.SPLITS)}; default shapes at --scale=smoke, "
+        f"the images: {', '.join(DATASETS)}; default shapes at --scale=smoke, "
         "else cifar10",
     )
     flags.DEFINE_string(
@@ -41,6 +43,8 @@ def define_flags() -> None:
         "folder with the data set's files as its authors publish them; without it "
         "cifar10 and svhn_cropped are downloaded (shapes needs neither)",
     )
+    network_flags.define_network_flags()
+    flags.adopt_module_key_flags(network_flags)  # list them under --help too
     flags.DEFINE_string("out", "out/reproduce", "folder for everything it writes")
     flags.DEFINE_integer(
         "seed",
@@ -52,7 +56,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("list", False, "print the items there are, and stop")
     flags.DEFINE_bool("dry_run", False, "list the networks and the cells, and stop")
     compilation.define_flag("`compiled` in --out")
-    flags.adopt_module_key_flags(compilation)  # list it under --help too
+    flags.adopt_module_key_flags(compilation)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,9 +65,12 @@ def main(argv: Sequence[str]) -> None:
         for name, item in ITEMS.items():
             print(f"{name}: {item.title}")
         return
-    names, scale, dataset = chosen(FLAGS.only, FLAGS.scale, FLAGS.dataset)
+    given = None
+    if any(FLAGS[name].present for name in network_flags.NAMES):
+        given = network_flags.network_from_flags()
+    names, scale, dataset = chosen(FLAGS.only, FLAGS.scale, FLAGS.dataset, given)
     if FLAGS.dry_run:
-        print(planned(names, scale, FLAGS.seed))
+        print(planned(names, scale, FLAGS.seed, given))
         return
     if scale.name == "smoke":
         # Each core is a device else, and compiles anew what takes no time to run.
@@ -72,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     compilation.keep(folder / "compiled")
     run(
         names,
-        Workshop(scale, dataset, FLAGS.data_dir, folder, FLAGS.seed, Progress()),
+        Workshop(scale, dataset, FLAGS.data_dir, folder, FLAGS.seed, Progress(), given),
     )
 
 

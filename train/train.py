@@ -23,6 +23,7 @@ from splic_jax import METHODS
 from splic_jax.transforms import RENAMED, TransformConfig
 from train import flags as shared_flags
 from train import models
+from train.networks import exported
 from train.recipes import RECIPES, Recipe, name_of
 from train.training.loop import train
 from train.training.settings import COMPUTE_DTYPES, TrainSettings
@@ -106,6 +107,11 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("seed", default.seed, "weights, order, augmentation and masks")
     flags.DEFINE_string("out", "out/train", "folder of the run")
+    flags.DEFINE_string(
+        "export",
+        None,
+        "file for the trained weights, .safetensors, which `evaluate --weights` takes",
+    )
     flags.DEFINE_string("cache_dir", "out/purified", "folder of purified images")
     flags.DEFINE_integer(
         "checkpoint_every", 1, "epochs between checkpoints", lower_bound=1
@@ -176,6 +182,8 @@ def _defense_and_recipe_from_flags() -> tuple[TransformConfig | None, Recipe]:
 def main(argv: Sequence[str]) -> None:
     del argv
     settings = settings_from_flags()
+    if FLAGS.export:
+        exported.check_path(FLAGS.export)
     compilation.keep(pathlib.Path(FLAGS.out) / "compiled")
     dataset = shared_flags.dataset_from_flags("train")
     test_dataset = shared_flags.dataset_from_flags("test")
@@ -185,7 +193,7 @@ def main(argv: Sequence[str]) -> None:
         f"defense {FLAGS.defense}, adversarial {name_of(settings.adversarial)}, into "
         f"{FLAGS.out}"
     )
-    train(
+    trained = train(
         settings,
         dataset,
         test_dataset,
@@ -194,7 +202,11 @@ def main(argv: Sequence[str]) -> None:
         checkpoint_every=FLAGS.checkpoint_every,
         progress=progress,
     )
+    if FLAGS.export:
+        exported.export(trained, FLAGS.export)
+        progress.line(f"the weights are in {FLAGS.export} too")
     source = f" --data_dir={FLAGS.data_dir}" if FLAGS.data_dir else ""
+    source += f" --resize={FLAGS.resize}" if FLAGS.resize else ""
     progress.line(
         f"done; next: ./launch.sh evaluate --dataset={FLAGS.dataset}{source} "
         f"--checkpoint={FLAGS.out}"

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
 
 from benchmarks._gpu.context import Context
 from train import models
+from train.models.arrays import from_arrays, to_arrays
 from train.utils import files
 
 CLASSES = 10
@@ -67,7 +67,7 @@ def model_of(context: Context) -> str:
 
 def save(context: Context, name: str, variables: Any) -> None:
     """Keeps a network for later items, in float32."""
-    arrays = _named(variables)
+    arrays = _float32(variables)
     model = model_of(context)
     with files.written_whole(path_of(context, name)) as path, open(path, "wb") as file:
         np.savez(file, **{_MODEL: np.array(model)}, **arrays)
@@ -137,19 +137,10 @@ def read_bf16(folder: pathlib.Path, name: str) -> tuple[nnx.GraphDef, nnx.State]
 
 def _restored(arrays: Mapping[str, np.ndarray]) -> tuple[nnx.GraphDef, nnx.State]:
     graphdef, shapes = outline(str(arrays[_MODEL]))
-    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    found = [jnp.asarray(arrays[_name(path)]) for path, _ in leaves]
-    for (path, leaf), array in zip(leaves, found, strict=True):
-        if (leaf.shape, leaf.dtype) != (array.shape, array.dtype):
-            raise ValueError(f"{_name(path)} is {array.shape}, not {leaf.shape}")
-    return graphdef, jax.tree.unflatten(structure, found)
+    arrays = {name: array for name, array in arrays.items() if name != _MODEL}
+    return graphdef, from_arrays(shapes, arrays)
 
 
-def _named(variables: Any) -> dict[str, np.ndarray]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
-    return {_name(path): np.asarray(leaf, np.float32) for path, leaf in leaves}
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    keys = (part.key for part in path if isinstance(part, jax.tree_util.DictKey))
-    return "/".join(str(key) for key in keys)
+def _float32(variables: Any) -> dict[str, np.ndarray]:
+    named = to_arrays(variables)
+    return {name: np.asarray(array, np.float32) for name, array in named.items()}

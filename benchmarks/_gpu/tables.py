@@ -20,6 +20,7 @@ from benchmarks._gpu.settings import CHOSEN, PRINTED
 from splic_jax import METHODS, SPLICConfig
 from splic_jax.transforms import TransformConfig
 from splic_jax.transforms.registry import as_dict
+from train import models
 from train.models import cifar_resnet
 from train.threats import attackers
 from train.threats.attackers import AttackSettings
@@ -126,13 +127,17 @@ def run_gray_box_slow(context: Context) -> Record:
     return run_gray_box(context, SLOW_ROWS, "gray_box_slow")
 
 
+def _published(context: Context) -> Network:
+    return models.logits_function(*cifar_resnet.load(context.data / _PUBLISHED))
+
+
 def programs_gray_box(context: Context, rows: Rows = ROWS) -> list[Program]:
     """Of `run_gray_box`."""
     size = attacking.batch_size(context)
     programs = attacking.programs_small(size)
     programs += _of_network(context, _RESNET18, _outline(context))
     if not context.toy:
-        published = cifar_resnet.load(context.data / _PUBLISHED)
+        published = _published(context)
         programs += _of_network(context, _RESNET56, published)
     configs = [config for config in rows.values() if config is not None]
     return programs + [attacking.program_transformed(c, size) for c in configs]
@@ -148,7 +153,7 @@ def _gray_box_sets(
 ) -> Iterable[tuple[str, Network, Images, bool]]:
     """A network with its name, images, and whether to draw several masks."""
     if not context.toy:
-        published = cifar_resnet.load(context.data / _PUBLISHED)
+        published = _published(context)
         yield _RESNET56, published, context.originals(), True
     vanilla = _network(context, "vanilla")
     title = f"vanilla, {_RESNET18}"

@@ -1,8 +1,9 @@
-"""Where images come from: three sources behind one function, `load`.
+"""Where images come from: all sources behind one function, `load`.
 
     load("shapes", "train")                              # drawn here, no download
     load("cifar10", "test", data_dir="~/data")           # files on disk
     load("svhn_cropped", "test", num_examples=1000)      # tensorflow-datasets
+    load("folder", "test", data_dir="pets", resize=64)   # anybody's pictures
 
 `batches` gives the order in which training visits the images.
 """
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from train.data import official, shapes
+from train.data import official, pictures, shapes
 from train.utils.errors import UserError
 from train.utils.optional import require
 
@@ -28,18 +29,40 @@ CLASS_NAMES = {
     "cifar10": tuple(
         "airplane automobile bird cat deer dog frog horse ship truck".split()
     ),
+    "cifar100": tuple(
+        """
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy
+        bridge bus butterfly camel can castle caterpillar cattle chair chimpanzee clock
+        cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+        forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion
+        lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange
+        orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+        possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper
+        snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+        telephone television tiger tractor train trout tulip turtle wardrobe whale
+        willow_tree wolf woman worm
+        """.split()
+    ),
     "svhn_cropped": tuple("0123456789"),
 }
 SPLITS = {
     "shapes": shapes.SPLITS,
     "cifar10": ("train", "test"),
+    "cifar100": ("train", "test"),
     "svhn_cropped": ("train", "test"),
+    "folder": ("train", "test"),
+    "npz": ("train", "test"),
 }
+PREPARED = "tfds:"  # before the name of a set that tensorflow-datasets has prepared
+RESIZED = ("folder", PREPARED)
+
+# As `load` takes them.
+NAMES = (*SPLITS, f"{PREPARED}NAME")
 
 # `shapes` has no end; this is how much of it there is when nobody says.
 NUM_SHAPES = {"train": 10_000, "test": 2_000, "cue_conflict": 2_000}
 
-_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-{}-binary.tar.gz"
 # Seconds for a server to begin to answer.
 _PATIENCE = 10.0
 _SVHN_URL = "http://ufldl.stanford.edu/housenumbers"
@@ -67,33 +90,42 @@ def load(
     num_examples: int | None = None,
     seed: int = 0,
     texture_bias: float = shapes.DEFAULT_TEXTURE_BIAS,
+    resize: int | None = None,
 ) -> Dataset:
     """Loads a split, or its first `num_examples` images.
 
     Args:
-        name: "shapes" (drawn by `train.data.shapes`), "cifar10" or "svhn_cropped".
+        name: "shapes" (drawn by `train.data.shapes`), "cifar10", "cifar100" or
+            "svhn_cropped"; "folder" or "npz", as `train.data.pictures` reads them; or
+            "tfds:NAME".
         split: "train" or "test"; for `shapes` also "cue_conflict".
-        data_dir: for the two real sets, a directory with the files as their authors
-            publish them: CIFAR-10 binary batches, CIFAR-10 Python batches (both either
-            in the directory or in the sub-directory their archive makes), or SVHN
-            `train_32x32.mat` and `test_32x32.mat`. Without it they come from
-            tensorflow-datasets, which downloads them on first use; the order of the
-            images is that of the source.
+        data_dir: for "folder" and "npz", where they are; for "tfds:NAME", where
+            tensorflow-datasets keeps its sets, if not in its usual place. For the
+            others, a directory with the files as their authors publish them: CIFAR-10
+            binary or Python batches, or CIFAR-100 binary files (in the directory or in
+            the sub-directory their archive makes), or SVHN `train_32x32.mat` and
+            `test_32x32.mat`. Without it they come from tensorflow-datasets, which
+            downloads them on first use; the order of the images is that of the source.
         num_examples: how many; all there are (for `shapes`, `NUM_SHAPES`) if None.
         seed: of `shapes`; the real sets have none.
         texture_bias: of `shapes`: how often the texture agrees with the class.
+        resize: the side that pictures of a folder or of TFDS are brought to
+            (`train.data.pictures.resized`); None where they all have one size.
 
     Returns:
-        Images uint8 [n, 32, 32, 3] and labels int32 [n] in [0, 10).
+        Images uint8 [n, h, w, c] and labels int32 [n], the places of `class_names`.
 
     Raises:
         UserError: the set, split, files or values are not what they should be.
     """
-    if name not in SPLITS:
-        raise UserError(f"unknown dataset {name!r}; there are {', '.join(SPLITS)}")
-    if split not in SPLITS[name]:
-        names = ", ".join(SPLITS[name])
+    if not is_known(name):
+        raise UserError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
+    splits = SPLITS.get(name, ("train", "test"))
+    if split not in splits:
+        names = ", ".join(splits)
         raise UserError(f"{name} has no split {split!r}; it has {names}")
+    if resize is not None and not name.startswith(RESIZED):
+        raise UserError(f"--resize is for folder and tfds:NAME, not {name}")
     if num_examples is not None and num_examples < 1:
         raise UserError(f"num_examples must be at least 1, not {num_examples}")
 
@@ -112,20 +144,41 @@ def load(
             CLASS_NAMES[name],
             drawn.texture_labels,
         )
-    if data_dir is None:
+    path = data_dir and Path(os.path.expanduser(data_dir))
+    if name in ("folder", "npz") and path is None:
+        raise UserError(f"--dataset={name} needs --data_dir, where it is")
+    class_names = CLASS_NAMES.get(name)
+    if name == "folder":
+        found = pictures.load_folder(path, split, num_examples, resize)
+        images, labels, class_names = found
+    elif name == "npz":
+        images, labels, class_names = pictures.load_npz(path, split)
+    elif name.startswith(PREPARED):
+        images, labels, class_names = pictures.load_prepared(
+            name.removeprefix(PREPARED),
+            split,
+            path and str(path),
+            num_examples,
+            resize,
+        )
+    elif path is None:
         images, labels = _load_tfds(name, split, num_examples)
     elif name == "cifar10":
-        directory = Path(os.path.expanduser(data_dir))
-        images, labels = official.load_cifar(directory, split, num_examples)
+        images, labels = official.load_cifar(path, split, num_examples)
+    elif name == "cifar100":
+        images, labels = official.load_cifar100(path, split)
     else:
-        images, labels = official.load_svhn(Path(os.path.expanduser(data_dir)), split)
+        images, labels = official.load_svhn(path, split)
     if num_examples is not None and num_examples > len(images):
         raise UserError(
             f"the {split} split of {name} has {len(images)} images, not {num_examples}"
         )
-    return Dataset(
-        name, images[:num_examples], labels[:num_examples], CLASS_NAMES[name]
-    )
+    return Dataset(name, images[:num_examples], labels[:num_examples], class_names)
+
+
+def is_known(name: str) -> bool:
+    """Whether `load` takes a data set of this name."""
+    return name in SPLITS or (name.startswith(PREPARED) and name != PREPARED)
 
 
 def batches(
@@ -160,7 +213,7 @@ def batches(
 def _load_tfds(name: str, split: str, num_examples: int | None) -> official.Batch:
     """Reads what tensorflow-datasets has prepared, or else the files it downloads.
 
-    Reading a prepared set works without TensorFlow, preparing one of these two does not
+    Reading a prepared set works without TensorFlow, preparing one of these does not
     (issue 11058 of tensorflow/datasets). So where nobody has prepared it, the official
     file comes through the download manager, which verifies its checksum and keeps it,
     and is read like a file on disk. The two ways order the images differently.
@@ -183,12 +236,18 @@ def _load_tfds(name: str, split: str, num_examples: int | None) -> official.Batc
             dataset_name=name,
         ).download
         svhn = name == "svhn_cropped"
-        url = f"{_SVHN_URL}/{split}_32x32.mat" if svhn else _CIFAR_URL
+        url = f"{_SVHN_URL}/{split}_32x32.mat"
+        if not svhn:
+            url = _CIFAR_URL.format(name.removeprefix("cifar"))
         if not _is_downloaded(Path(builder.data_dir_root) / "downloads", url):
             _require_answer(url)
         path = Path(download(url))
         if svhn:
             return official.parse_svhn(str(path), path.read_bytes())
+        if name == "cifar100":
+            member = f"cifar-100-binary/{split}.bin"
+            content = _members(str(path), [member])[member]
+            return official.parse_cifar100(f"{member} in {path}", content)
         return official.collect(_cifar_members(str(path), split), num_examples)
     except UserError:
         raise
@@ -249,12 +308,16 @@ def _cifar_members(path: str, split: str) -> Iterator[official.Batch]:
     names = [
         f"cifar-10-batches-bin/{name}.bin" for name in official.CIFAR_BATCHES[split]
     ]
+    contents = _members(path, names)
+    for name in names:
+        yield official.parse_binary_batch(f"{name} in {path}", contents[name])
+
+
+def _members(path: str, names: list[str]) -> dict[str, bytes]:
     # One pass in the order of the archive, which cannot be read backwards.
     with tarfile.open(path, "r|*") as archive:
-        contents = {
+        return {
             member.name: archive.extractfile(member).read()
             for member in archive
             if member.name in names
         }
-    for name in names:
-        yield official.parse_binary_batch(f"{name} in {path}", contents[name])

@@ -1,4 +1,4 @@
-"""CIFAR-10 and SVHN in the files that their authors publish.
+"""CIFAR-10, CIFAR-100 and SVHN in the files that their authors publish.
 
 The parsers take a name for messages and the bytes of a file, so that they serve files
 on disk and members of an archive alike. What is wrong with a file is a `UserError`.
@@ -25,7 +25,7 @@ CIFAR_BATCHES = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
     "test": ("test_batch",),
 }
-_RECORD = 1 + 3 * 32 * 32
+_PIXELS = 3 * 32 * 32
 _INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
 Images = UInt8[np.ndarray, "n 32 32 3"]
@@ -55,6 +55,22 @@ def load_cifar(directory: Path, split: str, num_examples: int | None) -> Batch:
     )
 
 
+def load_cifar100(directory: Path, split: str) -> Batch:
+    """Reads `train.bin` or `test.bin`; `Labels` are the fine ones, in 0 .. 99.
+
+    It is looked for in the directory and in the sub-directory that its archive makes.
+    """
+    _check_directory(directory)
+    for folder in (directory, directory / "cifar-100-binary"):
+        path = folder / f"{split}.bin"
+        if os.path.isfile(path):
+            return parse_cifar100(str(path), _read(path))
+    raise UserError(
+        f"no CIFAR-100 {split}.bin in {directory}: looked for it there and in "
+        "cifar-100-binary"
+    )
+
+
 def load_svhn(directory: Path, split: str) -> Batch:
     """Reads `train_32x32.mat` or `test_32x32.mat`."""
     _check_directory(directory)
@@ -78,13 +94,24 @@ def collect(parts: Iterable[Batch], num_examples: int | None) -> Batch:
 
 def parse_binary_batch(where: str, content: bytes) -> Batch:
     """Reads records of a label and 3072 bytes: red, green and blue, row by row."""
-    if not content or len(content) % _RECORD:
-        raise UserError(
-            f"{where} is truncated or no CIFAR-10 binary batch: its {len(content)} "
-            f"bytes are not a multiple of {_RECORD}"
-        )
-    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
+    records = _records(where, content, 1, "CIFAR-10 binary batch")
     return _from_planes(records[:, 1:]), _check_labels(where, records[:, 0], 0, 9)
+
+
+def parse_cifar100(where: str, content: bytes) -> Batch:
+    """Reads records of a coarse label, a fine label and 3072 bytes as above."""
+    records = _records(where, content, 2, "CIFAR-100 binary file")
+    return _from_planes(records[:, 2:]), _check_labels(where, records[:, 1], 0, 99)
+
+
+def _records(where: str, content: bytes, labels: int, kind: str) -> np.ndarray:
+    size = labels + _PIXELS
+    if not content or len(content) % size:
+        raise UserError(
+            f"{where} is truncated or no {kind}: its {len(content)} bytes are not a "
+            f"multiple of {size}"
+        )
+    return np.frombuffer(content, np.uint8).reshape(-1, size)
 
 
 def parse_python_batch(where: str, content: bytes) -> Batch:

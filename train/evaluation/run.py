@@ -17,7 +17,6 @@ import rich.console
 from attacks import check_classifier
 from splic_jax import SPLICConfig, method_of
 from splic_jax.transforms import TransformConfig, fitted
-from train import models
 from train.data.loading import Dataset
 from train.evaluation.attacked_images import AttackedImages
 from train.evaluation.cells import evaluate
@@ -25,13 +24,14 @@ from train.evaluation.estimate import estimate
 from train.evaluation.plan import by_name, cell_name, planned, planned_name
 from train.evaluation.statistics import compare
 from train.flags import require_rank
+from train.networks.classifier import Classifier
 from train.present.results import Results
 from train.present.tables import accuracy
 from train.present.terminal import for_terminal
 from train.records import provenance, storing
 from train.threats.attackers import AttackSettings
 from train.threats.defended import Network, defended, settings_of
-from train.training.checkpoints import LoadedModel, dataset_checksum, network_record
+from train.training.checkpoints import dataset_checksum
 from train.utils.errors import UserError
 from train.utils.progress import Progress
 
@@ -44,8 +44,8 @@ class Evaluation:
     """What is evaluated, and how.
 
     Attributes:
-        name: what to call the network.
         network: the network.
+        clean_accuracy: what its check on clean images found, if it had one.
         dataset: the images, of the split `split`.
         defenses: name to settings, fitted where they need that; None for the bare
             network.
@@ -55,14 +55,14 @@ class Evaluation:
         save_attacked: folder for the attacked images; None saves none.
     """
 
-    name: str
-    network: LoadedModel
+    network: Classifier
     dataset: Dataset
     split: str
     defenses: Mapping[str, TransformConfig | None]
     threats: tuple[str, ...]
     attacks: Mapping[str, AttackSettings]
-    surrogate: LoadedModel | None = None
+    surrogate: Classifier | None = None
+    clean_accuracy: Mapping[str, Any] | None = None
     votes: int = 1
     vote: str = "logits"
     seed: int = 0
@@ -95,8 +95,8 @@ class Evaluation:
                 "count": len(self.dataset.images),
                 "sha256": dataset_checksum(self.dataset),
             },
-            "network": network_record(self.network),
-            "surrogate": self.surrogate and network_record(self.surrogate),
+            "network": self.network.record,
+            "surrogate": self.surrogate and self.surrogate.record,
             "votes": self.votes,
             "vote": self.vote,
             "seed": self.seed,
@@ -106,7 +106,7 @@ class Evaluation:
 
 def fitting_defenses(
     defenses: Mapping[str, TransformConfig | None],
-    network: LoadedModel,
+    network: Classifier,
     shape: tuple[int, int, int],
     training: Callable[[], Dataset],
     *,
@@ -124,7 +124,7 @@ def fitting_defenses(
     Raises:
         UserError: for one that does, or whose rank is too large for the images.
     """
-    takes, kept = network.settings.input_channels(shape[-1]), {}
+    takes, kept = network.input_channels(shape[-1]), {}
     for name, config in defenses.items():
         if isinstance(config, SPLICConfig):
             require_rank(config, shape)
@@ -137,7 +137,7 @@ def fitting_defenses(
                 f"it takes {takes}"
             )
     if any(config and method_of(config).fit for config in kept.values()):
-        images, key = training().images, jax.random.key(network.settings.seed)
+        images, key = training().images, jax.random.key(network.seed)
         kept = {n: config and fitted(config, images, key) for n, config in kept.items()}
     return kept
 
@@ -181,8 +181,8 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
         UserError: if the file is of another evaluation, or cannot be written.
     """
     wanted, dataset = evaluation.planned(), evaluation.dataset
-    loaded, surrogate = evaluation.network, evaluation.surrogate
-    logits_fn = models.logits_function(loaded.graphdef, loaded.variables)
+    network, surrogate = evaluation.network, evaluation.surrogate
+    logits_fn = network.logits
     if dry_run:
         cells = estimate(
             logits_fn,
@@ -212,6 +212,8 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
         "defenses": {**before, **settings},
         "soundness": earlier.get("soundness", {}),
     }
+    if evaluation.clean_accuracy:
+        record["clean_accuracy"] = evaluation.clean_accuracy
     save = None
     if evaluation.save_attacked:
         save = AttackedImages(evaluation.save_attacked, inputs, settings)
@@ -227,7 +229,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
             if name not in asked or save.holds(cell)
         }
     progress.line(
-        f"evaluating {evaluation.name} on {len(dataset.images)} images of "
+        f"evaluating {network.name} on {len(dataset.images)} images of "
         f"{dataset.name}, into {path}"
     )
     if kept:
@@ -258,8 +260,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
         seed=evaluation.seed,
         votes=evaluation.votes,
         vote=evaluation.vote,
-        surrogate=surrogate
-        and models.logits_function(surrogate.graphdef, surrogate.variables),
+        surrogate=surrogate and surrogate.logits,
         progress=progress,
         done=kept,
         save=save,
@@ -272,10 +273,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
         for finding in findings:
             if finding["tripped"] or finding.get("wants"):
                 progress.line(f"{name}: {finding['check']}: {finding['sentence']}")
-    trained = loaded.settings.defense
-    trained_with = method_of(trained).title if trained else "no defence"
-    title = f"{dataset.name}, network trained with {trained_with}"
-    show_cells(title, cells)
+    show_cells(f"{dataset.name}, {network.title}", cells)
     for row in compare(cells, "splic", "splic_no_tv"):
         gap = row["psnr_difference_db"]
         if gap:

@@ -11,8 +11,10 @@ from train.data.loading import Dataset
 from train.files import codecs
 from train.files.arrays import SUFFIXES as ARRAY_SUFFIXES
 from train.files.arrays import from_dataset, open_file, purify_arrays
+from train.files.classified import classified
 from train.files.pictures import Source, purify_pictures
 from train.files.pieces import Purifier, Tally
+from train.networks.classifier import Classifier
 from train.present.table import Column, Table
 from train.present.terminal import for_terminal
 from train.utils.errors import UserError
@@ -25,6 +27,7 @@ def purify_files(
     purifier: Purifier,
     *,
     overwrite: bool = False,
+    network: Classifier | None = None,
 ) -> Tally:
     """Purifies pictures, folders of pictures, or one file of arrays.
 
@@ -33,6 +36,7 @@ def purify_files(
         output: file or folder for the results.
         purifier: with which settings.
         overwrite: replace what is in the way.
+        network: whose answers about each picture are printed; None prints none.
 
     Raises:
         UserError: for what cannot be purified, or is in the way.
@@ -43,6 +47,8 @@ def purify_files(
     console = rich.console.Console()
     progress = Progress(console=console)
     if len(inputs) == 1 and inputs[0].suffix.lower() in ARRAY_SUFFIXES:
+        if network:
+            raise UserError(f"--classify is for pictures, not for --input={inputs[0]}")
         target = _array_target(output, inputs[0].name, inputs[0])
         with open_file(inputs[0]) as arrays:
             tally = purify_arrays(
@@ -53,6 +59,8 @@ def purify_files(
         tally = purify_pictures(
             sources, folder, purifier, overwrite=overwrite, progress=progress
         )
+        if network:
+            console.print(for_terminal(classified(network, sources)))
     _show(tally, console)
     return tally
 

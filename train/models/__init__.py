@@ -1,6 +1,8 @@
-"""The classifiers: ResNet-18 for 32 x 32 images, and a small ResNet for CPUs.
+"""The classifiers: residual networks for images about 32 x 32.
 
-Either also with blocks that denoise its features (`train.models.denoising`).
+ResNet-18 as the CIFAR-10 literature has it, and a small one for CPUs, either also with
+blocks that denoise its features (`train.models.denoising`); and the thinner CIFAR
+ResNets of He et al. 2016, 20 to 56 layers.
 
 Flax NNX modules inside, pure functions at the edge:
 
@@ -21,7 +23,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from train.models import convolution
+from train.models import cifar_resnet, convolution
 from train.models.resnet import ResNet
 
 # Stages of basic blocks: (width, blocks); the stride is 2 from the second stage on.
@@ -29,7 +31,9 @@ STAGES = {
     "small": ((16, 1), (32, 1), (64, 1)),
     "resnet18": ((64, 2), (128, 2), (256, 2), (512, 2)),
 }
-NAMES = (*STAGES, *(f"{name}_denoise" for name in STAGES))
+# The CIFAR ResNets: blocks of each of the three stages.
+CIFAR_BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
+NAMES = (*STAGES, *(f"{name}_denoise" for name in STAGES), *CIFAR_BLOCKS)
 
 
 def create(name: str, num_classes: int, seed: int, *, channels: int = 3) -> ResNet:
@@ -64,6 +68,9 @@ def outline(name: str, num_classes: int, *, channels: int = 3) -> ResNet:
 
 
 def _build(name: str, num_classes: int, channels: int, rngs: nnx.Rngs) -> ResNet:
+    if name in CIFAR_BLOCKS:
+        blocks = CIFAR_BLOCKS[name]
+        return cifar_resnet.build(blocks, num_classes, channels=channels, rngs=rngs)
     stages, _, denoises = name.partition("_")
     return ResNet(
         STAGES[stages],

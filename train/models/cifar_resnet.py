@@ -1,35 +1,54 @@
-"""The CIFAR ResNets of He et al. 2016, from weights that PyTorch has trained.
+"""The CIFAR ResNets of He et al. 2016 by the names that PyTorch's weights have.
 
-    logits = cifar_resnet.load("resnet56_cifar10.npz")(images)
+    logits = models.logits_function(*cifar_resnet.load("resnet56_cifar10.npz"))(images)
 
-Images are float32 NHWC in [0, 1]; the normalisation is part of the network. The layout
-is that of github.com/akamaster/pytorch_resnet_cifar10: option A shortcuts, and
-BatchNorm with the statistics of training.
+The layout is that of github.com/akamaster/pytorch_resnet_cifar10, that is
+`layer2.0.conv1.weight` and the like, convolutions OIHW. The network is a `ResNet` with
+padded shortcuts.
 """
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from flax import nnx
 
+from train.models.arrays import from_arrays as variables_from_arrays
+from train.models.arrays import require_shapes, to_arrays
+from train.models.resnet import NORMALIZATION, ResNet
+
+WIDTHS = (16, 32, 64)
+# What the published networks have been trained with: ImageNet's.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-WIDTHS = (16, 32, 64)
-_EPSILON = 1e-5
 _COUNTER = "num_batches_tracked"  # of BatchNorm; of no use outside of training
+_NORM = {
+    "weight": "scale",
+    "bias": "bias",
+    "running_mean": "mean",
+    "running_var": "var",
+}
 
-_Layer = Mapping[str, Any]
+
+def build(
+    blocks: int, num_classes: int, *, channels: int = 3, rngs: nnx.Rngs
+) -> ResNet:
+    """Returns the network of 6 `blocks` + 2 layers: three stages of so many blocks.
+
+    Pixels are normalised as ImageNet's, where images have three channels.
+    """
+    return ResNet(
+        [(width, blocks) for width in WIDTHS],
+        num_classes,
+        channels=channels,
+        shortcut="padding",
+        normalization=(PIXEL_MEAN, PIXEL_STD) if channels == 3 else NORMALIZATION,
+        rngs=rngs,
+    )
 
 
-def load(path: str | os.PathLike[str]) -> jax.tree_util.Partial:
-    """Returns the network of an ``.npz`` with PyTorch's names, as images -> logits.
-
-    The result is a `jax.tree_util.Partial`, as that of `train.models.logits_function`.
-    Convolutions are in the backend's default precision (on a GPU that may be TF32).
+def load(path: str | os.PathLike[str]) -> tuple[nnx.GraphDef, nnx.State]:
+    """Returns the network of an ``.npz`` with PyTorch's names, as `models.split` does.
 
     Raises:
         ValueError: for names that are missing or unknown, or arrays of a wrong shape.
@@ -38,103 +57,69 @@ def load(path: str | os.PathLike[str]) -> jax.tree_util.Partial:
         return from_arrays({name: archive[name] for name in archive.files})
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> jax.tree_util.Partial:
+def from_arrays(
+    arrays: Mapping[str, np.ndarray],
+) -> tuple[nnx.GraphDef, nnx.State]:
     """Returns the network of these arrays, as `load` does.
 
     Raises:
         ValueError: as `load` does.
     """
     arrays = {k: v for k, v in arrays.items() if not k.endswith(f".{_COUNTER}")}
+    blocks = max(1, blocks_of(arrays))
+    classes = len(arrays.get("linear.bias", np.zeros(10)))
+    require_shapes(shapes(blocks, classes), arrays)
+    graphdef, like = _outline(blocks, classes)
+    ours = {ours: _turned(arrays[theirs]) for theirs, ours in _names(blocks)}
+    return graphdef, variables_from_arrays(like, ours)
+
+
+def blocks_of(arrays: Mapping[str, np.ndarray]) -> int:
+    """How many blocks a stage has; 0 where the arrays have other names than these."""
     blocks = 0
     while f"layer1.{blocks}.conv1.weight" in arrays:
         blocks += 1
-    classes = len(arrays.get("linear.bias", np.zeros(10)))
-    expected = dict(_shapes(max(1, blocks), classes))
-    for problem, names in (
-        ("lack", expected.keys() - arrays.keys()),
-        ("have unknown", arrays.keys() - expected.keys()),
-    ):
-        if names:
-            some = ", ".join(sorted(names)[:3])
-            raise ValueError(f"the weights {problem} {some} ({len(names)} in all)")
-    for name, shape in expected.items():
-        if arrays[name].shape != shape:
-            raise ValueError(f"{name} has shape {arrays[name].shape}, not {shape}")
-    return jax.tree_util.Partial(_logits, _parameters(arrays, blocks))
+    return blocks
 
 
-def _shapes(blocks: int, classes: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    def normed(convolution: str, norm: str, inputs: int, outputs: int):
-        yield f"{convolution}.weight", (outputs, inputs, 3, 3)
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            yield f"{norm}.{part}", (outputs,)
-
-    inputs = WIDTHS[0]
-    yield from normed("conv1", "bn1", 3, inputs)
-    for stage, width in enumerate(WIDTHS, 1):
-        for block in range(blocks):
-            name = f"layer{stage}.{block}"
-            yield from normed(f"{name}.conv1", f"{name}.bn1", inputs, width)
-            yield from normed(f"{name}.conv2", f"{name}.bn2", width, width)
-            inputs = width
-    yield "linear.weight", (classes, inputs)
-    yield "linear.bias", (classes,)
+def shapes(blocks: int, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each array of a network by PyTorch's names."""
+    arrays = to_arrays(_outline(blocks, num_classes)[1])
+    found = {}
+    for theirs, ours in _names(blocks):
+        shape = arrays[ours].shape
+        found[theirs] = shape[::-1]
+        if len(shape) == 4:
+            found[theirs] = (shape[3], shape[2], *shape[:2])
+    return found
 
 
-def _parameters(arrays: Mapping[str, np.ndarray], blocks: int) -> dict[str, Any]:
-    def array(name: str) -> Array:
-        return jnp.asarray(arrays[name], jnp.float32)
-
-    def normed(convolution: str, norm: str) -> _Layer:
-        # BatchNorm in evaluation is a factor and a summand for each channel.
-        variance = array(f"{norm}.running_var") + _EPSILON
-        scale = array(f"{norm}.weight") / jnp.sqrt(variance)
-        shift = array(f"{norm}.bias") - array(f"{norm}.running_mean") * scale
-        kernel = array(f"{convolution}.weight").transpose(2, 3, 1, 0)  # to HWIO
-        return {"kernel": kernel, "scale": scale, "shift": shift}
-
-    def block(name: str) -> list[_Layer]:
-        return [normed(f"{name}.conv{i}", f"{name}.bn{i}") for i in (1, 2)]
-
-    return {
-        "stem": normed("conv1", "bn1"),
-        "stages": [
-            [block(f"layer{stage}.{number}") for number in range(blocks)]
-            for stage in range(1, len(WIDTHS) + 1)
-        ],
-        "kernel": array("linear.weight").T,
-        "bias": array("linear.bias"),
-    }
-
-
-def _logits(
-    parameters: Mapping[str, Any], images: Float[Array, "n h w 3"]
-) -> Float[Array, "n classes"]:
-    x = (images - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
-    x = jax.nn.relu(_normed(x, parameters["stem"], 1))
-    for stage, blocks in enumerate(parameters["stages"]):
-        for number, (first, second) in enumerate(blocks):
-            stride = 2 if stage and not number else 1
-            y = jax.nn.relu(_normed(x, first, stride))
-            x = jax.nn.relu(_shortcut(x, stride) + _normed(y, second, 1))
-    return x.mean(axis=(1, 2)) @ parameters["kernel"] + parameters["bias"]
-
-
-def _normed(x: Array, layer: _Layer, stride: int) -> Array:
-    # PyTorch pads both sides by 1; "SAME" would pad a stride of 2 on one side only.
-    y = jax.lax.conv_general_dilated(
-        x,
-        layer["kernel"],
-        (stride, stride),
-        ((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+def _outline(blocks: int, num_classes: int) -> tuple[nnx.GraphDef, nnx.State]:
+    return nnx.split(
+        nnx.eval_shape(lambda: build(blocks, num_classes, rngs=nnx.Rngs(0)))
     )
-    return y * layer["scale"] + layer["shift"]
 
 
-def _shortcut(x: Array, stride: int) -> Array:
-    """Option A: every second pixel, and zeros for half of the channels."""
-    if stride == 1:
-        return x
-    added = x.shape[-1] // 2
-    return jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (added, added)))
+def _turned(array: np.ndarray) -> np.ndarray:
+    """PyTorch's order of a layer's axes, with the outputs first, made Flax's."""
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _names(blocks: int) -> Iterator[tuple[str, str]]:
+    """Each array's name in PyTorch, and here."""
+
+    def normed(theirs: str, ours: str, number: str) -> Iterator[tuple[str, str]]:
+        yield f"{theirs}conv{number or 1}.weight", f"{ours}/kernel"
+        norm = ours.replace("convolution", "norm") if number else f"{ours}_norm"
+        for name, mine in _NORM.items():
+            yield f"{theirs}bn{number or 1}.{name}", f"{norm}/{mine}"
+
+    yield from normed("", "stem", "")
+    for stage in range(len(WIDTHS)):
+        for block in range(blocks):
+            theirs = f"layer{stage + 1}.{block}."
+            ours = f"blocks/{stage * blocks + block}/convolution"
+            for number in "12":
+                yield from normed(theirs, f"{ours}{number}", number)
+    yield "linear.weight", "head/kernel"
+    yield "linear.bias", "head/bias"

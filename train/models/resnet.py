@@ -1,8 +1,11 @@
 """Residual networks for images about 32 x 32, as Flax NNX modules."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -10,7 +13,12 @@ from train.models.denoising import DenoisingBlock
 
 # One constant for every data set and channel. A data set's own mean and standard
 # deviation are within a few hundredths of it, and BatchNorm removes the rest.
-PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
+NORMALIZATION = (0.5, 0.25)
+# How the input of a block is added where its output is wider or smaller: by a 1 x 1
+# convolution, or as every second pixel with zeros for the channels that it lacks, half
+# of them on each side (options B and A of He et al. 2016, section 3.3).
+Shortcut = Literal["convolution", "padding"]
+Pixel = float | tuple[float, ...]
 
 
 def _convolution(
@@ -36,16 +44,25 @@ def _norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
 class BasicBlock(nnx.Module):
     """Two 3 x 3 convolutions and a shortcut (He et al. 2016, figure 2).
 
-    The shortcut is a 1 x 1 convolution where the width or the size changes, else the
-    identity.
+    The shortcut is `shortcut` where the width or the size changes, else the identity.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        *,
+        shortcut: Shortcut = "convolution",
+        rngs: nnx.Rngs,
+    ):
         self.convolution1 = _convolution(inputs, outputs, 3, stride, rngs)
         self.norm1 = _norm(outputs, rngs)
         self.convolution2 = _convolution(outputs, outputs, 3, 1, rngs)
         self.norm2 = _norm(outputs, rngs)
-        self.projects = stride != 1 or inputs != outputs
+        changes = stride != 1 or inputs != outputs
+        self.projects = changes and shortcut == "convolution"
+        self.stride, self.added = stride, (outputs - inputs) // 2
         if self.projects:
             self.shortcut = _convolution(inputs, outputs, 1, stride, rngs)
             self.shortcut_norm = _norm(outputs, rngs)
@@ -58,6 +75,9 @@ class BasicBlock(nnx.Module):
         y = self.norm2(self.convolution2(y), use_running_average=not train)
         if self.projects:
             x = self.shortcut_norm(self.shortcut(x), use_running_average=not train)
+        elif self.stride != 1 or self.added:
+            x = x[:, :: self.stride, :: self.stride]
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.added, self.added)))
         return jax.nn.relu(x + y)
 
 
@@ -73,6 +93,9 @@ class ResNet(nnx.Module):
         channels: channels of the images.
         denoising: how features are denoised after each stage, as `DenoisingBlock` has
             it; None for not at all.
+        shortcut: of the blocks that change the width or the size.
+        normalization: what is subtracted from pixels in [0, 1], and what they are then
+            divided by: numbers, or tuples of one for each channel.
         rngs: the stream the initial weights are drawn from.
     """
 
@@ -83,8 +106,11 @@ class ResNet(nnx.Module):
         *,
         channels: int = 3,
         denoising: str | None = None,
+        shortcut: Shortcut = "convolution",
+        normalization: tuple[Pixel, Pixel] = NORMALIZATION,
         rngs: nnx.Rngs,
     ):
+        self.normalization = normalization
         width = stages[0][0]
         self.stem = _convolution(channels, width, 3, 1, rngs)
         self.stem_norm = _norm(width, rngs)
@@ -92,7 +118,9 @@ class ResNet(nnx.Module):
         for stage, (outputs, count) in enumerate(stages):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(BasicBlock(width, outputs, stride, rngs=rngs))
+                blocks.append(
+                    BasicBlock(width, outputs, stride, shortcut=shortcut, rngs=rngs)
+                )
                 width = outputs
             if denoising:
                 blocks.append(DenoisingBlock(width, denoising, rngs=rngs))
@@ -103,7 +131,8 @@ class ResNet(nnx.Module):
         self, images: Float[Array, "n h w c"], train: bool = False
     ) -> Float[Array, "n width"]:
         """Returns what the last layer sees; with `train`, updates the statistics."""
-        x = self.stem((images - PIXEL_MEAN) / PIXEL_STD)
+        mean, std = (np.asarray(x, images.dtype) for x in self.normalization)
+        x = self.stem((images - mean) / std)
         x = jax.nn.relu(self.stem_norm(x, use_running_average=not train))
         for block in self.blocks:
             x = block(x, train)

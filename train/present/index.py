@@ -2,11 +2,10 @@
 
 import pathlib
 import tomllib
-from collections.abc import Mapping
-from typing import Any
 
 from train.present.markdown import markdown
 from train.present.results import Results
+from train.present.sentences import network_of
 from train.present.table import Code, Column, Table, make_table
 
 _INDEX = tomllib.loads(pathlib.Path(__file__).with_suffix(".toml").read_text())
@@ -30,31 +29,6 @@ def parts_of(results: Results, file: str) -> list[str]:
     if "provenance" in record:
         return [f"{file}#"]
     return [f"{file}#/{name}" for name, part in record.items() if "provenance" in part]
-
-
-def network_of(record: Mapping[str, Any]) -> str:
-    """The network that a record is about, in words; "" where there is none."""
-    network = record.get("network")
-    if isinstance(network, str):
-        return network
-    if network and "file" in network:
-        return network["file"]
-    if network:
-        training = network["training_set"]
-        return f"{_trained(network['settings'])}, {training['num_train']:,} images"
-    if "recipe" in record:
-        return f"{record['recipe']['model']}, {record['epochs']} epochs"
-    for names in (record.get("training"), record.get("networks")):
-        if isinstance(names, Mapping):
-            return ", ".join(names)
-    sets = record.get("sets", {}).values()
-    return "; ".join(dict.fromkeys(found["network"] for found in sets))
-
-
-def _trained(settings: Mapping[str, Any]) -> str:
-    defense = settings["defense"]
-    how = f"behind {defense.get('method', 'splic')}" if defense else "bare"
-    return f"{settings['model']} trained {how}, {settings['epochs']} epochs"
 
 
 def table(results: Results) -> Table:

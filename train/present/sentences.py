@@ -23,6 +23,33 @@ def dataset_name(record: Mapping[str, Any]) -> str:
     return {"cifar10": "CIFAR-10, JPEG export"}.get(name, f"`{name}`")
 
 
+def network_of(record: Mapping[str, Any]) -> str:
+    """The network that a record is about, in words; "" where there is none."""
+    network = record.get("network")
+    if isinstance(network, str):
+        return network
+    if network and "settings" not in network:
+        return next(
+            network[key] for key in ("model", "function", "file") if key in network
+        )
+    if network:
+        training = network["training_set"]
+        return f"{_trained(network['settings'])}, {training['num_train']:,} images"
+    if "recipe" in record:
+        return f"{record['recipe']['model']}, {record['epochs']} epochs"
+    for names in (record.get("training"), record.get("networks")):
+        if isinstance(names, Mapping):
+            return ", ".join(names)
+    sets = record.get("sets", {}).values()
+    return "; ".join(dict.fromkeys(found["network"] for found in sets))
+
+
+def _trained(settings: Mapping[str, Any]) -> str:
+    defense = settings["defense"]
+    how = f"behind {defense.get('method', 'splic')}" if defense else "bare"
+    return f"{settings['model']} trained {how}, {settings['epochs']} epochs"
+
+
 def link(file: str, up: str = "../") -> str:
     """A link to a result file, from docs/ or with ``up=""`` from the README."""
     return f"[results/{file}]({up}results/{file})"
@@ -40,6 +67,7 @@ def note(results: Results, name: str) -> str:
     return about["text"].format(
         r=record,
         dataset=dataset_name(record) if "dataset" in record else "",
+        network=network_of(record),
         radius=f"{255 * record.get('epsilon', 0):g}/255",
         provenance=provenance_line(record),
         link=link(file, about["up"]),

@@ -18,9 +18,10 @@ class Row(NamedTuple):
     defense: str | None
 
 
+VANILLA = "vanilla"
 # The paper's names of the methods that come with a network of their own.
 ROWS: Mapping[str, Row] = {
-    "Vanilla": Row("vanilla", None),
+    "Vanilla": Row(VANILLA, None),
     "Madry": Row("madry", None),
     "Thermometer": Row("thermometer", "thermometer"),
     "TLA-RN": Row("tla_rn", None),

@@ -177,6 +177,8 @@ def features_of(
     return np.concatenate(found)[: len(images)]
 
 
+# Figures that look into a network.
+OF_FEATURES = ("figure10",)
 FIGURES: Mapping[str, Item] = {
     "figure3": Item(
         "attacked and purified images, gray-box PGD (section 3.4)",

@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 
-from train.data import loading
 from train.evaluation.cells import describe
 from train.evaluation.plan import attack_words
 from train.flags import require_known
+from train.networks.classifier import Classifier
 from train.records import provenance
-from train.records.storing import record_of, write_record
-from train.reproductions.networks import training_settings
-from train.reproductions.pictures import FIGURES
+from train.records.storing import record_of, require_same, write_record
+from train.reproductions.networks import VANILLA, training_settings
+from train.reproductions.pictures import FIGURES, OF_FEATURES
 from train.reproductions.plan import Item
 from train.reproductions.scales import SCALES, Scale
 from train.reproductions.sweeps import SWEEPS
@@ -24,6 +24,7 @@ from train.training.checkpoints import dataset_checksum
 from train.utils.errors import UserError
 
 FORMAT = 1
+DATASETS = ("shapes", "cifar10", "svhn_cropped")  # the paper's, and what is drawn
 # The most valuable first: what a run that is cut short has done.
 ITEMS: Mapping[str, Item] = {
     **TABLES,
@@ -32,18 +33,30 @@ ITEMS: Mapping[str, Item] = {
 
 
 def chosen(
-    only: Sequence[str] | None, scale: str, dataset: str | None
+    only: Sequence[str] | None,
+    scale: str,
+    dataset: str | None,
+    given: Classifier | None = None,
 ) -> tuple[list[str], Scale, str]:
     """What the flags ask for: the items, the scale and the data set.
 
+    A network that is given has no features to be looked at: an item that shows them is
+    left out.
+
     Raises:
-        UserError: for a name that there is not.
+        UserError: for a name that there is not, or what the network cannot stand for.
     """
-    names = list(ITEMS) if only is None else list(dict.fromkeys(only))
-    require_known("--only", names, ITEMS)
+    if given and given.defense:
+        raise UserError(
+            f"{given.name} was trained on transformed images; what stands for Vanilla "
+            "is a network for images as they are"
+        )
+    items = [name for name in ITEMS if not (given and name in OF_FEATURES)]
+    names = items if only is None else list(dict.fromkeys(only))
+    require_known("--only", names, items)
     require_known("--scale", [scale], SCALES)
     dataset = dataset or ("shapes" if scale == "smoke" else "cifar10")
-    require_known("--dataset", [dataset], loading.SPLITS)
+    require_known("--dataset", [dataset], DATASETS)
     return names, SCALES[scale], dataset
 
 
@@ -54,8 +67,19 @@ def run(names: Sequence[str], workshop: Workshop) -> None:
         UserError: if the folder holds another reproduction, or cannot be written.
     """
     inputs, folder = inputs_of(workshop), workshop.folder
+    accuracy = workshop.clean_accuracy  # refuses a network before anything is done
+    if accuracy:
+        workshop.progress.line(
+            f"network '{VANILLA}': {workshop.given.name}, right on "
+            f"{accuracy['accuracy']:.1%} of {accuracy['count']} clean images"
+        )
     for name in ITEMS:
-        for cell in record_of(folder / f"{name}.json", inputs).get("cells", []):
+        path = folder / f"{name}.json"
+        found = record_of(path, inputs)
+        if found:  # where none was given there is no such entry
+            both = ({"given": values.get("given")} for values in (found, inputs))
+            require_same(path, *both)
+        for cell in found.get("cells", []):
             workshop.remember(cell)
     workshop.progress.line(
         f"scale {workshop.scale.name} on {workshop.dataset_name}, into {folder}: "
@@ -88,9 +112,9 @@ def reproduce(name: str, workshop: Workshop, inputs: Mapping[str, Any]) -> None:
         "provenance": provenance.provenance(),
         **inputs,
         "networks": {
-            network: training_settings(network, scale, workshop.seed).as_dict()
-            for network in item.needs(scale)
+            network: workshop.network_record(network) for network in item.needs(scale)
         },
+        **({"clean_accuracy": x} if (x := workshop.clean_accuracy) else {}),
         "finished": False,
     }
     cells = []
@@ -120,6 +144,7 @@ def inputs_of(workshop: Workshop) -> dict[str, Any]:
         },
         "seed": workshop.seed,
         "platform": jax.default_backend(),
+        **({"given": dict(workshop.given.record)} if workshop.given else {}),
     }
     return json.loads(json.dumps(values))
 
@@ -134,11 +159,16 @@ def is_finished(
     return found == [(w.row, w.column, workshop.identity(w)) for w in wanted]
 
 
-def planned(names: Sequence[str], scale: Scale, seed: int) -> str:
+def planned(
+    names: Sequence[str], scale: Scale, seed: int, given: Classifier | None = None
+) -> str:
     """The networks and the cells of some items, a line each."""
     lines = ["networks to train:"]
     networks = dict.fromkeys(n for name in names for n in ITEMS[name].needs(scale))
     for network in networks:
+        if given and network == VANILLA:
+            lines.append(f"  {network}: none, but {given.name}")
+            continue
         settings = training_settings(network, scale, seed).as_dict()
         defense = settings["defense"]
         lines.append(

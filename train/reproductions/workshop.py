@@ -13,8 +13,9 @@ from splic_jax.transforms import as_dict
 from train import models
 from train.data import loading
 from train.evaluation.cells import Cell, measure
+from train.networks.classifier import Classifier
 from train.reproductions.cells import Wanted
-from train.reproductions.networks import training_settings
+from train.reproductions.networks import VANILLA, training_settings
 from train.reproductions.scales import Scale
 from train.threats.attackers import AttackSettings, knows_defense
 from train.threats.defended import Network
@@ -33,6 +34,7 @@ class Workshop:
         folder: --out; networks lie in `networks` in it.
         seed: of the weights, the attacks and the masks.
         progress: where to show how far it is.
+        given: what stands for the network `networks.VANILLA`, which is else trained.
         known: summaries measured before, by what `identity` says of them.
     """
 
@@ -42,6 +44,7 @@ class Workshop:
     folder: pathlib.Path
     seed: int
     progress: Progress
+    given: Classifier | None = None
     known: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     _networks: dict[str, LoadedModel] = dataclasses.field(default_factory=dict)
     # By what is attacked and how many images: the same for all that stands before it.
@@ -60,6 +63,21 @@ class Workshop:
             self.dataset_name, split, data_dir=self.data_dir, num_examples=count
         )
 
+    @functools.cached_property
+    def clean_accuracy(self) -> dict[str, Any] | None:
+        """What the check of the network that was given found, if it had one.
+
+        Raises:
+            UserError: if it is not for these images.
+        """
+        return self.given and self.given.fit(self.test)
+
+    def network_record(self, name: str) -> dict[str, Any]:
+        """How a network is trained, or what the one is that was given."""
+        if self.given and name == VANILLA:
+            return dict(self.given.record)
+        return training_settings(name, self.scale, self.seed).as_dict()
+
     def network(self, name: str) -> LoadedModel:
         """A trained network; trains it, or goes on with its training, where needed."""
         if name not in self._networks:
@@ -76,6 +94,8 @@ class Workshop:
 
     def logits(self, name: str) -> Network:
         """A trained network as images -> logits."""
+        if self.given and name == VANILLA:
+            return self.given.logits
         loaded = self.network(name)
         return models.logits_function(loaded.graphdef, loaded.variables)
 

@@ -96,7 +96,7 @@ def test_svhn_on_disk(tmp_path):
             "mnist",
             "test",
             {},
-            "unknown dataset 'mnist'; there are shapes, cifar10, svhn",
+            "unknown dataset 'mnist'; there are shapes, cifar10, cifar100, svhn",
         ),
         ("shapes", "extra", {}, "no split 'extra'; it has train, test, cue_conflict"),
         ("cifar10", "cue_conflict", {}, "no split 'cue_conflict'; it has train, test"),

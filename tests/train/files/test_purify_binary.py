@@ -8,10 +8,12 @@ import hashlib
 import io
 import json
 import pathlib
+import re
 import zipfile
 from collections.abc import Iterator
 
 import binaries
+import given_networks
 import jax
 import numpy as np
 import pytest
@@ -544,8 +546,13 @@ def test_dataset_comes_out_as_npz(tmp_path, monkeypatch):
     images = random_pixels((4, *SHAPE))
     labels = np.array([3, 1, 4, 1], np.int32)
 
-    def load(name, split, *, data_dir, num_examples):
-        assert (name, split, data_dir) == ("cifar10", "train", "somewhere")
+    def load(name, split, *, data_dir, num_examples, resize):
+        assert (name, split, data_dir, resize) == (
+            "cifar10",
+            "train",
+            "somewhere",
+            None,
+        )
         kept = slice(num_examples)
         return loading.Dataset(name, images[kept], labels[kept], tuple("abcdefghij"))
 
@@ -697,3 +704,40 @@ def test_purify_takes_the_index_of_each_image():
         np.testing.assert_array_equal(result, alone)
     with pytest.raises(ValueError, match="indices must have shape"):
         purify_images(images, key, CONFIG, indices=indices[:2])
+
+
+def test_pictures_are_classified_before_and_after(tmp_path, capsys):
+    network = f"--network={given_networks.__file__}:logits"
+    for level in (1, 7):
+        grey = np.full(SHAPE, 25 * level + 12, np.uint8)
+        save(tmp_path / "in" / f"{level}.png", grey)
+    save(tmp_path / "in" / "alpha.png", np.full((*SHAPE[:2], 4), 140, np.uint8))
+    flags = (f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--classify")
+    for _ in range(2):  # also where they are done already
+        assert run(*flags, network) == 0
+        shown = capsys.readouterr().out
+        rows = [re.findall(r"[\w.]+", x) for x in shown.splitlines() if ".png" in x]
+        assert [row[:2] for row in rows] == [
+            ["1.png", "1"],
+            ["7.png", "7"],
+            ["alpha.png", "5"],
+        ]
+        for row in rows:
+            name = row[0]
+            after = read(tmp_path / "out" / name)[..., :3].mean() / 255
+            assert row[2] == str(int(10 * after))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--classify",), "give --checkpoint, the folder of a training run, or"),
+        (("--weights=a.npz",), "--weights needs --classify"),
+        (("--classify", "--network=no.py:net"), "no file no.py"),
+    ],
+)
+def test_classify_needs_a_network(tmp_path, flags, message):
+    path = save(tmp_path / "a.png", random_pixels())
+    with pytest.raises(UserError, match=message):
+        run(f"--input={path}", f"--output={tmp_path / 'b.png'}", *flags)
+    assert not (tmp_path / "b.png").exists()

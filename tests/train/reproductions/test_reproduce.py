@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import binaries
 import drawn
+import given_networks
 import pytest
 
 from train.data import loading
@@ -295,3 +296,35 @@ def test_a_table_says_where_it_disagrees(tmp_path):
     assert (
         "| SPLIC | PGD | 43.6 | 41.0 | 38.0 to 42.0 | 1000 | -2.6 | disagrees |" in text
     )
+
+
+GIVEN = f"--network={given_networks.__file__}:logits"
+
+
+def test_a_network_that_is_given_stands_for_vanilla(tmp_path):
+    flags = (GIVEN, "--scale=smoke", "--dry_run")
+    done = run(*flags, "--only=table3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"vanilla: none, but {GIVEN}" in done.stdout
+    assert "epochs" not in done.stdout  # nothing is trained
+    done = run(*flags, "--only=figure10", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--only has 'figure10'; choose from table3" in done.stderr
+
+
+@pytest.mark.slow
+def test_table_3_in_front_of_a_network_that_is_given(tmp_path, schema_errors):
+    for number in range(1, 6):
+        given_networks.write_cifar(tmp_path, f"data_batch_{number}", 100)
+    given_networks.write_cifar(tmp_path, "test_batch", 100)
+    flags = (GIVEN, "--scale=smoke", "--only=table3", "--out=out")
+    flags += ("--dataset=cifar10", "--data_dir=.")
+    done = run(*flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "table3.json").read_text())
+    assert schema_errors(record) == []
+    assert record["networks"]["vanilla"]["function"] == "given_networks.py:logits"
+    assert record["clean_accuracy"]["accuracy"] == 1
+    assert not (tmp_path / "out" / "networks").exists()
+    done = run(*(flags[1:]), cwd=tmp_path)
+    assert done.returncode == 1 and "was measured with" in done.stderr

@@ -26,6 +26,7 @@ from train import models
 from train import train as binary
 from train.data import loading
 from train.data.loading import Dataset
+from train.networks.weights import read_weights
 from train.recipes import RECIPES
 from train.recipes.ensemble import Ensemble
 from train.recipes.fast import Fast
@@ -869,11 +870,14 @@ def test_flags_make_the_settings(case: str) -> None:
 def test_binary_trains_then_refuses(tmp_path: pathlib.Path) -> None:
     command = ["train.train", "--num_train=40", "--num_test=20", "--epochs=1"]
     command += ["--batch_size=20", f"--out={tmp_path / 'run'}"]
+    command += [f"--export={tmp_path / 'small.safetensors'}"]
     result = binaries.start(*command)
     assert result.returncode == 0, result.stderr
     assert "epoch 1/1: loss " in result.stdout
     assert load_run_settings(tmp_path / "run")["batch_size"] == 20
     assert [row["step"] for row in rows(tmp_path / "run")] == [2]
+    exported = read_weights(tmp_path / "small.safetensors").metadata["network"]
+    assert json.loads(exported)["settings"] == load_run_settings(tmp_path / "run")
 
     result = binaries.run(*command, "--learning_rate=0.3")
     assert result.returncode == 1
