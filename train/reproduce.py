@@ -65,6 +65,10 @@ def main(argv: Sequence[str]) -> None:
         for name, item in ITEMS.items():
             print(f"{name}: {item.title}")
         return
+    if FLAGS.scale == "smoke":
+        # Each core is a device else, and compiles anew what takes no time to run. To be
+        # said before anything of JAX is used, as a network's weights are.
+        jax.config.update("jax_num_cpu_devices", 1)
     given = None
     if any(FLAGS[name].present for name in network_flags.NAMES):
         given = network_flags.network_from_flags()
@@ -72,9 +76,6 @@ def main(argv: Sequence[str]) -> None:
     if FLAGS.dry_run:
         print(planned(names, scale, FLAGS.seed, given))
         return
-    if scale.name == "smoke":
-        # Each core is a device else, and compiles anew what takes no time to run.
-        jax.config.update("jax_num_cpu_devices", 1)
     folder = pathlib.Path(FLAGS.out)
     compilation.keep(folder / "compiled")
     run(

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     np.savez(folder / "weights.npz", **given_networks.WEIGHTS)
     save_file(given_networks.WEIGHTS, folder / "weights.safetensors")
     shapes = cifar_resnet.shapes(1, 10)
-    arrays = {name: np.full(x, 0.2, np.float32) for name, x in shapes.items()}
+    arrays = {name: np.full(x, 0.01, np.float32) for name, x in shapes.items()}
     np.savez(folder / "resnet8.npz", **arrays)
     del arrays["conv1.weight"]
     np.savez(folder / "short.npz", **arrays)
