@@ -1,6 +1,5 @@
 """Networks of a user's own through `evaluate`, in one command."""
 
-import json
 import pathlib
 
 import binaries
@@ -11,6 +10,7 @@ from networks import import_or_skip
 from safetensors.numpy import save_file
 
 from train.models import cifar_resnet
+from train.records.storing import read_record
 
 FILE = pathlib.Path(given_networks.__file__)
 COUNT = 20
@@ -53,7 +53,7 @@ def test_each_kind_of_network_is_evaluated(folder, schema_errors, name, weights)
     flags += [f"--weights={weights}"] if weights else []
     done = evaluate(folder, *flags)
     assert done.returncode == 0, done.stderr
-    record = json.loads((folder / f"{name}.json").read_text())
+    record = read_record(folder / f"{name}.json")
     assert schema_errors(record) == []
     assert record["network"]["function"] == f"{FILE.name}:{name}"
     assert ("weights_sha256" in record["network"]) == bool(weights)
