@@ -15,10 +15,17 @@ PRINTED = {
     "adaptive_attack": r"clean: (.*)% accuracy.*\nattacked: (.*)% accuracy.*\n",
     "train_on_purified": r"loss: (.*) at first, (.*) after.*\n.*: (.*) %.*\n.*\n",
 }
+LONG = {"adaptive_attack", "train_on_purified"}
 
 
 @pytest.mark.usefixtures("optimized_module")
-@pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in LONG else [])
+        for name in PRINTED
+    ],
+)
 def test_an_example_runs(name, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
