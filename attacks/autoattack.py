@@ -154,7 +154,7 @@ def autoattack(
         stages = autoattack_stages(version, norm, eot_chunk=eot_chunk)
     goal = make_goal(cross_entropy, labels)
     prefers = preference(randomized=randomized)
-    compare_key, evaluation_key, *stage_keys = (
+    compare_key, final_key, *stage_keys = (
         jax.random.fold_in(key, index) for index in range(2 + len(stages))
     )
 
@@ -209,14 +209,9 @@ def autoattack(
             status,
             left,
         )
+    status = stop_status(best, status, at_wrong=not randomized)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=queries,
-        status=stop_status(best, status, at_wrong=not randomized),
+        logits_fn, goal, best, final_key, evaluations, queries=queries, status=status
     )
 
 

@@ -29,11 +29,12 @@ from jaxtyping import (
 )
 
 from attacks import inputs, norms
-from attacks.ascent import finish, fold_in_index, image_keys, initial_best
+from attacks.ascent import finish, initial_best
 from attacks.empty import allow_no_images
+from attacks.keys import fold_in_index, image_keys
 from attacks.losses import MARGIN
 from attacks.norms import per_image
-from attacks.oracle import make_goal, query
+from attacks.oracle import make_goal, make_sampling, query
 from attacks.precision import as_shown, in_working_precision, remeasured
 from attacks.types import Attacked, LogitsFunction, Status
 
@@ -184,33 +185,20 @@ def boundary(
     )
     inputs.require_choice("norm", norm, norms.NORMS)
     inputs.require_at_least(0, steps=steps, draws=draws)
-    inputs.require_at_least(
-        1,
-        adapt_every=adapt_every,
-        blends=blends,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, adapt_every=adapt_every, blends=blends)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     if starts is not None:
         inputs.require_images(starts, "starts")
         starts, *_ = inputs.checked(logits_fn, starts, labels, key)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     goal = make_goal(None, labels, targets, default=MARGIN)
+    value = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
     draw_key, walk_key, query_key, *evaluation_keys = jax.random.split(key, 5)
     walk_keys = image_keys(walk_key, first_index, clean)
 
     def wrong(images: Array, number: ArrayLike) -> tuple[Array, Array]:
         """Whether images are misclassified, and whether logits are not finite."""
-        answer = query(
-            logits_fn,
-            goal,
-            images,
-            jax.random.fold_in(query_key, number),
-            samples=eot_samples,
-            chunk=eot_chunk,
-            gradient=False,
-        )
+        answer = value(images, jax.random.fold_in(query_key, number))
         return answer.finite & (answer.wrong > 0.5), ~answer.finite
 
     start, found, queries, not_finite = _start(

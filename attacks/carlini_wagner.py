@@ -31,7 +31,7 @@ from attacks.ascent import (
 )
 from attacks.empty import allow_no_images
 from attacks.losses import MARGIN
-from attacks.oracle import Answer, Goal, make_goal, query
+from attacks.oracle import Answer, Goal, make_goal, make_sampling, query
 from attacks.precision import as_shown, in_working_precision
 from attacks.types import Attacked, LogitsFunction, Status
 
@@ -154,20 +154,14 @@ def carlini_wagner(
     del first_index
     inputs.require_finite(epsilon=epsilon, confidence=confidence)
     inputs.require_positive(learning_rate=learning_rate, initial_const=initial_const)
-    inputs.require_at_least(
-        1,
-        binary_search_steps=binary_search_steps,
-        steps=steps,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, binary_search_steps=binary_search_steps, steps=steps)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     goal = make_goal(None, labels, targets, default=MARGIN)
     hinge = goal._replace(
         measure=lambda *given: -jnp.maximum(confidence - goal.measure(*given), 0)
     )
-    oracle = partial(query, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
+    oracle = partial(query, logits_fn, hinge, sampling=sampling)
 
     origin = jnp.arctanh((images * 2 - 1) * 0.999999)
     mapped = _from_tanh(origin)

@@ -28,7 +28,7 @@ from attacks.ascent import (
 from attacks.empty import allow_no_images
 from attacks.loops import canonical
 from attacks.losses import likeliest_others, margin, of_class
-from attacks.oracle import make_goal, mean_logits
+from attacks.oracle import make_goal, make_sampling, mean_logits
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
@@ -116,13 +116,11 @@ def deepfool(
     inputs.require_finite(overshoot=overshoot)
     inputs.require_at_least(0, steps=steps)
     inputs.require_at_least(2, candidates=candidates)
-    inputs.require_at_least(
-        1, eot_samples=eot_samples, eot_chunk=eot_chunk, evaluations=evaluations
-    )
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     rivals = min(candidates, classes) - 1
     goal = make_goal(margin, labels)
-    mean = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
+    mean = partial(mean_logits, logits_fn, sampling=sampling)
 
     def update(
         best: Best, current: Array, logits: Array, active: Array
@@ -138,7 +136,7 @@ def deepfool(
         )
         return merge(best, new, wrong_first), active & ~wrong
 
-    query_key, evaluation_key = jax.random.split(key)
+    query_key, final_key = jax.random.split(key)
     logits = mean(images, jax.random.fold_in(query_key, steps + 1))
     others = likeliest_others(logits, labels, rivals).T
 
@@ -187,14 +185,9 @@ def deepfool(
     if epsilon is not None:
         inside = norms.project(best.images, images, epsilon, norm)
         best = best._replace(images=inside)
+    status = stop_status(best, at_wrong=True)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=queries,
-        status=stop_status(best, at_wrong=True),
+        logits_fn, goal, best, final_key, evaluations, queries=queries, status=status
     )
 
 

@@ -40,8 +40,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
 
 from attacks import inputs, losses, norms
-from attacks.ascent import image_keys
 from attacks.judge import Judged, judge
+from attacks.keys import image_keys
 from attacks.pgd import pgd
 from attacks.types import Attacked, LogitsFunction, Status
 

@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Rule, ascend, finish, image_keys, preference, stop_status
+from attacks.ascent import Rule, ascend, finish, preference, stop_status
 from attacks.empty import allow_no_images
-from attacks.keys import mappable
+from attacks.keys import image_keys, mappable
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import Answer, make_goal, query
+from attacks.oracle import Answer, make_goal, make_sampling, query
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
@@ -110,19 +110,11 @@ def spsa(
     inputs.require_finite(epsilon=epsilon)
     inputs.require_positive(delta=delta, learning_rate=learning_rate)
     inputs.require_at_least(0, steps=steps)
-    inputs.require_at_least(
-        1,
-        samples=samples,
-        chunk=chunk,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, samples=samples, chunk=chunk)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     goal = make_goal(loss, labels, targets, default=MARGIN)
-    value = partial(
-        query, logits_fn, goal, samples=eot_samples, chunk=eot_chunk, gradient=False
-    )
+    value = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
 
     def oracle(images: Array, key: PRNGKeyArray, gradient: bool = True) -> Answer:
         own_key, pair_key, draw_key = jax.random.split(key, 3)
@@ -150,23 +142,18 @@ def spsa(
         updates, state = optimizer.update(-answer.gradient, state)
         return norms.project(images + updates, clean, epsilon, "linf"), state
 
-    query_key, evaluation_key = jax.random.split(key)
-    best = ascend(
+    query_key, final_key = jax.random.split(key)
+    _, best = ascend(
         oracle,
         Rule(optimizer.init, step),
         clean,
         query_key,
         steps=steps,
-        prefers=preference(randomized=eot_samples > 1 or evaluations > 1),
+        prefers=preference(randomized=sampling.randomized),
     )
+    queries, status = (steps * (2 * samples + 1) + 1) * eot_samples, stop_status(best)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=(steps * (2 * samples + 1) + 1) * eot_samples,
-        status=stop_status(best),
+        logits_fn, goal, best, final_key, evaluations, queries=queries, status=status
     )
 
 

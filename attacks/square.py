@@ -14,8 +14,6 @@ from attacks.ascent import (
     Preference,
     choose,
     finish,
-    fold_in_index,
-    image_keys,
     initial_best,
     latest,
     merge,
@@ -24,8 +22,9 @@ from attacks.ascent import (
     update_best,
 )
 from attacks.empty import allow_no_images
+from attacks.keys import fold_in_index, image_keys
 from attacks.losses import Loss, margin
-from attacks.oracle import make_goal, query
+from attacks.oracle import make_goal, make_sampling, query
 from attacks.precision import in_working_precision
 from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
@@ -128,25 +127,16 @@ def square(
     inputs.require_finite(epsilon=epsilon)
     inputs.require_choice("norm", norm, ("linf", "l2"))
     samples = evaluations if eot_samples is None else eot_samples
-    inputs.require_at_least(
-        1,
-        queries=queries,
-        restarts=restarts,
-        evaluations=evaluations,
-        eot_samples=samples,
-        eot_chunk=eot_chunk,
-    )
+    sampling = make_sampling(samples, eot_chunk, evaluations)
+    inputs.require_at_least(1, queries=queries, restarts=restarts)
     inputs.require_share(p_init=p_init)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key)
     goal = make_goal(loss, labels)
     randomized = samples > 1
     prefers = preference(randomized=randomized)
-    oracle = partial(
-        query, logits_fn, goal, samples=samples, chunk=eot_chunk, gradient=False
-    )
-    measure, given = goal[:2]
+    oracle = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
     batches = batch_sizes(
-        logits_fn, measure, given, clean, key, samples=samples, divisors=QUERY_DIVISORS
+        logits_fn, *goal[:2], clean, key, samples=samples, divisors=QUERY_DIVISORS
     )
     epsilon = jnp.asarray(epsilon, clean.dtype)
     start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)
@@ -155,7 +145,7 @@ def square(
     windows = [two_peaks(int(side)) for side in distinct]
     peaks = jnp.asarray(_padded(windows), clean.dtype)
     sides, stages = jnp.asarray(distinct), jnp.asarray(places)
-    start_key, query_key, evaluation_key = jax.random.split(key, 3)
+    start_key, query_key, final_key = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
 
     def unfinished(best: Best) -> Bool[Array, " n"]:
@@ -218,14 +208,9 @@ def square(
     best, spent = jax.lax.fori_loop(
         0, restarts, run, (best, jnp.ones(len(clean), jnp.int32))
     )
+    spent, status = spent * samples, stop_status(best, at_wrong=not randomized)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=spent * samples,
-        status=stop_status(best, at_wrong=not randomized),
+        logits_fn, goal, best, final_key, evaluations, queries=spent, status=status
     )
 
 

@@ -97,12 +97,5 @@ def _judged(
     evaluations: int,
     status: Int32[Array, " n"],
 ) -> Attacked:
-    return finish(
-        logits_fn,
-        make_goal(None, labels, targets),
-        initial_best(images),
-        key,
-        evaluations=evaluations,
-        queries=0,
-        status=status,
-    )
+    goal, best = make_goal(None, labels, targets), initial_best(images)
+    return finish(logits_fn, goal, best, key, evaluations, queries=0, status=status)

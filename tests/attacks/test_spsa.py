@@ -84,7 +84,7 @@ def test_estimate_is_unbiased_and_its_variance_is_as_derived(x64):
     images = 0.3 + 0.4 * np.random.default_rng(0).random((1, 3, 4, 2))
     gradient = np.linspace(-1, 1, 24) + 1.4 * (images.ravel() - 0.3)
     value = functools.partial(
-        query, rising, make_goal(margin, jnp.array([0])), gradient=False, samples=1
+        query, rising, make_goal(margin, jnp.array([0])), gradient=False
     )
 
     def one(key):
