@@ -93,9 +93,7 @@ def autopgd(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         norm: "linf" or "l2".
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
@@ -106,9 +104,7 @@ def autopgd(
         restarts: runs from independent random starts on the ball's surface.
         rho: the share of steps with a rising loss above which the step size is kept.
         eot_samples: keys over which each gradient is averaged.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images. ``queries`` is ``(steps + 1) * eot_samples`` for each
@@ -116,23 +112,18 @@ def autopgd(
         classifier 1 for the clean image.
 
     Raises:
-        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
-            in [0, 1] or a label not in [0, classes), with index and value. Traced
-            values (under `jax.jit`) are not checked.
-        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
         ensemble of diverse parameter-free attacks", section 3, algorithm 1.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import autopgd
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = autopgd(brightness, images, labels, jax.random.key(0))
+        >>> attacked = attacks.autopgd(brightness, images, labels, jax.random.key(0))
         >>> print(attacked.success, f"{images.max() - attacked.images.max():.4f}")
         [ True] 0.0314
     """
@@ -203,14 +194,13 @@ def targeted_autopgd(
         Croce and Hein 2020, section 4 and eq. (7).
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import targeted_autopgd
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def level(images, key):  # four classes: levels of grey
         ...     grey = images.mean(axis=(1, 2, 3))[:, None]
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.52), jnp.array([2])
-        >>> attacked = targeted_autopgd(level, images, labels, jax.random.key(0))
-        >>> print(attacked.success, attacked.queries)  # in the first run
+        >>> found = attacks.targeted_autopgd(level, images, labels, jax.random.key(0))
+        >>> print(found.success, found.queries)  # in the first run
         [ True] [103]
     """
     sampling = make_sampling(eot_samples, eot_chunk, evaluations)

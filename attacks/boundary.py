@@ -130,9 +130,7 @@ def boundary(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``; one-hot rows suffice.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball of ``projected``, in pixel values; >= 0.
         norm: of that ball: "linf", "l2" or "l1"; the attack minimizes L2.
         steps: largest number of steps; >= 0.
@@ -165,13 +163,12 @@ def boundary(
         rates as in Foolbox 3, where images share their draws.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks.boundary import boundary
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def answer(images, key):  # only the class
         ...     light = images.mean(axis=(1, 2, 3)) > 0.5
         ...     return jnp.stack([~light, light], axis=1).astype(float)
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
-        >>> found = boundary(
+        >>> found = attacks.boundary(
         ...     answer, images, labels, jax.random.key(0), steps=500, spherical_step=0.1
         ... )
         >>> print(f"{found.l2[0]:.1f}")  # minimum: 0.1 in each of 16 pixels, 0.4

@@ -102,9 +102,7 @@ def carlini_wagner(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the L-infinity ball of ``projected``, in pixel values; >= 0.
         confidence: kappa, a difference of logits; >= 0.
         binary_search_steps: number of values of c; >= 1. With ten or more the last is
@@ -132,23 +130,22 @@ def carlini_wagner(
         every step until the image stops, and ``evaluations``.
 
     Raises:
-        ValueError, TypeError: as `attacks.pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks",
         sections V and VI.A.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import carlini_wagner
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
         ...     light = 100 * (images.mean(axis=(1, 2, 3)) - 0.5)
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
-        >>> found = carlini_wagner(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{found.unconstrained.loss[0]:.0f}")  # just above the confidence
+        >>> both = attacks.carlini_wagner(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{both.unconstrained.loss[0]:.0f}")  # just above the confidence
         20
-        >>> print(found.unconstrained.success[0], found.projected.success[0])
+        >>> print(both.unconstrained.success[0], both.projected.success[0])
         True False
     """
     del first_index

@@ -68,9 +68,7 @@ def deepfool(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius in pixel values of the ball, in the same norm, onto which the
             result is projected before its evaluation; >= 0; None for no ball.
         norm: "l2" or "linf", of the distances to boundaries.
@@ -92,20 +90,18 @@ def deepfool(
         and 1 after the last step; and, once, ``evaluations``.
 
     Raises:
-        ValueError, TypeError: as `attacks.pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool: a simple and accurate
         method to fool deep neural networks", algorithm 2.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import deepfool
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
-        >>> attacked = deepfool(brightness, images, labels, jax.random.key(0))
+        >>> attacked = attacks.deepfool(brightness, images, labels, jax.random.key(0))
         >>> print(f"{attacked.images[0, 0, 0, 0]:.3f}")  # distance 0.1, overshoot 2 %
         0.498
     """

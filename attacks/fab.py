@@ -87,9 +87,7 @@ def fab(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: the largest perturbation that counts, in pixel values; >= 0. Random
             starts have half this norm.
         norm: "linf", "l2" or "l1".
@@ -105,9 +103,7 @@ def fab(
         beta: factor on the perturbation of misclassified iterates; in [0, 1].
         eot_samples: keys over which logits and gradients are averaged; an image is
             misclassified if more than half of the samples are.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images; ``loss`` is the margin. ``queries`` is ``eot_samples`` for
@@ -117,10 +113,7 @@ def fab(
         other class, and the query); and ``evaluations``.
 
     Raises:
-        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
-            in [0, 1] or a label not in [0, classes), with index and value. Traced
-            values (under `jax.jit`) are not checked.
-        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
@@ -129,16 +122,17 @@ def fab(
         adversarial robustness with an ensemble of diverse parameter-free attacks").
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import fab
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = fab(brightness, images, labels, jax.random.key(0))
+        >>> attacked = attacks.fab(brightness, images, labels, jax.random.key(0))
         >>> print(attacked.success)
         [ True]
         >>> print(f"{jnp.abs(attacked.images - images).max():.3f}")
+        0.010
+        >>> found = attacks.fab_minimal(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{found.distances[0]:.3f}")
         0.010
     """
     options = _Options(norm, steps, restarts, target_classes, alpha_max, eta, beta)
@@ -212,17 +206,6 @@ def fab_minimal(
     References:
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
         adaptive boundary attack".
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks.fab import fab_minimal
-        >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
-        >>> images, labels = jnp.full((1, 8, 8, 3), 0.7), jnp.array([1])
-        >>> found = fab_minimal(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{found.distances[0]:.2f}")
-        0.20
     """
     options = _Options(norm, steps, restarts, target_classes, alpha_max, eta, beta)
     sampling = make_sampling(eot_samples, eot_chunk, evaluations)

@@ -60,9 +60,7 @@ def multi_targeted(
         restarts: runs towards each target, from independent random starts.
         loss: ``(logits, labels, targets) -> [n]``.
         eot_samples: keys over which each gradient, and each margin, is averaged.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
         options: other options of `pgd`, except ``targets``.
 
     Returns:
@@ -78,12 +76,11 @@ def multi_targeted(
         testing", section 4.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks.multi_targeted import multi_targeted
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def colours(images, key):  # the channel of the highest mean
         ...     return images.mean(axis=(1, 2))
         >>> images = jnp.full((1, 8, 8, 3), 0.5).at[..., 0].set(0.55)
-        >>> attacked = multi_targeted(
+        >>> attacked = attacks.multi_targeted(
         ...     colours, images, jnp.array([0]), jax.random.key(0)
         ... )
         >>> print(attacked.success, attacked.queries)

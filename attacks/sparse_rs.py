@@ -65,9 +65,7 @@ def sparse_rs(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         pixels: k, in [0, h * w); with 0 the images are returned unchanged.
         queries: budget of each restart, per image; >= 1.
         alpha_init: in (0, 1]; the paper has 0.3 for untargeted attacks, 0.1 for
@@ -77,9 +75,7 @@ def sparse_rs(
         targets: integers in [0, classes), the target classes; None for untargeted.
         restarts: runs, each for the images not yet misclassified.
         eot_samples: keys over which each loss is averaged.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images. ``queries`` counts the queries until the image stops, times
@@ -93,13 +89,11 @@ def sparse_rs(
         black-box adversarial attacks", algorithms 1 and 2 and appendix A.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks.sparse_rs import sparse_rs
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = sparse_rs(
+        >>> attacked = attacks.sparse_rs(
         ...     brightness, images, labels, jax.random.key(0), pixels=2, queries=100
         ... )
         >>> changed = (attacked.images != images).any(axis=-1).sum()

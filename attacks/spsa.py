@@ -64,9 +64,7 @@ def spsa(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball in pixel values; >= 0.
         steps: number of steps of Adam; >= 0.
         samples: m, directions per step; >= 1.
@@ -79,9 +77,7 @@ def spsa(
         eot_samples: keys over which each loss is averaged. Each direction has its own
             key already, so 1 is often enough for the gradient, but not for choosing the
             best iterate of a random classifier.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images. ``queries`` is ``(steps * (2 * samples + 1) + 1) *
@@ -98,13 +94,13 @@ def spsa(
         perturbation gradient approximation".
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks.spsa import spsa
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def rounded(images, key):  # dark or light, in steps, no gradient
         ...     light = jnp.round(images.sum(axis=(1, 2, 3)) * 20) / 20 - 24.1
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 3), 0.52), jnp.array([1])
-        >>> print(spsa(rounded, images, labels, jax.random.key(0), steps=20).success)
+        >>> found = attacks.spsa(rounded, images, labels, jax.random.key(0), steps=20)
+        >>> print(found.success)
         [ True]
     """
     inputs.require_finite(epsilon=epsilon)

@@ -78,9 +78,7 @@ def square(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``; not differentiated.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball in pixel values; >= 0.
         norm: "linf" or "l2".
         queries: the largest number of proposals of each restart; >= 1.
@@ -92,9 +90,7 @@ def square(
             AutoAttack, with 5,000, does not.
         eot_samples: keys over which each loss is averaged; None for as many as
             `evaluations`.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images, that of highest loss if none is misclassified. ``queries``
@@ -102,10 +98,7 @@ def square(
         each proposal until the image stops, and ``evaluations``.
 
     Raises:
-        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
-            in [0, 1] or a label not in [0, classes), with index and value. Traced
-            values (under `jax.jit`) are not checked.
-        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Andriushchenko et al. 2020, "Square attack: a query-efficient black-box
@@ -114,13 +107,11 @@ def square(
         has its own, which may also touch the last row and column, as in the paper.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import square
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = square(brightness, images, labels, jax.random.key(0))
+        >>> attacked = attacks.square(brightness, images, labels, jax.random.key(0))
         >>> print(attacked.success)
         [ True]
     """
