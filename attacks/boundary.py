@@ -16,17 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import (
-    Array,
-    Bool,
-    Float,
-    Int32,
-    Integer,
-    Key,
-    Num,
-    PRNGKeyArray,
-    Real,
-)
+from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import finish, initial_best
@@ -36,10 +26,7 @@ from attacks.losses import MARGIN
 from attacks.norms import per_image
 from attacks.oracle import make_goal, make_sampling, query
 from attacks.precision import as_shown, in_working_precision, remeasured
-from attacks.types import Attacked, LogitsFunction, Status
-
-Images = Float[Array, "n h w c"]
-PerImage = Float[Array, " n"]
+from attacks.types import Attacked, Images, LogitsFunction, PerImage, Status
 
 # Number of queries in each success rate.
 SPHERE_ANSWERS, STEP_ANSWERS = 100, 30
@@ -266,13 +253,9 @@ def boundary(
     status = jnp.where(found, status, Status.NO_START.value)
     status = jnp.where(walk.not_finite == walk.queries, Status.NOT_FINITE.value, status)
     status = status.astype(jnp.int32)  # also where 64-bit types are on
+    queries = walk.queries * eot_samples
     evaluate = partial(
-        finish,
-        logits_fn,
-        goal,
-        evaluations=evaluations,
-        queries=walk.queries * eot_samples,
-        status=status,
+        finish, logits_fn, goal, evaluations=evaluations, queries=queries, status=status
     )
     inside = norms.project(walk.current, clean, epsilon, norm)
     best = initial_best(walk.current)._replace(not_finite=walk.not_finite)

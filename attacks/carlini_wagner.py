@@ -257,13 +257,9 @@ def carlini_wagner(
     evaluation_key, projected_key = jax.random.split(
         jax.random.fold_in(key, binary_search_steps)
     )
+    status = stop_status(best, otherwise)
     evaluate = partial(
-        finish,
-        logits_fn,
-        goal,
-        evaluations=evaluations,
-        queries=queries,
-        status=stop_status(best, otherwise),
+        finish, logits_fn, goal, evaluations=evaluations, queries=queries, status=status
     )
     inside = norms.project(best.images, images, epsilon, "linf")
     difference = as_shown(logits_fn, best.images) - images

@@ -27,10 +27,7 @@ from attacks.oracle import (
 )
 from attacks.precision import in_working_precision, remeasured
 from attacks.remaining import Remaining, batch_sizes, on_remaining
-from attacks.types import Attacked, LogitsFunction, Status
-
-Images = Float[Array, "n h w c"]
-PerImage = Float[Array, " n"]
+from attacks.types import Attacked, Images, LogitsFunction, PerImage, Status
 
 # Dual norms.
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}

@@ -230,17 +230,8 @@ def fgsm(
     inputs.require_finite(epsilon=epsilon)
     # A step size must be positive; with epsilon 0 its value does not matter.
     step_size = jnp.where(jnp.asarray(epsilon) > 0, epsilon, 1)
-    return pgd(
-        logits_fn,
-        images,
-        labels,
-        key,
-        epsilon=epsilon,
-        step_size=step_size,
-        steps=1,
-        random_start=False,
-        **options,
-    )
+    fixed: dict[str, Any] = dict(step_size=step_size, steps=1, random_start=False)
+    return pgd(logits_fn, images, labels, key, epsilon=epsilon, **fixed, **options)
 
 
 @allow_no_images
@@ -283,16 +274,8 @@ def mi_fgsm(
     inputs.require_at_least(1, steps=steps)
     step_size = jnp.where(jnp.asarray(epsilon) > 0, jnp.asarray(epsilon) / steps, 1)
     options = {"step_size": step_size, "random_start": False, **options}
-    return pgd(
-        logits_fn,
-        images,
-        labels,
-        key,
-        epsilon=epsilon,
-        steps=steps,
-        momentum=momentum,
-        **options,
-    )
+    options |= {"steps": steps, "momentum": momentum}
+    return pgd(logits_fn, images, labels, key, epsilon=epsilon, **options)
 
 
 def _rule(

@@ -12,16 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
+from jaxtyping import Array, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.empty import allow_no_images
 from attacks.judge import judge_goal
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import make_goal
-from attacks.types import Attacked, LogitsFunction
-
-Images = Float[Array, "n h w c"]
+from attacks.types import Attacked, Images, LogitsFunction
 
 LEVELS = 255
 # The fraction of a level above which a perturbation is rounded away from the clean

@@ -802,16 +802,8 @@ def _scaled_pgd(
 ) -> Attacked:
     """PGD with a step size of 2.5 epsilon / steps."""
     size = jnp.where(epsilon > 0, 2.5 * epsilon / max(steps, 1), 1)
-    return pgd(
-        logits_fn,
-        images,
-        labels,
-        key,
-        epsilon=epsilon,
-        step_size=size,
-        steps=steps,
-        norm=norm,
-    )
+    attack = partial(pgd, epsilon=epsilon, step_size=size, steps=steps, norm=norm)
+    return attack(logits_fn, images, labels, key)
 
 
 def _finding(

@@ -30,7 +30,6 @@ from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
 
 Image = Float[Array, "h w c"]
-Images = Float[Array, "n h w c"]
 
 # The query counts, of 10,000, after which the share of changed pixels is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -111,9 +110,8 @@ def square(
         >>> def brightness(images, key):  # two classes: dark and light
         ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = attacks.square(brightness, images, labels, jax.random.key(0))
-        >>> print(attacked.success)
-        [ True]
+        >>> attacks.square(brightness, images, labels, jax.random.key(0)).success
+        Array([ True], dtype=bool)
     """
     inputs.require_finite(epsilon=epsilon)
     inputs.require_choice("norm", norm, ("linf", "l2"))
