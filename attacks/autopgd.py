@@ -123,9 +123,8 @@ def autopgd(
         >>> def brightness(images, key):  # two classes: dark and light
         ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = attacks.autopgd(brightness, images, labels, jax.random.key(0))
-        >>> print(attacked.success, f"{images.max() - attacked.images.max():.4f}")
-        [ True] 0.0314
+        >>> attacks.autopgd(brightness, images, labels, jax.random.key(0)).success
+        Array([ True], dtype=bool)
     """
     sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     settings = _Settings(epsilon, norm, steps, rho, sampling, first_index)

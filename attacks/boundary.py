@@ -150,12 +150,13 @@ def boundary(
         rates as in Foolbox 3, where images share their draws.
 
     Example:
-        >>> import attacks, jax, jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.boundary import boundary
         >>> def answer(images, key):  # only the class
         ...     light = images.mean(axis=(1, 2, 3)) > 0.5
         ...     return jnp.stack([~light, light], axis=1).astype(float)
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
-        >>> found = attacks.boundary(
+        >>> found = boundary(
         ...     answer, images, labels, jax.random.key(0), steps=500, spherical_step=0.1
         ... )
         >>> print(f"{found.l2[0]:.1f}")  # minimum: 0.1 in each of 16 pixels, 0.4

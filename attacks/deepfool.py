@@ -101,8 +101,8 @@ def deepfool(
         >>> def brightness(images, key):  # two classes: dark and light
         ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
-        >>> attacked = attacks.deepfool(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{attacked.images[0, 0, 0, 0]:.3f}")  # distance 0.1, overshoot 2 %
+        >>> moved, *_ = attacks.deepfool(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{moved[0, 0, 0, 0]:.3f}")  # distance 0.1, overshoot 2 %
         0.498
     """
     del first_index

@@ -76,11 +76,12 @@ def multi_targeted(
         testing", section 4.
 
     Example:
-        >>> import attacks, jax, jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.multi_targeted import multi_targeted
         >>> def colours(images, key):  # the channel of the highest mean
         ...     return images.mean(axis=(1, 2))
         >>> images = jnp.full((1, 8, 8, 3), 0.5).at[..., 0].set(0.55)
-        >>> attacked = attacks.multi_targeted(
+        >>> attacked = multi_targeted(
         ...     colours, images, jnp.array([0]), jax.random.key(0)
         ... )
         >>> print(attacked.success, attacked.queries)

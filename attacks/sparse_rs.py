@@ -89,11 +89,12 @@ def sparse_rs(
         black-box adversarial attacks", algorithms 1 and 2 and appendix A.
 
     Example:
-        >>> import attacks, jax, jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.sparse_rs import sparse_rs
         >>> def brightness(images, key):  # two classes: dark and light
         ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = attacks.sparse_rs(
+        >>> attacked = sparse_rs(
         ...     brightness, images, labels, jax.random.key(0), pixels=2, queries=100
         ... )
         >>> changed = (attacked.images != images).any(axis=-1).sum()

@@ -94,12 +94,13 @@ def spsa(
         perturbation gradient approximation".
 
     Example:
-        >>> import attacks, jax, jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks.spsa import spsa
         >>> def rounded(images, key):  # dark or light, in steps, no gradient
         ...     light = jnp.round(images.sum(axis=(1, 2, 3)) * 20) / 20 - 24.1
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 3), 0.52), jnp.array([1])
-        >>> found = attacks.spsa(rounded, images, labels, jax.random.key(0), steps=20)
+        >>> found = spsa(rounded, images, labels, jax.random.key(0), steps=20)
         >>> print(found.success)
         [ True]
     """

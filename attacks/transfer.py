@@ -55,14 +55,16 @@ def transfer(
         from phenomena to black-box attacks using adversarial samples".
 
     Example:
-        >>> import attacks, jax, jax.numpy as jnp
+        >>> import jax, jax.numpy as jnp
+        >>> from attacks import fgsm
+        >>> from attacks.transfer import transfer
         >>> def brightness(images, key):  # two classes: dark and light
         ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> def top_row(images, key):  # without a gradient
         ...     return jnp.round(brightness(images[:, :1], key) * 255)
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = attacks.transfer(
-        ...     brightness, top_row, attacks.fgsm, images, labels, jax.random.key(0)
+        >>> attacked = transfer(
+        ...     brightness, top_row, fgsm, images, labels, jax.random.key(0)
         ... )
         >>> print(attacked.success, attacked.queries)
         [ True] [1]
