@@ -7,10 +7,9 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int32, Integer, PRNGKeyArray
 
 from attacks.judge import Judged, judge_goal
-from attacks.keys import mappable
 from attacks.oracle import Answer, Goal
 from attacks.types import Attacked, LogitsFunction, Status
 
@@ -121,7 +120,7 @@ def choose(chosen: Bool[Array, " n"], new: Tree, old: Tree) -> Tree:
     return mixed
 
 
-def take_steps(
+def ascend(
     oracle: Callable[..., Answer],
     rule: Rule,
     start: Float[Array, "n h w c"],
@@ -129,6 +128,7 @@ def take_steps(
     *,
     steps: int,
     prefers: Preference,
+    query_last: bool = True,
 ) -> tuple[Float[Array, "n h w c"], Best]:
     """Runs an update rule for a fixed number of steps.
 
@@ -139,10 +139,10 @@ def take_steps(
         key: folded into one key per query.
         steps: number of steps, each with one query for the gradient.
         prefers: which images are better.
+        query_last: whether to query the last iterate, without a gradient.
 
     Returns:
-        The images after the last step, which have not been queried, and the best of
-        the earlier ones.
+        The last iterate, and the best of those queried.
     """
 
     def step(index: Array, carry: tuple[Array, Any, Best]) -> tuple[Array, Any, Best]:
@@ -154,26 +154,10 @@ def take_steps(
 
     carry = (start, rule.init(start), initial_best(start))
     images, _, best = jax.lax.fori_loop(0, steps, step, carry)
+    if query_last:
+        answer = oracle(images, jax.random.fold_in(key, steps), gradient=False)
+        best = update_best(best, images, answer, prefers)
     return images, best
-
-
-def ascend(
-    oracle: Callable[..., Answer],
-    rule: Rule,
-    start: Float[Array, "n h w c"],
-    key: PRNGKeyArray,
-    *,
-    steps: int,
-    prefers: Preference,
-) -> Best:
-    """`take_steps`, and a query of the last iterate without a gradient.
-
-    Returns:
-        The best images.
-    """
-    images, best = take_steps(oracle, rule, start, key, steps=steps, prefers=prefers)
-    answer = oracle(images, jax.random.fold_in(key, steps), gradient=False)
-    return update_best(best, images, answer, prefers)
 
 
 def finish(
@@ -181,8 +165,8 @@ def finish(
     goal: Goal,
     best: Best,
     key: PRNGKeyArray,
-    *,
     evaluations: int,
+    *,
     queries: Integer[Array, " n"] | int,
     status: Int32[Array, " n"] | int,
 ) -> Attacked:
@@ -213,8 +197,8 @@ def finish_last_iterate(
     images: Float[Array, "n h w c"],
     best: Best,
     key: PRNGKeyArray,
-    *,
     evaluations: int,
+    *,
     queries: int,
 ) -> Attacked:
     """The final evaluation of the last iterates, which have not been queried before.
@@ -279,19 +263,3 @@ def stop_status(
     if at_wrong:
         status = jnp.where(best.wrong >= 1, Status.SUCCEEDED.value, status)
     return status.astype(jnp.int32)
-
-
-def image_keys(
-    key: PRNGKeyArray, first_index: Integer[ArrayLike, ""], images: Array
-) -> Key[Array, " n"]:
-    """A threefry key per image, from the image's index in the data set."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(
-        mappable(key), first_index + jnp.arange(len(images))
-    )
-
-
-def fold_in_index(
-    keys: Key[Array, " n"], index: Integer[Array, ""] | int
-) -> Key[Array, " n"]:
-    """Folds one number into each image's key."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, index)

@@ -91,9 +91,7 @@ def autoattack(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         norm: "linf" or "l2".
         version: "standard", "plus" or "rand".
@@ -109,11 +107,8 @@ def autoattack(
         and for each of these stages' results, and as many for the final evaluation.
 
     Raises:
-        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
-            in [0, 1] or a label not in [0, classes), with index and value; fewer
-            classes than the version's losses need: 4, or 3 with "rand". Traced values
-            (under `jax.jit`) are not checked.
-        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
+        ValueError, TypeError: as `pgd`; on fewer classes than the version's losses
+            need: 4, or 3 with "rand".
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
@@ -121,13 +116,12 @@ def autoattack(
         authors' program, https://github.com/fra31/auto-attack.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import autoattack
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def level(images, key):  # four classes: levels of grey
         ...     grey = images.mean(axis=(1, 2, 3))[:, None]
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
         >>> images, labels = jnp.full((2, 4, 4, 1), 0.52), jnp.array([2, 1])
-        >>> attacked = autoattack(level, images, labels, jax.random.key(0))
+        >>> attacked = attacks.autoattack(level, images, labels, jax.random.key(0))
         >>> print(attacked.success, attacked.images[1, 0, 0])  # wrong when clean
         [ True  True] [0.52]
     """
@@ -154,7 +148,7 @@ def autoattack(
         stages = autoattack_stages(version, norm, eot_chunk=eot_chunk)
     goal = make_goal(cross_entropy, labels)
     prefers = preference(randomized=randomized)
-    compare_key, evaluation_key, *stage_keys = (
+    compare_key, final_key, *stage_keys = (
         jax.random.fold_in(key, index) for index in range(2 + len(stages))
     )
 
@@ -209,14 +203,9 @@ def autoattack(
             status,
             left,
         )
+    status = stop_status(best, status, at_wrong=not randomized)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=queries,
-        status=stop_status(best, status, at_wrong=not randomized),
+        logits_fn, goal, best, final_key, evaluations, queries=queries, status=status
     )
 
 
@@ -240,14 +229,13 @@ def autoattack_stages(
         ValueError: another version or norm.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import autoattack_stages
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def level(images, key):  # four classes: levels of grey
         ...     grey = images.mean(axis=(1, 2, 3))[:, None]
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
         >>> images = jnp.array([0.52, 0.55, 0.58])[:, None, None, None]
         >>> labels, key = jnp.array([2, 2, 2]), jax.random.key(0)
-        >>> for name, attack in autoattack_stages("standard")[:2]:
+        >>> for name, attack in attacks.autoattack_stages("standard")[:2]:
         ...     found = attack(level, images, labels, key, epsilon=8 / 255)
         ...     images, labels = images[~found.success], labels[~found.success]
         ...     print(name, len(images))

@@ -23,7 +23,6 @@ from attacks.ascent import (
     Rule,
     ascend,
     finish,
-    image_keys,
     initial_best,
     merge,
     preference,
@@ -31,9 +30,10 @@ from attacks.ascent import (
     update_best,
 )
 from attacks.empty import allow_no_images
+from attacks.keys import image_keys
 from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
-from attacks.oracle import Answer, Goal, make_goal, query
+from attacks.oracle import Answer, Goal, Sampling, make_goal, make_sampling, query
 from attacks.precision import in_working_precision
 from attacks.remaining import Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
@@ -93,9 +93,7 @@ def autopgd(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball in pixel values, images being in [0, 1]; >= 0.
         norm: "linf" or "l2".
         loss: ``(logits, labels) -> [n]``, or ``(logits, labels, targets) -> [n]`` with
@@ -106,9 +104,7 @@ def autopgd(
         restarts: runs from independent random starts on the ball's surface.
         rho: the share of steps with a rising loss above which the step size is kept.
         eot_samples: keys over which each gradient is averaged.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images. ``queries`` is ``(steps + 1) * eot_samples`` for each
@@ -116,35 +112,28 @@ def autopgd(
         classifier 1 for the clean image.
 
     Raises:
-        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
-            in [0, 1] or a label not in [0, classes), with index and value. Traced
-            values (under `jax.jit`) are not checked.
-        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an
         ensemble of diverse parameter-free attacks", section 3, algorithm 1.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import autopgd
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = autopgd(brightness, images, labels, jax.random.key(0))
-        >>> print(attacked.success, f"{images.max() - attacked.images.max():.4f}")
-        [ True] 0.0314
+        >>> attacks.autopgd(brightness, images, labels, jax.random.key(0)).success
+        Array([ True], dtype=bool)
     """
-    settings = _Settings(
-        epsilon, norm, steps, rho, eot_samples, eot_chunk, evaluations, first_index
-    )
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
+    settings = _Settings(epsilon, norm, steps, rho, sampling, first_index)
     _check(settings)
     inputs.require_at_least(1, restarts=restarts)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     goal = make_goal(loss, labels, targets)
     clean = None
-    if not settings.randomized:
+    if not sampling.randomized:
         clean = query(logits_fn, goal, images, _clean_key(key), gradient=False)
     return _best_of(
         logits_fn,
@@ -204,19 +193,17 @@ def targeted_autopgd(
         Croce and Hein 2020, section 4 and eq. (7).
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import targeted_autopgd
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def level(images, key):  # four classes: levels of grey
         ...     grey = images.mean(axis=(1, 2, 3))[:, None]
         ...     return -((grey - jnp.array([0.2, 0.4, 0.6, 0.8])) ** 2)
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.52), jnp.array([2])
-        >>> attacked = targeted_autopgd(level, images, labels, jax.random.key(0))
-        >>> print(attacked.success, attacked.queries)  # in the first run
+        >>> found = attacks.targeted_autopgd(level, images, labels, jax.random.key(0))
+        >>> print(found.success, found.queries)  # in the first run
         [ True] [103]
     """
-    settings = _Settings(
-        epsilon, norm, steps, rho, eot_samples, eot_chunk, evaluations, first_index
-    )
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
+    settings = _Settings(epsilon, norm, steps, rho, sampling, first_index)
     _check(settings)
     inputs.require_at_least(1, target_classes=target_classes)
     images, labels, count = inputs.checked(logits_fn, images, labels, key)
@@ -227,8 +214,7 @@ def targeted_autopgd(
         away,
         images,
         _clean_key(key),
-        samples=eot_samples,
-        chunk=eot_chunk,
+        sampling=sampling,
         gradient=False,
     )
     targets = likeliest_others(clean.logits, labels, runs)
@@ -287,14 +273,8 @@ class _Settings(NamedTuple):
     norm: str
     steps: int
     rho: ArrayLike
-    eot_samples: int
-    eot_chunk: int
-    evaluations: int
+    sampling: Sampling
     first_index: ArrayLike
-
-    @property
-    def randomized(self) -> bool:
-        return self.eot_samples > 1 or self.evaluations > 1
 
 
 class _State(NamedTuple):
@@ -325,12 +305,6 @@ def _check(settings: _Settings) -> None:
     inputs.require_finite(epsilon=settings.epsilon, rho=settings.rho)
     inputs.require_choice("norm", settings.norm, NORMS)
     inputs.require_at_least(0, steps=settings.steps)
-    inputs.require_at_least(
-        1,
-        eot_samples=settings.eot_samples,
-        eot_chunk=settings.eot_chunk,
-        evaluations=settings.evaluations,
-    )
 
 
 def _clean_key(key: PRNGKeyArray) -> PRNGKeyArray:
@@ -353,22 +327,21 @@ def _best_of(
 ) -> Attacked:
     """The best of several runs, each with its own goal and start; see `autopgd`."""
     epsilon, norm, steps = settings.epsilon, settings.norm, settings.steps
-    samples, chunk = settings.eot_samples, settings.eot_chunk
-    prefers = preference(randomized=settings.randomized)
+    sampling, randomized = settings.sampling, settings.sampling.randomized
+    prefers = preference(randomized=randomized)
     rule = _rule(images, epsilon, norm, steps, settings.rho)
     best, queries = initial_best(images), jnp.zeros(len(images), jnp.int32)
     sizes: tuple[int, ...] = (len(images),)
-    if runs > 1 and not settings.randomized:
-        measure, given = goal_of(jnp.int32(0))[:2]
-        sizes = batch_sizes(logits_fn, measure, given, images, key)
+    if runs > 1 and not randomized:
+        sizes = batch_sizes(logits_fn, *goal_of(jnp.int32(0))[:2], images, key)
     if clean is not None:
-        queries += samples
+        queries += sampling.samples
         best = update_best(best, images, clean, prefers)
 
     def run(carry: _Carry, index: Array) -> tuple[_Carry, None]:
         best, queries = carry
         left = jnp.ones_like(best.wrong, bool)
-        if not settings.randomized:
+        if not randomized:
             left = best.wrong < 1
 
         def search() -> _Carry:
@@ -379,16 +352,17 @@ def _best_of(
                 query,
                 logits_fn,
                 goal_of(index),
-                samples=samples,
-                chunk=chunk,
+                sampling=sampling,
                 remaining=Remaining(left, sizes),
             )
-            found = ascend(oracle, rule, start, query_key, steps=steps, prefers=prefers)
+            _, found = ascend(
+                oracle, rule, start, query_key, steps=steps, prefers=prefers
+            )
             found = found._replace(
                 not_finite=jnp.where(left, found.not_finite, 0),
                 flat=jnp.where(left, found.flat, 0),
             )
-            spent = jnp.where(left, (steps + 1) * samples, 0)
+            spent = jnp.where(left, (steps + 1) * sampling.samples, 0)
             better = merge(best, found, prefers, left & (found.wrong >= 0))
             return better, queries + spent
 
@@ -400,9 +374,9 @@ def _best_of(
         judged,
         best,
         jax.random.fold_in(key, 1 + runs),
-        evaluations=settings.evaluations,
+        sampling.evaluations,
         queries=queries,
-        status=stop_status(best, at_wrong=not settings.randomized),
+        status=stop_status(best, at_wrong=not randomized),
     )
 
 

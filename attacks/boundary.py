@@ -16,29 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import (
-    Array,
-    Bool,
-    Float,
-    Int32,
-    Integer,
-    Key,
-    Num,
-    PRNGKeyArray,
-    Real,
-)
+from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import finish, fold_in_index, image_keys, initial_best
+from attacks.ascent import finish, initial_best
 from attacks.empty import allow_no_images
+from attacks.keys import fold_in_index, image_keys
 from attacks.losses import MARGIN
 from attacks.norms import per_image
-from attacks.oracle import make_goal, query
+from attacks.oracle import make_goal, make_sampling, query
 from attacks.precision import as_shown, in_working_precision, remeasured
-from attacks.types import Attacked, LogitsFunction, Status
-
-Images = Float[Array, "n h w c"]
-PerImage = Float[Array, " n"]
+from attacks.types import Attacked, Images, LogitsFunction, PerImage, Status
 
 # Number of queries in each success rate.
 SPHERE_ANSWERS, STEP_ANSWERS = 100, 30
@@ -129,9 +117,7 @@ def boundary(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``; one-hot rows suffice.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball of ``projected``, in pixel values; >= 0.
         norm: of that ball: "linf", "l2" or "l1"; the attack minimizes L2.
         steps: largest number of steps; >= 0.
@@ -184,33 +170,20 @@ def boundary(
     )
     inputs.require_choice("norm", norm, norms.NORMS)
     inputs.require_at_least(0, steps=steps, draws=draws)
-    inputs.require_at_least(
-        1,
-        adapt_every=adapt_every,
-        blends=blends,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, adapt_every=adapt_every, blends=blends)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     if starts is not None:
         inputs.require_images(starts, "starts")
         starts, *_ = inputs.checked(logits_fn, starts, labels, key)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     goal = make_goal(None, labels, targets, default=MARGIN)
+    value = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
     draw_key, walk_key, query_key, *evaluation_keys = jax.random.split(key, 5)
     walk_keys = image_keys(walk_key, first_index, clean)
 
     def wrong(images: Array, number: ArrayLike) -> tuple[Array, Array]:
         """Whether images are misclassified, and whether logits are not finite."""
-        answer = query(
-            logits_fn,
-            goal,
-            images,
-            jax.random.fold_in(query_key, number),
-            samples=eot_samples,
-            chunk=eot_chunk,
-            gradient=False,
-        )
+        answer = value(images, jax.random.fold_in(query_key, number))
         return answer.finite & (answer.wrong > 0.5), ~answer.finite
 
     start, found, queries, not_finite = _start(
@@ -281,13 +254,9 @@ def boundary(
     status = jnp.where(found, status, Status.NO_START.value)
     status = jnp.where(walk.not_finite == walk.queries, Status.NOT_FINITE.value, status)
     status = status.astype(jnp.int32)  # also where 64-bit types are on
+    queries = walk.queries * eot_samples
     evaluate = partial(
-        finish,
-        logits_fn,
-        goal,
-        evaluations=evaluations,
-        queries=walk.queries * eot_samples,
-        status=status,
+        finish, logits_fn, goal, evaluations=evaluations, queries=queries, status=status
     )
     inside = norms.project(walk.current, clean, epsilon, norm)
     best = initial_best(walk.current)._replace(not_finite=walk.not_finite)

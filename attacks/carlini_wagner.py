@@ -31,7 +31,7 @@ from attacks.ascent import (
 )
 from attacks.empty import allow_no_images
 from attacks.losses import MARGIN
-from attacks.oracle import Answer, Goal, make_goal, query
+from attacks.oracle import Answer, Goal, make_goal, make_sampling, query
 from attacks.precision import as_shown, in_working_precision
 from attacks.types import Attacked, LogitsFunction, Status
 
@@ -102,9 +102,7 @@ def carlini_wagner(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the L-infinity ball of ``projected``, in pixel values; >= 0.
         confidence: kappa, a difference of logits; >= 0.
         binary_search_steps: number of values of c; >= 1. With ten or more the last is
@@ -132,42 +130,35 @@ def carlini_wagner(
         every step until the image stops, and ``evaluations``.
 
     Raises:
-        ValueError, TypeError: as `attacks.pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Carlini and Wagner 2017, "Towards evaluating the robustness of neural networks",
         sections V and VI.A.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import carlini_wagner
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
         ...     light = 100 * (images.mean(axis=(1, 2, 3)) - 0.5)
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
-        >>> found = carlini_wagner(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{found.unconstrained.loss[0]:.0f}")  # just above the confidence
+        >>> both = attacks.carlini_wagner(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{both.unconstrained.loss[0]:.0f}")  # just above the confidence
         20
-        >>> print(found.unconstrained.success[0], found.projected.success[0])
+        >>> print(both.unconstrained.success[0], both.projected.success[0])
         True False
     """
     del first_index
     inputs.require_finite(epsilon=epsilon, confidence=confidence)
     inputs.require_positive(learning_rate=learning_rate, initial_const=initial_const)
-    inputs.require_at_least(
-        1,
-        binary_search_steps=binary_search_steps,
-        steps=steps,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, binary_search_steps=binary_search_steps, steps=steps)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     goal = make_goal(None, labels, targets, default=MARGIN)
     hinge = goal._replace(
         measure=lambda *given: -jnp.maximum(confidence - goal.measure(*given), 0)
     )
-    oracle = partial(query, logits_fn, hinge, samples=eot_samples, chunk=eot_chunk)
+    oracle = partial(query, logits_fn, hinge, sampling=sampling)
 
     origin = jnp.arctanh((images * 2 - 1) * 0.999999)
     mapped = _from_tanh(origin)
@@ -266,13 +257,9 @@ def carlini_wagner(
     evaluation_key, projected_key = jax.random.split(
         jax.random.fold_in(key, binary_search_steps)
     )
+    status = stop_status(best, otherwise)
     evaluate = partial(
-        finish,
-        logits_fn,
-        goal,
-        evaluations=evaluations,
-        queries=queries,
-        status=stop_status(best, otherwise),
+        finish, logits_fn, goal, evaluations=evaluations, queries=queries, status=status
     )
     inside = norms.project(best.images, images, epsilon, "linf")
     difference = as_shown(logits_fn, best.images) - images

@@ -28,7 +28,7 @@ from attacks.ascent import (
 from attacks.empty import allow_no_images
 from attacks.loops import canonical
 from attacks.losses import likeliest_others, margin, of_class
-from attacks.oracle import make_goal, mean_logits
+from attacks.oracle import make_goal, make_sampling, mean_logits
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
@@ -68,9 +68,7 @@ def deepfool(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius in pixel values of the ball, in the same norm, onto which the
             result is projected before its evaluation; >= 0; None for no ball.
         norm: "l2" or "linf", of the distances to boundaries.
@@ -92,21 +90,19 @@ def deepfool(
         and 1 after the last step; and, once, ``evaluations``.
 
     Raises:
-        ValueError, TypeError: as `attacks.pgd`.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Moosavi-Dezfooli, Fawzi and Frossard 2016, "DeepFool: a simple and accurate
         method to fool deep neural networks", algorithm 2.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import deepfool
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 4, 4, 1), 0.6), jnp.array([1])
-        >>> attacked = deepfool(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{attacked.images[0, 0, 0, 0]:.3f}")  # distance 0.1, overshoot 2 %
+        >>> moved, *_ = attacks.deepfool(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{moved[0, 0, 0, 0]:.3f}")  # distance 0.1, overshoot 2 %
         0.498
     """
     del first_index
@@ -116,13 +112,11 @@ def deepfool(
     inputs.require_finite(overshoot=overshoot)
     inputs.require_at_least(0, steps=steps)
     inputs.require_at_least(2, candidates=candidates)
-    inputs.require_at_least(
-        1, eot_samples=eot_samples, eot_chunk=eot_chunk, evaluations=evaluations
-    )
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     rivals = min(candidates, classes) - 1
     goal = make_goal(margin, labels)
-    mean = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
+    mean = partial(mean_logits, logits_fn, sampling=sampling)
 
     def update(
         best: Best, current: Array, logits: Array, active: Array
@@ -138,7 +132,7 @@ def deepfool(
         )
         return merge(best, new, wrong_first), active & ~wrong
 
-    query_key, evaluation_key = jax.random.split(key)
+    query_key, final_key = jax.random.split(key)
     logits = mean(images, jax.random.fold_in(query_key, steps + 1))
     others = likeliest_others(logits, labels, rivals).T
 
@@ -187,14 +181,9 @@ def deepfool(
     if epsilon is not None:
         inside = norms.project(best.images, images, epsilon, norm)
         best = best._replace(images=inside)
+    status = stop_status(best, at_wrong=True)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=queries,
-        status=stop_status(best, at_wrong=True),
+        logits_fn, goal, best, final_key, evaluations, queries=queries, status=status
     )
 
 

@@ -11,25 +11,23 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import (
-    Best,
-    finish,
-    flat_gradient,
-    fold_in_index,
-    image_keys,
-    stop_status,
-)
+from attacks.ascent import Best, finish, flat_gradient, stop_status
 from attacks.empty import allow_no_images
+from attacks.keys import fold_in_index, image_keys
 from attacks.loops import canonical
 from attacks.losses import is_class, likeliest_others, margin, of_class
 from attacks.norms import per_image
-from attacks.oracle import Answer, make_goal, mean_logits, query
+from attacks.oracle import (
+    Answer,
+    Sampling,
+    make_goal,
+    make_sampling,
+    mean_logits,
+    query,
+)
 from attacks.precision import in_working_precision, remeasured
 from attacks.remaining import Remaining, batch_sizes, on_remaining
-from attacks.types import Attacked, LogitsFunction, Status
-
-Images = Float[Array, "n h w c"]
-PerImage = Float[Array, " n"]
+from attacks.types import Attacked, Images, LogitsFunction, PerImage, Status
 
 # Dual norms.
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
@@ -86,9 +84,7 @@ def fab(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``, differentiable.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: the largest perturbation that counts, in pixel values; >= 0. Random
             starts have half this norm.
         norm: "linf", "l2" or "l1".
@@ -104,9 +100,7 @@ def fab(
         beta: factor on the perturbation of misclassified iterates; in [0, 1].
         eot_samples: keys over which logits and gradients are averaged; an image is
             misclassified if more than half of the samples are.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images; ``loss`` is the margin. ``queries`` is ``eot_samples`` for
@@ -116,10 +110,7 @@ def fab(
         other class, and the query); and ``evaluations``.
 
     Raises:
-        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
-            in [0, 1] or a label not in [0, classes), with index and value. Traced
-            values (under `jax.jit`) are not checked.
-        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
@@ -128,36 +119,23 @@ def fab(
         adversarial robustness with an ensemble of diverse parameter-free attacks").
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import fab
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = fab(brightness, images, labels, jax.random.key(0))
+        >>> attacked = attacks.fab(brightness, images, labels, jax.random.key(0))
         >>> print(attacked.success)
         [ True]
         >>> print(f"{jnp.abs(attacked.images - images).max():.3f}")
         0.010
+        >>> found = attacks.fab_minimal(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{found.distances[0]:.3f}")
+        0.010
     """
+    options = _Options(norm, steps, restarts, target_classes, alpha_max, eta, beta)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     found = _search(
-        logits_fn,
-        images,
-        labels,
-        key,
-        epsilon=epsilon,
-        stop=epsilon,
-        norm=norm,
-        steps=steps,
-        restarts=restarts,
-        target_classes=target_classes,
-        alpha_max=alpha_max,
-        eta=eta,
-        beta=beta,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-        first_index=first_index,
+        logits_fn, images, labels, key, epsilon, epsilon, first_index, options, sampling
     )
     clean = jnp.asarray(images)
     near = norms.project(found.images, clean, epsilon, norm)
@@ -225,36 +203,11 @@ def fab_minimal(
     References:
         Croce and Hein 2020, "Minimally distorted adversarial examples with a fast
         adaptive boundary attack".
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks.fab import fab_minimal
-        >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
-        >>> images, labels = jnp.full((1, 8, 8, 3), 0.7), jnp.array([1])
-        >>> found = fab_minimal(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{found.distances[0]:.2f}")
-        0.20
     """
+    options = _Options(norm, steps, restarts, target_classes, alpha_max, eta, beta)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     found = _search(
-        logits_fn,
-        images,
-        labels,
-        key,
-        epsilon=epsilon,
-        stop=None,
-        norm=norm,
-        steps=steps,
-        restarts=restarts,
-        target_classes=target_classes,
-        alpha_max=alpha_max,
-        eta=eta,
-        beta=beta,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-        first_index=first_index,
+        logits_fn, images, labels, key, epsilon, None, first_index, options, sampling
     )
     attacked = _judged(logits_fn, labels, found.images, found, key, evaluations, 0)
     clean = jnp.asarray(images)
@@ -347,6 +300,16 @@ def _steepest_first(slopes: Array, most: Array, goals: Array) -> Array:
     return jnp.where(used, 1, jnp.where(shared, jnp.clip(share, 0, 1), 0))
 
 
+class _Options(NamedTuple):
+    norm: str
+    steps: int
+    restarts: int
+    target_classes: int | None
+    alpha_max: ArrayLike
+    eta: ArrayLike
+    beta: ArrayLike
+
+
 class _Found(NamedTuple):
     """The closest misclassified images so far, and the cost.
 
@@ -386,33 +349,19 @@ def _search(
     images: Array | np.ndarray,
     labels: Array | np.ndarray,
     key: PRNGKeyArray,
-    *,
     epsilon: ArrayLike,
     stop: ArrayLike | None,
-    norm: str,
-    steps: int,
-    restarts: int,
-    target_classes: int | None,
-    alpha_max: ArrayLike,
-    eta: ArrayLike,
-    beta: ArrayLike,
-    eot_samples: int,
-    eot_chunk: int,
-    evaluations: int,
     first_index: ArrayLike,
+    options: _Options,
+    sampling: Sampling,
 ) -> _Found:
     """All runs; an image is skipped once it is found within `stop`."""
+    norm, steps, restarts, target_classes, alpha_max, eta, beta = options
     inputs.require_finite(epsilon=epsilon, alpha_max=alpha_max, beta=beta)
     inputs.require_positive(eta=eta)
     inputs.require_choice("norm", norm, norms.NORMS)
     inputs.require_at_least(0, steps=steps)
-    inputs.require_at_least(
-        1,
-        restarts=restarts,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, restarts=restarts)
     clean, labels, classes = inputs.checked(logits_fn, images, labels, key)
     if target_classes is not None:
         inputs.require_at_least(1, target_classes=target_classes)
@@ -421,16 +370,10 @@ def _search(
                 f"target_classes must be below the {classes} classes of logits_fn, got "
                 f"{target_classes}"
             )
-    oracle = partial(
-        query,
-        logits_fn,
-        make_goal(margin, labels),
-        samples=eot_samples,
-        chunk=eot_chunk,
-        gradient=False,
-    )
-    sizes = batch_sizes(logits_fn, margin, (labels,), clean, key, samples=eot_samples)
-    averaged = partial(mean_logits, logits_fn, samples=eot_samples, chunk=eot_chunk)
+    goal = make_goal(margin, labels)
+    oracle = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
+    sizes = batch_sizes(logits_fn, *goal[:2], clean, key, samples=sampling.samples)
+    averaged = partial(mean_logits, logits_fn, sampling=sampling)
     dtype = clean.dtype
     start_key, query_key, _ = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
@@ -439,7 +382,7 @@ def _search(
     nothing = _Found(
         clean,
         jnp.full(len(clean), jnp.inf, dtype),
-        jnp.full(len(clean), eot_samples, jnp.int32),
+        jnp.full(len(clean), sampling.samples, jnp.int32),
         jnp.zeros(len(clean), jnp.int32),
         jnp.zeros(len(clean), bool),
         jnp.zeros(len(clean), jnp.int32),
@@ -493,7 +436,7 @@ def _search(
 
         _, found = jax.lax.fori_loop(0, steps, step, (start, found))
         each = 2 if target_classes is not None else classes + 1
-        spent = steps * each * eot_samples
+        spent = steps * each * sampling.samples
         return found._replace(queries=found.queries + jnp.where(running, spent, 0))
 
     runs = restarts * (1 if target_classes is None else target_classes)
@@ -519,14 +462,10 @@ def _judged(
     done = found.distances <= jnp.asarray(stop, unknown.dtype)
     answered = jnp.where(found.answered, 0.0, -1.0).astype(unknown.dtype)
     best = Best(images, unknown, answered, found.not_finite, found.flat)
+    goal, key = make_goal(margin, labels), jax.random.split(key, 3)[2]
+    status = jnp.where(done, Status.SUCCEEDED.value, stop_status(best))
     return finish(
-        logits_fn,
-        make_goal(margin, labels),
-        best,
-        jax.random.split(key, 3)[2],
-        evaluations=evaluations,
-        queries=found.queries,
-        status=jnp.where(done, Status.SUCCEEDED.value, stop_status(best)),
+        logits_fn, goal, best, key, evaluations, queries=found.queries, status=status
     )
 
 

@@ -7,7 +7,8 @@ so images draw from threefry, whichever generator the caller chose.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PRNGKeyArray
+from jax.typing import ArrayLike
+from jaxtyping import Array, Integer, Key, PRNGKeyArray
 
 GENERATOR = "threefry2x32"
 
@@ -29,3 +30,19 @@ def mappable(key: PRNGKeyArray) -> Key[Array, ""]:
     for word in jax.random.key_data(key).reshape(-1):
         made = jax.random.fold_in(made, word)
     return made
+
+
+def image_keys(
+    key: PRNGKeyArray, first_index: Integer[ArrayLike, ""], images: Array
+) -> Key[Array, " n"]:
+    """A threefry key per image, from the image's index in the data set."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(
+        mappable(key), first_index + jnp.arange(len(images))
+    )
+
+
+def fold_in_index(
+    keys: Key[Array, " n"], index: Integer[Array, ""] | int
+) -> Key[Array, " n"]:
+    """Folds one number into each image's key."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, index)

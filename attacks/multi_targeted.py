@@ -1,5 +1,6 @@
 """MultiTargeted: projected gradient ascent towards each of the likeliest classes."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from attacks import inputs
 from attacks.ascent import Best, finish, initial_best, preference, update_best
 from attacks.empty import allow_no_images
 from attacks.losses import Loss, likeliest_others, margin, targeted_difference
-from attacks.oracle import Answer, make_goal, query
+from attacks.oracle import make_goal, make_sampling, query
 from attacks.pgd import StepSize, pgd
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction, Status
@@ -59,9 +60,7 @@ def multi_targeted(
         restarts: runs towards each target, from independent random starts.
         loss: ``(logits, labels, targets) -> [n]``.
         eot_samples: keys over which each gradient, and each margin, is averaged.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
         options: other options of `pgd`, except ``targets``.
 
     Returns:
@@ -88,30 +87,13 @@ def multi_targeted(
         >>> print(attacked.success, attacked.queries)
         [ True] [48]
     """
-    inputs.require_at_least(
-        1,
-        target_classes=target_classes,
-        restarts=restarts,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, target_classes=target_classes, restarts=restarts)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     images, labels, classes = inputs.checked(logits_fn, images, labels, key)
     goal = make_goal(margin, labels)
-    prefers = preference(randomized=eot_samples > 1 or evaluations > 1)
-
-    def value(images: Array, key: PRNGKeyArray) -> Answer:
-        return query(
-            logits_fn,
-            goal,
-            images,
-            key,
-            samples=eot_samples,
-            chunk=eot_chunk,
-            gradient=False,
-        )
-
-    target_key, evaluation_key, run_key = jax.random.split(key, 3)
+    prefers = preference(randomized=sampling.randomized)
+    value = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
+    target_key, final_key, run_key = jax.random.split(key, 3)
     clean = value(images, target_key)
     count = min(target_classes, classes - 1)
     targets = likeliest_others(clean.logits, labels, count)
@@ -151,13 +133,7 @@ def multi_targeted(
     carry, each = (nothing, spent, worst), (targets, jnp.arange(runs))
     (best, queries, status), _ = jax.lax.scan(run, carry, each)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=queries,
-        status=status,
+        logits_fn, goal, best, final_key, evaluations, queries=queries, status=status
     )
 
 

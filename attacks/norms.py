@@ -13,9 +13,9 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped
 
-NORMS = ("linf", "l2", "l1")
+from attacks.types import Images
 
-Images = Float[Array, "n h w c"]
+NORMS = ("linf", "l2", "l1")
 
 
 def size(difference: Images, norm: str) -> Float[Array, " n"]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Integer, Key, PRNGKeyArray
 
+from attacks.inputs import require_at_least
 from attacks.keys import mappable
 from attacks.loops import canonical
 from attacks.losses import CROSS_ENTROPY, Loss, LossPair
@@ -84,14 +85,43 @@ def make_goal(
     return Goal(loss, (labels, targets), targets, targeted)
 
 
+class Sampling(NamedTuple):
+    """How many keys an attack uses for a random classifier.
+
+    Attributes:
+        samples: keys over which a query is averaged; >= 1.
+        chunk: of these, keys per `jax.vmap`; memory grows with it.
+        evaluations: keys of the final evaluation; >= 1.
+    """
+
+    samples: int = 1
+    chunk: int = 1
+    evaluations: int = 1
+
+    @property
+    def randomized(self) -> bool:
+        """Whether several keys imply a random classifier."""
+        return self.samples > 1 or self.evaluations > 1
+
+
+ONE_SAMPLE = Sampling()
+
+
+def make_sampling(eot_samples: int, eot_chunk: int, evaluations: int) -> Sampling:
+    """Checks an attack's arguments of these names."""
+    require_at_least(
+        1, evaluations=evaluations, eot_samples=eot_samples, eot_chunk=eot_chunk
+    )
+    return Sampling(eot_samples, eot_chunk, evaluations)
+
+
 def query(
     logits_fn: LogitsFunction,
     goal: Goal,
     images: Float[Array, "n h w c"],
     key: PRNGKeyArray,
     *,
-    samples: int = 1,
-    chunk: int = 1,
+    sampling: Sampling = ONE_SAMPLE,
     gradient: bool = True,
     remaining: Remaining | None = None,
 ) -> Answer:
@@ -105,11 +135,10 @@ def query(
 
     Args:
         logits_fn: ``(images, key) -> logits``.
-        wanted: the loss, and what counts as success.
+        goal: the loss, and what counts as success.
         images: a batch.
         key: used as it is for 1 sample, split for several.
-        samples: m, >= 1.
-        chunk: samples per `jax.vmap`; memory grows with it.
+        sampling: m, and how many of these keys at a time.
         gradient: whether to differentiate.
         remaining: the images to query, used with 1 sample; None for all. Results for
             other images are undefined.
@@ -121,7 +150,7 @@ def query(
         Athalye et al. 2018, "Synthesizing robust adversarial examples", eq. (2).
     """
 
-    targeted = goal.targeted
+    targeted, (samples, chunk, _) = goal.targeted, sampling
 
     def one(
         key: PRNGKeyArray,
@@ -178,15 +207,14 @@ def mean_logits(
     logits_fn: LogitsFunction,
     images: Float[Array, "n h w c"],
     key: PRNGKeyArray,
-    *,
-    samples: int,
-    chunk: int,
+    sampling: Sampling,
 ) -> Float[Array, "n classes"]:
     """Expectation over transformation of the logits, and so of their gradients.
 
     The keys are those of `query`. The derivative recomputes the forward passes, so its
     memory is that of one chunk.
     """
+    samples, chunk, _ = sampling
     if samples == 1:
         return logits_fn(images, key)
     one = jax.checkpoint(lambda key: logits_fn(images, key))

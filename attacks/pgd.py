@@ -27,18 +27,16 @@ from attacks.ascent import (
     ascend,
     finish,
     finish_last_iterate,
-    image_keys,
     initial_best,
     latest,
     merge,
     preference,
     stop_status,
-    take_steps,
 )
 from attacks.empty import allow_no_images
-from attacks.keys import mappable
+from attacks.keys import image_keys, mappable
 from attacks.losses import Loss
-from attacks.oracle import Answer, make_goal, query
+from attacks.oracle import Answer, make_goal, make_sampling, query
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
@@ -134,36 +132,36 @@ def pgd(
         attacks", section 2.1.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import pgd
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = pgd(brightness, images, labels, jax.random.key(0))
+        >>> attacked = attacks.pgd(brightness, images, labels, jax.random.key(0))
         >>> print(attacked.success)
         [ True]
         >>> print(f"{jnp.abs(attacked.images - images).max() * 255:.1f}")
         8.0
+        >>> attacked = attacks.fgsm(brightness, images, labels, jax.random.key(0))
+        >>> print(f"{(attacked.images - images).max() * 255:.1f}")
+        -8.0
+        >>> attacks.mi_fgsm(brightness, images, labels, jax.random.key(0)).success
+        Array([ True], dtype=bool)
     """
     inputs.require_finite(epsilon=epsilon)
     inputs.require_choice("norm", norm, norms.NORMS)
     if not callable(step_size):
         inputs.require_positive(step_size=step_size)
     inputs.require_at_least(0, steps=steps)
-    inputs.require_at_least(
-        1,
-        restarts=restarts,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, restarts=restarts)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     images, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     goal = make_goal(loss, labels, targets)
-    better = preference(randomized=eot_samples > 1 or evaluations > 1)
-    oracle = partial(query, logits_fn, goal, samples=eot_samples, chunk=eot_chunk)
+    better = preference(randomized=sampling.randomized)
+    oracle = partial(query, logits_fn, goal, sampling=sampling)
     rule = _rule(images, epsilon, step_size, norm, momentum)
-    prefers = better if keep_best else latest
+    climb = partial(
+        ascend, oracle, rule, steps=steps, prefers=better if keep_best else latest
+    )
 
     def start_of(key: PRNGKeyArray) -> tuple[Array, PRNGKeyArray]:
         start_key, query_key = jax.random.split(key)
@@ -174,35 +172,28 @@ def pgd(
         return start, query_key
 
     def run(best: Best, key: PRNGKeyArray) -> tuple[Best, None]:
-        found = ascend(oracle, rule, *start_of(key), steps=steps, prefers=prefers)
+        _, found = climb(*start_of(key))
         return merge(best, found, better), None
 
     # The first run splits the key, which folds in 0 and 1; 2 is the evaluation's.
     key, fold_in = mappable(key), jax.vmap(jax.random.fold_in, (None, 0))
-    evaluation_key = jax.random.fold_in(key, 2)
+    final_key = jax.random.fold_in(key, 2)
     if restarts == 1 and not keep_best:
-        end, best = take_steps(
-            oracle, rule, *start_of(key), steps=steps, prefers=prefers
-        )
+        end, best = climb(*start_of(key), query_last=False)
         return finish_last_iterate(
             logits_fn,
             goal,
             end,
             merge(initial_best(images), best, latest),
-            evaluation_key,
+            final_key,
             evaluations=evaluations,
             queries=steps * eot_samples,
         )
     keys = jnp.concatenate([key[None], fold_in(key, 2 + jnp.arange(1, restarts))])
     best, _ = jax.lax.scan(run, initial_best(images), keys)
+    queries, status = restarts * (steps + 1) * eot_samples, stop_status(best)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=restarts * (steps + 1) * eot_samples,
-        status=stop_status(best),
+        logits_fn, goal, best, final_key, evaluations, queries=queries, status=status
     )
 
 
@@ -235,32 +226,12 @@ def fgsm(
     References:
         Goodfellow, Shlens and Szegedy 2015, "Explaining and harnessing adversarial
         examples", section 4.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import fgsm
-        >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
-        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = fgsm(brightness, images, labels, jax.random.key(0))
-        >>> print(f"{attacked.images[0, 0, 0, 0] - 0.51:.4f}")
-        -0.0314
     """
     inputs.require_finite(epsilon=epsilon)
     # A step size must be positive; with epsilon 0 its value does not matter.
     step_size = jnp.where(jnp.asarray(epsilon) > 0, epsilon, 1)
-    return pgd(
-        logits_fn,
-        images,
-        labels,
-        key,
-        epsilon=epsilon,
-        step_size=step_size,
-        steps=1,
-        random_start=False,
-        **options,
-    )
+    fixed: dict[str, Any] = dict(step_size=step_size, steps=1, random_start=False)
+    return pgd(logits_fn, images, labels, key, epsilon=epsilon, **fixed, **options)
 
 
 @allow_no_images
@@ -298,31 +269,13 @@ def mi_fgsm(
     References:
         Dong et al. 2018, "Boosting adversarial attacks with momentum", algorithm 1
         (whose L1 norm of the gradient differs from its mean by a constant factor).
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import mi_fgsm
-        >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
-        >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> mi_fgsm(brightness, images, labels, jax.random.key(0)).success
-        Array([ True], dtype=bool)
     """
     inputs.require_finite(epsilon=epsilon, momentum=momentum)
     inputs.require_at_least(1, steps=steps)
     step_size = jnp.where(jnp.asarray(epsilon) > 0, jnp.asarray(epsilon) / steps, 1)
     options = {"step_size": step_size, "random_start": False, **options}
-    return pgd(
-        logits_fn,
-        images,
-        labels,
-        key,
-        epsilon=epsilon,
-        steps=steps,
-        momentum=momentum,
-        **options,
-    )
+    options |= {"steps": steps, "momentum": momentum}
+    return pgd(logits_fn, images, labels, key, epsilon=epsilon, **options)
 
 
 def _rule(

@@ -12,16 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
+from jaxtyping import Array, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.empty import allow_no_images
 from attacks.judge import judge_goal
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import make_goal
-from attacks.types import Attacked, LogitsFunction
-
-Images = Float[Array, "n h w c"]
+from attacks.types import Attacked, Images, LogitsFunction
 
 LEVELS = 255
 # The fraction of a level above which a perturbation is rounded away from the clean
@@ -71,8 +69,7 @@ def quantized(
         attacked: the result of an attack: of `carlini_wagner` and `boundary` one of the
             two readings, of `fab_minimal` its ``attacked``.
         images: the clean images, floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        labels, key: as in `pgd`.
         epsilon: radius of the ball in pixel values, >= 0; None for no ball. Measured
             as in `soundness.check_ball`, so that 8/255 allows 8 levels.
         norm: of the ball: "linf", "l2" or "l1".
@@ -87,17 +84,16 @@ def quantized(
         `evaluations` for each rounding tried on the image and for the final evaluation.
 
     Raises:
-        ValueError, AssertionError: as `attacks.pgd`.
+        ValueError, TypeError: as `pgd`.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import deepfool, quantized
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 4, 4, 1), 153 / 255), jnp.array([1])
-        >>> found = deepfool(brightness, images, labels, jax.random.key(0))
-        >>> found = quantized(brightness, found, images, labels, jax.random.key(0))
+        >>> key = jax.random.key(0)
+        >>> found = attacks.deepfool(brightness, images, labels, key)
+        >>> found = attacks.quantized(brightness, found, images, labels, key)
         >>> print(found.success, f"{found.images[0, 0, 0, 0] * 255:.4f}")
         [ True] 127.0000
     """

@@ -40,8 +40,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num, PRNGKeyArray, Real
 
 from attacks import inputs, losses, norms
-from attacks.ascent import image_keys
 from attacks.judge import Judged, judge
+from attacks.keys import image_keys
 from attacks.pgd import pgd
 from attacks.types import Attacked, LogitsFunction, Status
 
@@ -802,16 +802,8 @@ def _scaled_pgd(
 ) -> Attacked:
     """PGD with a step size of 2.5 epsilon / steps."""
     size = jnp.where(epsilon > 0, 2.5 * epsilon / max(steps, 1), 1)
-    return pgd(
-        logits_fn,
-        images,
-        labels,
-        key,
-        epsilon=epsilon,
-        step_size=size,
-        steps=steps,
-        norm=norm,
-    )
+    attack = partial(pgd, epsilon=epsilon, step_size=size, steps=steps, norm=norm)
+    return attack(logits_fn, images, labels, key)
 
 
 def _finding(

@@ -11,16 +11,15 @@ from attacks.ascent import (
     Best,
     choose,
     finish,
-    fold_in_index,
-    image_keys,
     initial_best,
     merge,
     preference,
     stop_status,
 )
 from attacks.empty import allow_no_images
+from attacks.keys import fold_in_index, image_keys
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import make_goal, query
+from attacks.oracle import make_goal, make_sampling, query
 from attacks.precision import in_working_precision
 from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction, Status
@@ -66,9 +65,7 @@ def sparse_rs(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         pixels: k, in [0, h * w); with 0 the images are returned unchanged.
         queries: budget of each restart, per image; >= 1.
         alpha_init: in (0, 1]; the paper has 0.3 for untargeted attacks, 0.1 for
@@ -78,9 +75,7 @@ def sparse_rs(
         targets: integers in [0, classes), the target classes; None for untargeted.
         restarts: runs, each for the images not yet misclassified.
         eot_samples: keys over which each loss is averaged.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images. ``queries`` counts the queries until the image stops, times
@@ -97,8 +92,7 @@ def sparse_rs(
         >>> import jax, jax.numpy as jnp
         >>> from attacks.sparse_rs import sparse_rs
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
         >>> attacked = sparse_rs(
         ...     brightness, images, labels, jax.random.key(0), pixels=2, queries=100
@@ -108,14 +102,8 @@ def sparse_rs(
         [ True] 2
     """
     inputs.require_at_least(0, pixels=pixels)
-    inputs.require_at_least(
-        1,
-        queries=queries,
-        restarts=restarts,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, queries=queries, restarts=restarts)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     inputs.require_share(alpha_init=alpha_init)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     n, height, width, channels = clean.shape
@@ -124,7 +112,7 @@ def sparse_rs(
             f"pixels must be below the {height * width} of an image, got {pixels}"
         )
     goal = make_goal(loss, labels, targets, default=MARGIN)
-    randomized = eot_samples > 1 or evaluations > 1
+    randomized = sampling.randomized
     prefers = preference(randomized=randomized)
     exchanged = _exchanged(pixels, queries, alpha_init, height * width)
     most = int(exchanged.max(initial=0))
@@ -154,15 +142,8 @@ def sparse_rs(
         flat = image.reshape(-1, channels)
         return flat.at[order[:pixels]].set(colours).reshape(image.shape)
 
-    measure, given = goal[:2]
     sizes = batch_sizes(
-        logits_fn,
-        measure,
-        given,
-        clean,
-        key,
-        samples=eot_samples,
-        divisors=QUERY_DIVISORS,
+        logits_fn, *goal[:2], clean, key, samples=eot_samples, divisors=QUERY_DIVISORS
     )
 
     def is_done(best: Best) -> Array:
@@ -190,8 +171,7 @@ def sparse_rs(
                 goal,
                 candidates,
                 jax.random.fold_in(query_key, index),
-                samples=eot_samples,
-                chunk=eot_chunk,
+                sampling=sampling,
                 gradient=False,
                 remaining=Remaining(searching, sizes),
             )
@@ -213,15 +193,15 @@ def sparse_rs(
         return (merge(best, run_best, prefers), spent), None
 
     best, spent = initial_best(clean), jnp.zeros(n, jnp.int32)
-    *run_keys, evaluation_key = jax.random.split(key, restarts + 1)
+    *run_keys, final_key = jax.random.split(key, restarts + 1)
     if pixels:
         (best, spent), _ = jax.lax.scan(run, (best, spent), jnp.stack(run_keys))
     return finish(
         logits_fn,
         goal,
         best,
-        evaluation_key,
-        evaluations=evaluations,
+        final_key,
+        evaluations,
         queries=spent * eot_samples,
         status=stop_status(best, at_wrong=not randomized) if pixels else Status.BUDGET,
     )

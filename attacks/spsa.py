@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
-from attacks.ascent import Rule, ascend, finish, image_keys, preference, stop_status
+from attacks.ascent import Rule, ascend, finish, preference, stop_status
 from attacks.empty import allow_no_images
-from attacks.keys import mappable
+from attacks.keys import image_keys, mappable
 from attacks.losses import MARGIN, Loss
-from attacks.oracle import Answer, make_goal, query
+from attacks.oracle import Answer, make_goal, make_sampling, query
 from attacks.precision import in_working_precision
 from attacks.types import Attacked, LogitsFunction
 
@@ -64,9 +64,7 @@ def spsa(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball in pixel values; >= 0.
         steps: number of steps of Adam; >= 0.
         samples: m, directions per step; >= 1.
@@ -79,9 +77,7 @@ def spsa(
         eot_samples: keys over which each loss is averaged. Each direction has its own
             key already, so 1 is often enough for the gradient, but not for choosing the
             best iterate of a random classifier.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images. ``queries`` is ``(steps * (2 * samples + 1) + 1) *
@@ -104,25 +100,18 @@ def spsa(
         ...     light = jnp.round(images.sum(axis=(1, 2, 3)) * 20) / 20 - 24.1
         ...     return jnp.stack([-light, light], axis=1)
         >>> images, labels = jnp.full((1, 4, 4, 3), 0.52), jnp.array([1])
-        >>> print(spsa(rounded, images, labels, jax.random.key(0), steps=20).success)
+        >>> found = spsa(rounded, images, labels, jax.random.key(0), steps=20)
+        >>> print(found.success)
         [ True]
     """
     inputs.require_finite(epsilon=epsilon)
     inputs.require_positive(delta=delta, learning_rate=learning_rate)
     inputs.require_at_least(0, steps=steps)
-    inputs.require_at_least(
-        1,
-        samples=samples,
-        chunk=chunk,
-        eot_samples=eot_samples,
-        eot_chunk=eot_chunk,
-        evaluations=evaluations,
-    )
+    inputs.require_at_least(1, samples=samples, chunk=chunk)
+    sampling = make_sampling(eot_samples, eot_chunk, evaluations)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key, targets)
     goal = make_goal(loss, labels, targets, default=MARGIN)
-    value = partial(
-        query, logits_fn, goal, samples=eot_samples, chunk=eot_chunk, gradient=False
-    )
+    value = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
 
     def oracle(images: Array, key: PRNGKeyArray, gradient: bool = True) -> Answer:
         own_key, pair_key, draw_key = jax.random.split(key, 3)
@@ -150,23 +139,18 @@ def spsa(
         updates, state = optimizer.update(-answer.gradient, state)
         return norms.project(images + updates, clean, epsilon, "linf"), state
 
-    query_key, evaluation_key = jax.random.split(key)
-    best = ascend(
+    query_key, final_key = jax.random.split(key)
+    _, best = ascend(
         oracle,
         Rule(optimizer.init, step),
         clean,
         query_key,
         steps=steps,
-        prefers=preference(randomized=eot_samples > 1 or evaluations > 1),
+        prefers=preference(randomized=sampling.randomized),
     )
+    queries, status = (steps * (2 * samples + 1) + 1) * eot_samples, stop_status(best)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=(steps * (2 * samples + 1) + 1) * eot_samples,
-        status=stop_status(best),
+        logits_fn, goal, best, final_key, evaluations, queries=queries, status=status
     )
 
 

@@ -14,8 +14,6 @@ from attacks.ascent import (
     Preference,
     choose,
     finish,
-    fold_in_index,
-    image_keys,
     initial_best,
     latest,
     merge,
@@ -24,14 +22,14 @@ from attacks.ascent import (
     update_best,
 )
 from attacks.empty import allow_no_images
+from attacks.keys import fold_in_index, image_keys
 from attacks.losses import Loss, margin
-from attacks.oracle import make_goal, query
+from attacks.oracle import make_goal, make_sampling, query
 from attacks.precision import in_working_precision
 from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
 from attacks.types import Attacked, LogitsFunction
 
 Image = Float[Array, "h w c"]
-Images = Float[Array, "n h w c"]
 
 # The query counts, of 10,000, after which the share of changed pixels is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -79,9 +77,7 @@ def square(
 
     Args:
         logits_fn: ``(images, key) -> logits [n, classes]``; not differentiated.
-        images: floats in [0, 1].
-        labels: integers in [0, classes), the true classes.
-        key: from `jax.random.key`.
+        images, labels, key: as in `pgd`.
         epsilon: radius of the ball in pixel values; >= 0.
         norm: "linf" or "l2".
         queries: the largest number of proposals of each restart; >= 1.
@@ -93,9 +89,7 @@ def square(
             AutoAttack, with 5,000, does not.
         eot_samples: keys over which each loss is averaged; None for as many as
             `evaluations`.
-        eot_chunk: keys per vectorized query; memory grows with it.
-        evaluations: keys of the final evaluation, decided by majority vote.
-        first_index: index of the first image in the data set, if attacked in batches.
+        eot_chunk, evaluations, first_index: as in `pgd`.
 
     Returns:
         The attacked images, that of highest loss if none is misclassified. ``queries``
@@ -103,10 +97,7 @@ def square(
         each proposal until the image stops, and ``evaluations``.
 
     Raises:
-        ValueError: an invalid setting, by name; wrong shapes or dtypes; a pixel not
-            in [0, 1] or a label not in [0, classes), with index and value. Traced
-            values (under `jax.jit`) are not checked.
-        TypeError: images or labels that are not arrays, or a key that is not a JAX key.
+        ValueError, TypeError: as `pgd`.
 
     References:
         Andriushchenko et al. 2020, "Square attack: a query-efficient black-box
@@ -115,38 +106,26 @@ def square(
         has its own, which may also touch the last row and column, as in the paper.
 
     Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from attacks import square
+        >>> import attacks, jax, jax.numpy as jnp
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
-        >>> attacked = square(brightness, images, labels, jax.random.key(0))
-        >>> print(attacked.success)
-        [ True]
+        >>> attacks.square(brightness, images, labels, jax.random.key(0)).success
+        Array([ True], dtype=bool)
     """
     inputs.require_finite(epsilon=epsilon)
     inputs.require_choice("norm", norm, ("linf", "l2"))
     samples = evaluations if eot_samples is None else eot_samples
-    inputs.require_at_least(
-        1,
-        queries=queries,
-        restarts=restarts,
-        evaluations=evaluations,
-        eot_samples=samples,
-        eot_chunk=eot_chunk,
-    )
+    sampling = make_sampling(samples, eot_chunk, evaluations)
+    inputs.require_at_least(1, queries=queries, restarts=restarts)
     inputs.require_share(p_init=p_init)
     clean, labels, _ = inputs.checked(logits_fn, images, labels, key)
     goal = make_goal(loss, labels)
     randomized = samples > 1
     prefers = preference(randomized=randomized)
-    oracle = partial(
-        query, logits_fn, goal, samples=samples, chunk=eot_chunk, gradient=False
-    )
-    measure, given = goal[:2]
+    oracle = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
     batches = batch_sizes(
-        logits_fn, measure, given, clean, key, samples=samples, divisors=QUERY_DIVISORS
+        logits_fn, *goal[:2], clean, key, samples=samples, divisors=QUERY_DIVISORS
     )
     epsilon = jnp.asarray(epsilon, clean.dtype)
     start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)
@@ -155,7 +134,7 @@ def square(
     windows = [two_peaks(int(side)) for side in distinct]
     peaks = jnp.asarray(_padded(windows), clean.dtype)
     sides, stages = jnp.asarray(distinct), jnp.asarray(places)
-    start_key, query_key, evaluation_key = jax.random.split(key, 3)
+    start_key, query_key, final_key = jax.random.split(key, 3)
     keys = image_keys(start_key, first_index, clean)
 
     def unfinished(best: Best) -> Bool[Array, " n"]:
@@ -218,14 +197,9 @@ def square(
     best, spent = jax.lax.fori_loop(
         0, restarts, run, (best, jnp.ones(len(clean), jnp.int32))
     )
+    spent, status = spent * samples, stop_status(best, at_wrong=not randomized)
     return finish(
-        logits_fn,
-        goal,
-        best,
-        evaluation_key,
-        evaluations=evaluations,
-        queries=spent * samples,
-        status=stop_status(best, at_wrong=not randomized),
+        logits_fn, goal, best, final_key, evaluations, queries=spent, status=status
     )
 
 

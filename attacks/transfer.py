@@ -59,13 +59,12 @@ def transfer(
         >>> from attacks import fgsm
         >>> from attacks.transfer import transfer
         >>> def brightness(images, key):  # two classes: dark and light
-        ...     light = images.mean(axis=(1, 2, 3)) - 0.5
-        ...     return jnp.stack([-light, light], axis=1)
-        >>> def by_the_top_row(images, key):  # without a gradient
+        ...     return (images.mean((1, 2, 3)) - 0.5)[:, None] * jnp.array([-1, 1])
+        >>> def top_row(images, key):  # without a gradient
         ...     return jnp.round(brightness(images[:, :1], key) * 255)
         >>> images, labels = jnp.full((1, 8, 8, 3), 0.51), jnp.array([1])
         >>> attacked = transfer(
-        ...     brightness, by_the_top_row, fgsm, images, labels, jax.random.key(0)
+        ...     brightness, top_row, fgsm, images, labels, jax.random.key(0)
         ... )
         >>> print(attacked.success, attacked.queries)
         [ True] [1]
@@ -97,12 +96,5 @@ def _judged(
     evaluations: int,
     status: Int32[Array, " n"],
 ) -> Attacked:
-    return finish(
-        logits_fn,
-        make_goal(None, labels, targets),
-        initial_best(images),
-        key,
-        evaluations=evaluations,
-        queries=0,
-        status=status,
-    )
+    goal, best = make_goal(None, labels, targets), initial_best(images)
+    return finish(logits_fn, goal, best, key, evaluations, queries=0, status=status)

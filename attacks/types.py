@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
 
+Images = Float[Array, "n h w c"]
+PerImage = Float[Array, " n"]
+
 # (images [n, h, w, c] in [0, 1], key) -> logits [n, k]. The key is for a random
 # classifier or defense; a deterministic one ignores it.
 LogitsFunction = Callable[

@@ -277,7 +277,8 @@ def test_one_random_error_is_no_success_of_rand():
     goal = make_goal(cross_entropy, jnp.asarray(labels))
     oracle = functools.partial(query, sometimes_anything, goal)
     options = {"steps": 100, "prefers": preference(randomized=False)}
-    one_shot = compiled(ascend, oracle, rule=still, **options)(start=images, key=key)
+    search = compiled(ascend, oracle, rule=still, **options)
+    _, one_shot = search(start=images, key=key)
     assert (one_shot.wrong == 0).mean() < 0.05
 
     stages = tuple(
@@ -320,22 +321,6 @@ def test_rand_returns_the_highest_mean_loss_under_the_same_keys():
     np.testing.assert_array_equal(found.images, images - 0.25)
     assert calls == [0, 1, 2]
     np.testing.assert_array_equal(found.queries, [250] * 3)
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"epsilon": -0.1}, "epsilon must be finite and at least 0, got -0.1"),
-        ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
-        ({"version": "fast"}, "must be 'standard' or 'plus' or 'rand', got 'fast'"),
-        ({"evaluations": 0, "version": "rand"}, "evaluations must be at least 1"),
-        ({"evaluations": 3}, "evaluations is 3, but version 'standard' is for"),
-    ],
-)
-def test_refuses_invalid_settings(setting, message):
-    images, labels = some_images(1), np.array([0])
-    with pytest.raises(ValueError, match=message):
-        autoattack(linear, images, labels, jax.random.key(0), **setting)
 
 
 @pytest.mark.parametrize(("version", "classes"), [("standard", 3), ("rand", 2)])

@@ -390,24 +390,6 @@ def test_one_image_of_any_shape(shape, name):
     np.testing.assert_array_equal(found.success, broken)
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"epsilon": -0.1}, "epsilon must be finite and at least 0, got -0.1"),
-        ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
-        ({"steps": -1}, "steps must be at least 0, got -1"),
-        ({"restarts": 0}, "restarts must be at least 1, got 0"),
-        ({"eot_samples": 0}, "eot_samples must be at least 1, got 0"),
-        ({"evaluations": 0}, "evaluations must be at least 1, got 0"),
-        ({"rho": float("nan")}, "rho must be finite"),
-    ],
-)
-def test_refuses_invalid_settings(setting, message):
-    images, labels = some_images(1), np.array([0])
-    with pytest.raises(ValueError, match=message):
-        autopgd(two_layers, images, labels, jax.random.key(0), **setting)
-
-
 def test_refuses_too_few_classes_for_the_ratio():
     images, labels, key = some_images(1), np.array([0]), jax.random.key(0)
     three = lambda images, key: two_layers(images, key)[:, :3]

@@ -126,19 +126,3 @@ def test_iterates_with_nan_logits_are_counted_but_not_returned():
     assert attacked.not_finite[0] > 0 and attacked.not_finite[1] == 0
     assert attacked.not_finite[2] == attacked.queries[2]
     np.testing.assert_array_equal(attacked.images[2], images[2])
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"target_classes": 0}, "target_classes must be at least 1, got 0"),
-        ({"restarts": 0}, "restarts must be at least 1, got 0"),
-        ({"epsilon": -1.0}, "epsilon must be finite and at least 0, got -1.0"),
-        ({"norm": "l0"}, "norm must be 'linf' or 'l2' or 'l1', got 'l0'"),
-    ],
-)
-def test_refuses_invalid_settings(setting, message):
-    images, labels = some_images(1, SHAPE), np.array([0])
-    with pytest.raises(ValueError, match=message):
-        attack = functools.partial(multi_targeted, LINEAR, **setting)
-        jax.eval_shape(attack, images, labels, jax.random.key(0))

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,24 +38,10 @@ def exact_size(difference, norm):
     return np.linalg.norm(flat, order, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames="norm")
-def project(images, clean, epsilon, norm):
-    return norms.project(images, clean, epsilon, norm)
-
-
-@functools.partial(jax.jit, static_argnames="norm")
-def direction_of(gradient, norm):
-    return norms.direction(gradient, norm)
-
-
-@functools.partial(jax.jit, static_argnames="norm")
-def random_in_ball(keys, clean, epsilon, norm):
-    return norms.random_in_ball(keys, clean, epsilon, norm)
-
-
-@functools.partial(jax.jit, static_argnames="norm")
-def size(difference, norm):
-    return norms.size(difference, norm)
+project = jax.jit(norms.project, static_argnames="norm")
+direction_of = jax.jit(norms.direction, static_argnames="norm")
+random_in_ball = jax.jit(norms.random_in_ball, static_argnames="norm")
+size = jax.jit(norms.size, static_argnames="norm")
 
 
 @pytest.mark.parametrize("norm", norms.NORMS)

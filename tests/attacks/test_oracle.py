@@ -47,7 +47,7 @@ def single(samples):
 @pytest.mark.parametrize(("samples", "chunk"), [(1, 1), (5, 2), (6, 3), (4, 8), (7, 4)])
 def test_the_mean_over_the_keys(samples, chunk):
     query = functools.partial(
-        oracle.query, random_model, GOAL, samples=samples, chunk=chunk
+        oracle.query, random_model, GOAL, sampling=oracle.Sampling(samples, chunk)
     )
     both = lambda *question: (query(*question), query(*question, gradient=False))
     answer, without = jax.jit(both)(some_images(), jax.random.key(5))
@@ -66,7 +66,9 @@ def test_float64_and_the_plain_average_agree_to_the_last_digits(x64):
     query = jax.jit(functools.partial(oracle.query, random_model, GOAL))
     each = [query(images, k).gradient for k in jax.random.split(key, 6)]
     several = jax.jit(
-        functools.partial(oracle.query, random_model, GOAL, samples=6, chunk=4)
+        functools.partial(
+            oracle.query, random_model, GOAL, sampling=oracle.Sampling(6, 4)
+        )
     )
     found = several(images, key).gradient
     assert found.dtype == np.float64
@@ -84,7 +86,9 @@ def test_samples_with_nan_logits():
     keys = jax.random.split(key, samples)
     lost = [bool(jax.random.bernoulli(jax.random.fold_in(k, 1))) for k in keys]
     assert 0 < sum(lost) < samples
-    query = functools.partial(oracle.query, sometimes, GOAL, samples=samples, chunk=1)
+    query = functools.partial(
+        oracle.query, sometimes, GOAL, sampling=oracle.Sampling(samples)
+    )
     answer = jax.jit(query)(some_images(), key)
     np.testing.assert_array_equal(answer.finite, [True, False, True])
     expected = single(samples)

@@ -162,26 +162,3 @@ def test_no_pixels_return_the_image():
     attacked = attack(images, labels, jax.random.key(0))
     np.testing.assert_array_equal(attacked.images, images)
     np.testing.assert_array_equal(attacked.queries, [1, 1])
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"pixels": -1}, "pixels must be at least 0, got -1"),
-        ({"pixels": 16}, "pixels must be below the 16 of an image, got 16"),
-        ({"queries": 0}, "queries must be at least 1, got 0"),
-        ({"alpha_init": 0.0}, "alpha_init must be above 0 and at most 1, got 0.0"),
-        ({"alpha_init": 1.5}, "alpha_init must be above 0 and at most 1, got 1.5"),
-        ({"restarts": 0}, "restarts must be at least 1, got 0"),
-    ],
-)
-def test_refuses_invalid_settings(setting, message):
-    images, labels = some_images(1, SHAPE), np.array([0])
-    with pytest.raises(ValueError, match=message):
-        sparse_rs(
-            linear_model()[0],
-            images,
-            labels,
-            jax.random.key(0),
-            **{"pixels": 1, **setting},
-        )

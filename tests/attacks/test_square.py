@@ -271,23 +271,3 @@ def test_keeps_float64(x64):
     assert attacked.images.dtype == np.float64
     moved = np.asarray(attacked.images) - images
     assert 0 < np.abs(moved).max() <= 8 / 255
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"epsilon": -0.1}, "epsilon must be finite and at least 0, got -0.1"),
-        ({"norm": "l1"}, "norm must be 'linf' or 'l2', got 'l1'"),
-        ({"queries": 0}, "queries must be at least 1, got 0"),
-        ({"restarts": 0}, "restarts must be at least 1, got 0"),
-        ({"p_init": 0.0}, "p_init must be above 0 and at most 1, got 0.0"),
-        ({"p_init": 1.5}, "p_init must be above 0 and at most 1, got 1.5"),
-        ({"eot_samples": 0}, "eot_samples must be at least 1, got 0"),
-        ({"evaluations": 0}, "evaluations must be at least 1, got 0"),
-    ],
-)
-def test_refuses_invalid_settings(setting, message):
-    logits_fn, _ = linear((2, 2, 1), CLASSES, in_order=True)
-    images, labels = some_images(1, (2, 2, 1)), np.array([0])
-    with pytest.raises(ValueError, match=message):
-        square(logits_fn, images, labels, jax.random.key(0), **setting)

@@ -35,19 +35,7 @@ EVERY = {
     "sparse_rs": (attacks.sparse_rs, {"pixels": 1, "queries": 3}),
     "autoattack": (attacks.autoattack, {"version": "rand", "stages": ()}),
 }
-GRADIENTS = {
-    "fgsm",
-    "pgd",
-    "mi_fgsm",
-    "multi_targeted",
-    "autopgd",
-    "targeted_autopgd",
-    "carlini_wagner",
-    "deepfool",
-    "fab",
-    "fab_minimal",
-    "spsa",
-}
+GRADIENTS = set(EVERY) - {"square", "boundary", "sparse_rs", "autoattack"}
 STOPS = {
     "autopgd",
     "targeted_autopgd",

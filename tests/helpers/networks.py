@@ -45,6 +45,18 @@ def linear(shape, classes, *, seed=0, middle=0.0, in_order=False):
     return logits_fn, weights
 
 
+def noting_keys(network):
+    """The network, and a list that the keys of its queries are put into."""
+    seen = []
+
+    def logits_fn(images, key):
+        note = lambda data: seen.append(tuple(np.asarray(data).tolist()))
+        jax.debug.callback(note, jax.random.key_data(key))
+        return network(images, key)
+
+    return logits_fn, seen
+
+
 def inner_images(n, shape, weights, seed=1):
     """Away from the box's ends; their labels and logits if `linear` is around 0.5."""
     rng = np.random.default_rng(seed)

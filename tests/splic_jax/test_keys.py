@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from attacks import norms
-from attacks.ascent import image_keys
+from attacks.keys import image_keys
 from attacks.losses import cross_entropy
-from attacks.oracle import make_goal, mean_logits, query
+from attacks.oracle import Sampling, make_goal, mean_logits, query
 from splic_jax import METHODS, SPLICConfig, transform
 from splic_jax.keys import generator, mappable
 from splic_jax.transforms import AblationConfig, fitted
@@ -81,9 +81,8 @@ def test_expectations_are_over_draws_that_differ(impl):
 
     images, key = jnp.asarray(IMAGES), jax.random.key(1, impl=impl)
     goal = make_goal(cross_entropy, jnp.zeros(len(images), jnp.int32))
-    several = dict(samples=4, chunk=4)
-    by_chunk = query(noise, goal, images, key, **several).logits
-    one_by_one = query(noise, goal, images, key, samples=4, chunk=1).logits
+    by_chunk = query(noise, goal, images, key, sampling=Sampling(4, 4)).logits
+    one_by_one = query(noise, goal, images, key, sampling=Sampling(4)).logits
     np.testing.assert_allclose(by_chunk, one_by_one, rtol=1e-6, atol=1e-6)
-    mean = mean_logits(noise, images, key, **several)
+    mean = mean_logits(noise, images, key, Sampling(4, 4))
     np.testing.assert_allclose(mean, one_by_one, rtol=1e-6, atol=1e-6)

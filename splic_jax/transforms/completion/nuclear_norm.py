@@ -187,19 +187,11 @@ def nuclear_norm_one(
 ) -> Float[Array, "h w c"]:
     """Estimates an image from a random part of its pixels by `nuclear_norm_matrix`.
 
-    Pixels are scaled to [-1, 1] for it, and the result is clipped. Random, and
-    differentiable in reverse mode. ME-Net itself is attacked by BPDA, with an identity
-    backward; attack the average of many masks (EOT).
-
-    References:
-        Yang, Zhang, Katabi and Xu 2019, "ME-Net: towards effective adversarial
-        robustness with matrix estimation", and its published code.
+    Range, key, attack and source are those of `usvt_one`; differentiable in reverse
+    mode.
     """
-
-    def complete(matrix: Array, mask: Array) -> Array:
-        return nuclear_norm_matrix(matrix, mask, config).matrix
-
-    return estimate(image, key, config, complete)
+    run = nuclear_norm_matrix
+    return estimate(image, key, config, lambda x, m: run(x, m, config).matrix)
 
 
 nuclear_norm = per_image(nuclear_norm_one)

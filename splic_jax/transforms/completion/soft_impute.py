@@ -112,14 +112,11 @@ def soft_impute_one(
 ) -> Float[Array, "h w c"]:
     """Completes an image from a random part of its pixels by `soft_impute_matrix`.
 
-    Pixels are scaled to [-1, 1] for it, and the result is clipped. Random, and
-    differentiable in reverse mode. ME-Net itself is attacked by BPDA, with an identity
-    backward; attack the average of many masks (EOT).
+    Range, key, attack and source are those of `usvt_one`; differentiable in reverse
+    mode.
 
     References:
-        Yang, Zhang, Katabi and Xu 2019, "ME-Net: towards effective adversarial
-        robustness with matrix estimation", and its published code; Mazumder, Hastie and
-        Tibshirani 2010; fancyimpute's `SoftImpute`.
+        Mazumder, Hastie and Tibshirani 2010; fancyimpute's `SoftImpute`.
     """
     return estimate(image, key, config, lambda x, m: soft_impute_matrix(x, m, config))
 
