@@ -102,8 +102,8 @@ def taken(
             def step(carry, _):
                 x, vectors = carry
                 tall = x if len(vectors) == x.shape[1] else x.T
-                images = small.product(tall, vectors)
-                angles = tracked.angles_of(small.product_tn(images, images), rank)
+                xv = small.product(tall, vectors)
+                angles = tracked.angles_of(small.product_tn(xv, xv), rank)
                 wanted = tracked.corrections(angles.last, angles.turn, delta)
                 return algorithm1.step(solver, x, vectors, delta, problem), wanted
 

@@ -1,4 +1,4 @@
-"""What attacks that know of a random defence leave of it, at equal budgets.
+"""What attacks that know of a random defense leave of it, at equal budgets.
 
     ./launch.sh bench adaptive --checkpoint=out/train --dataset=cifar10 --data_dir=DIR
 

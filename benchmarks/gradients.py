@@ -196,7 +196,7 @@ def timings(
     return rows
 
 
-COLOURS = {
+COLORS = {
     "closed form": "#000000",
     "stable": "#0072b2",
     "singular values": "#e69f00",
@@ -204,7 +204,7 @@ COLOURS = {
     "directional": "#56b4e9",
     "forward": "#009e73",
 }
-MARKERS = dict(zip(COLOURS, "osv^dx", strict=True))
+MARKERS = dict(zip(COLORS, "osv^dx", strict=True))
 
 
 def draw(record: dict[str, Any], path: pathlib.Path) -> None:
@@ -225,7 +225,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
                     [row["delta_over_sigma"] for row in rows],
                     [row["error"] for row in rows],
                     line,
-                    color=COLOURS[name],
+                    color=COLORS[name],
                     marker=MARKERS[name],
                     markersize=3,
                     label=name if dtype == "float32" else None,
@@ -245,7 +245,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
             right.loglog(
                 [row["size"] for row in rows],
                 [row["ratio_to_closed_form"] for row in rows],
-                color=COLOURS[name],
+                color=COLORS[name],
                 marker=MARKERS[name],
                 markersize=3,
                 label=name,

@@ -169,8 +169,8 @@ def state_after(matrix, mask, config: SPLICConfig, rounds: int):
         length=rounds,
     )
     rank = config.rank_of(matrix.shape[:2])
-    now = fast.track(state.x, state.basis, state.progress.delta, rank)
-    return problem, state.x, now
+    leading = fast.track(state.x, state.basis, state.progress.delta, rank)
+    return problem, state.x, leading
 
 
 def multiply_adds(m: int, n: int, p: int) -> dict[str, int]:
@@ -187,34 +187,34 @@ def multiply_adds(m: int, n: int, p: int) -> dict[str, int]:
     }
 
 
-def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
+def parts_of(problem, x, leading, config: SPLICConfig) -> list[Part]:
     """What to time of a step on one matrix."""
-    (m, n), p = x.shape, now.vectors.shape[1]
+    (m, n), p = x.shape, leading.vectors.shape[1]
     rank = config.rank_of((m, n))
-    squares = jnp.sort(small.total(now.images**2))[::-1]
+    squares = jnp.sort(small.total(leading.xv**2))[::-1]
     last = jnp.sqrt(squares[rank - 1])
-    gram = small.product_tn(now.images, now.images)
-    cut, kept = small.product_nt(now.images, now.vectors), jnp.ones_like(squares)
+    gram = small.product_tn(leading.xv, leading.xv)
+    cut, kept = small.product_nt(leading.xv, leading.vectors), jnp.ones_like(squares)
     work, solver = multiply_adds(m, n, p), fast.Tracked(config)
 
     def start(x, vectors, delta):
-        images = small.product(x, vectors)
-        gram = small.product_tn(images, images)
+        xv = small.product(x, vectors)
+        gram = small.product_tn(xv, xv)
         angles = fast.angles_of(gram, rank)
         wanted = fast.corrections(angles.last, angles.turn, delta)
-        return images, gram, angles.t, wanted
+        return xv, gram, angles.t, wanted
 
-    def leave_span(x, now, gram):
-        now = fast._leave_span(x, now, gram)
-        return now, small.product_tn(now.images, now.images)
+    def leave_span(x, leading, gram):
+        leading = fast._leave_span(x, leading, gram)
+        return leading, small.product_tn(leading.xv, leading.xv)
 
-    def cut_and_descend(now, kept, weights):
-        cut, descended = fast.times(now.images, kept, weights)
-        back = small.transpose(now.vectors)
+    def cut_and_descend(leading, kept, weights):
+        cut, descended = fast.times(leading.xv, kept, weights)
+        back = small.transpose(leading.vectors)
         return small.product(cut, back), small.product(descended, back)
 
-    def weights(now, delta):
-        return fast._weights(now, delta, None, rank, config.step_size)
+    def weights(leading, delta):
+        return fast._weights(leading, delta, None, rank, config.step_size)
 
     def restore(cut, descended, x, problem):
         smoothed = arrays.smooth(cut, descended, config, 1)
@@ -226,22 +226,24 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
         return new, vectors, algorithm1.relative_change(solver, x, new)
 
     functions = {  # with their arguments, times in a step and in a correction
-        "product, Gram matrix": (start, (x, now.vectors, last), 1, 0),
+        "product, Gram matrix": (start, (x, leading.vectors, last), 1, 0),
         "turn in the span": (
-            lambda now, gram: fast._turn_fully(now, gram, fast.angles_of(gram, rank).t),
-            (now, gram),
+            lambda leading, gram: fast._turn_fully(
+                leading, gram, fast.angles_of(gram, rank).t
+            ),
+            (leading, gram),
             0,
             1,
         ),
-        "step out of it": (leave_span, (x, now, gram), 0, 1),
+        "step out of it": (leave_span, (x, leading, gram), 0, 1),
         "both at once": (
-            lambda x, now, gram, t: fast._settle(x, now, gram, t, rank),
-            (x, now, gram, fast.angles_of(gram, rank).t),
+            lambda x, leading, gram, t: fast._settle(x, leading, gram, t, rank),
+            (x, leading, gram, fast.angles_of(gram, rank).t),
             1,
             0,
         ),
-        "weights": (weights, (now, last), 1, 0),
-        "cut, descent": (cut_and_descend, (now, kept, kept / 2), 1, 0),
+        "weights": (weights, (leading, last), 1, 0),
+        "cut, descent": (cut_and_descend, (leading, kept, kept / 2), 1, 0),
         "TV, anchors, change": (restore, (cut, cut, x, problem), 1, 0),
     }
     parts = [
@@ -254,7 +256,7 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
             f"step, {count} correction{'s' * (count != 1)}",
             sum((part.once + count * part.each) * part.multiply_adds for part in parts),
             step,
-            (x, now.vectors, ratio * last, problem),
+            (x, leading.vectors, ratio * last, problem),
             1,
             count,
         )
@@ -269,10 +271,10 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
             (a, b),
         )
         for a, b in (
-            (x, now.vectors),
-            (now.images, now.vectors.T),
-            (now.images.T, now.images),
-            (now.vectors, gram),
+            (x, leading.vectors),
+            (leading.xv, leading.vectors.T),
+            (leading.xv.T, leading.xv),
+            (leading.vectors, gram),
             (gram, gram),
         )
     ]

@@ -7,7 +7,7 @@ of one matrix: `jax.jit`, `jax.vmap` and `jax.grad` are yours.
     purified = purify(images, jax.random.key(0), SPLICConfig())
 
 Purification:  purify, SPLICConfig, sample_mask
-Defences:      transform, METHODS, and each method's settings (`splic_jax.transforms`)
+Defenses:      transform, METHODS, and each method's settings (`splic_jax.transforms`)
 Certificate:   `splic_jax.certificate`
 Completion:    complete, complete_alternating, Completion
 Objective:     objective, smoothed_rank, total_variation

@@ -149,7 +149,7 @@ class SPLICConfig:
         Laplacian, below 8 for every shape and near it for large ones. Over a pyramid
         the second level adds nothing to it, as averages of 2 x 2 pixels do not see the
         fastest wave, and each further one less than 2, at the repeated corner of odd
-        sides. Eq. (10) has half the neighbours: ``|2 - e^{ia} - e^{ib}| <= 4`` for
+        sides. Eq. (10) has half the neighbors: ``|2 - e^{ia} - e^{ib}| <= 4`` for
         every wave, and with ``mu lambda 4 <= 2`` each new pixel is a mean of old ones.
 
         The rank cut and the return to the anchors are projections, which lengthen

@@ -1,4 +1,4 @@
-"""Attacks through defences and verdicts on them, out of few compiled programs.
+"""Attacks through defenses and verdicts on them, out of few compiled programs.
 
 The L-infinity attacks of `train.threats.attackers` taken apart, as compiling is dear
 where a machine is lent for minutes: one gradient, one move, one transform and one

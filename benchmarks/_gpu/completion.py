@@ -20,7 +20,7 @@ from splic_jax.solvers import algorithm1, kernel
 
 CONCATENATED = dataclasses.replace(CHOSEN, channels="concatenated", mask="independent")
 WARPS = (1, 2, 4, 8)
-# A pixel that differs by more is counted: a third of what one grey level is to the eye.
+# A pixel that differs by more is counted: a third of what one gray level is to the eye.
 _FAR = 0.02
 
 _KEY = 0

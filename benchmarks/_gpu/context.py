@@ -50,7 +50,7 @@ class Program(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
         images: uint8 ``[n, 32, 32, 3]``.
@@ -142,9 +142,9 @@ def _toy(count: int, seed: int) -> Images:
     labels = rng.integers(0, 10, count).astype(np.int32)
     axis = np.linspace(0, 1, 32)
     slopes = rng.uniform(-1, 1, (count, 2, 1, 1))
-    grey = slopes[:, 0] * axis + slopes[:, 1] * axis[:, None]
+    gray = slopes[:, 0] * axis + slopes[:, 1] * axis[:, None]
     hues = 0.5 + 0.4 * np.cos(labels[:, None] * 0.6 + np.arange(3) * 2.1)
-    values = hues[:, None, None] + 0.15 * grey[..., None]
+    values = hues[:, None, None] + 0.15 * gray[..., None]
     values = values + rng.normal(0, 0.02, values.shape)
     images = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return Images(images, labels, f"{count} drawn images, a rehearsal")

@@ -1,4 +1,4 @@
-"""Items F, G, H, K and L2: attacks in front of defences, as in the paper's tables.
+"""Items F, G, H, K and L2: attacks in front of defenses, as in the paper's tables.
 
 Each ``run_*`` returns a record and saves it after each row; each ``programs_*`` lists
 what it compiles, to be compiled before, at the same time as something else.
@@ -42,7 +42,7 @@ ROWS: Rows = {
 SLOW_ROWS: Rows = {
     name: METHODS[name].config for name in ("usvt", "soft_impute", "nuclear_norm")
 }
-# The defences that networks were trained behind, and what stands in front of them.
+# The defenses that networks were trained behind, and what stands in front of them.
 TARGETS: Rows = {
     "vanilla": None,
     "splic": CHOSEN,
@@ -209,7 +209,7 @@ def _row(
 
 
 def run_bpda(context: Context) -> Record:
-    """Table 2: the attacker runs the defence, with an identity for its derivative."""
+    """Table 2: the attacker runs the defense, with an identity for its derivative."""
     network = _network(context, "splic")
     record: Record = {
         "what": "white-box BPDA on a network trained behind SPLIC",
@@ -355,7 +355,7 @@ def _adaptive(
 
 
 def run_black_box(context: Context) -> Record:
-    """Table 1: attacks made on another network, and the defences that meet them."""
+    """Table 1: attacks made on another network, and the defenses that meet them."""
     surrogate = networks.exists(context, "surrogate")
     source_name = "surrogate" if surrogate else "vanilla"
     source = _network(context, source_name)

@@ -149,19 +149,19 @@ def _fast_attack(
     labels: jax.Array,
     keys: jax.Array,
     recipe: Recipe,
-    defence: Callable[[jax.Array, jax.Array], jax.Array] | None,
+    defense: Callable[[jax.Array, jax.Array], jax.Array] | None,
 ) -> jax.Array:
     """FGSM from a random start (Wong, Rice and Kolter 2020, algorithm 3).
 
-    Through the defence with the identity for its derivative. As in their code the
+    Through the defense with the identity for its derivative. As in their code the
     network is in training mode; but its running averages stay as they are.
     """
     start = jax.random.uniform(keys[0], images.shape, minval=-EPSILON, maxval=EPSILON)
     start = jnp.clip(images + start, 0, 1)
 
     def loss(images: jax.Array) -> jax.Array:
-        if defence is not None:
-            images = bpda(defence)(images, keys[1])
+        if defense is not None:
+            images = bpda(defense)(images, keys[1])
         return batch_loss(state.parameters, state.statistics, images, labels, recipe)[0]
 
     moved = start + FAST_STEP * jnp.sign(jax.grad(loss)(start))
@@ -195,9 +195,9 @@ def run_epoch(
     steps = len(images) // recipe.batch
     order = jax.random.permutation(order_key, len(images)).astype(jnp.int32)
     order = order[: steps * recipe.batch].reshape(steps, recipe.batch)
-    defence = None
+    defense = None
     if recipe.config is not None:
-        defence = partial(purify, config=recipe.config)
+        defense = partial(purify, config=recipe.config)
 
     def step(state: State, drawn: Any) -> tuple[State, tuple[jax.Array, jax.Array]]:
         chosen, key = drawn
@@ -205,9 +205,9 @@ def run_epoch(
         inputs, wanted = augmented(images, chosen, augment_key), labels[chosen]
         if recipe.attacked:
             keys = jnp.stack([start_key, attack_key])
-            inputs = _fast_attack(state, inputs, wanted, keys, recipe, defence)
-        if defence is not None:
-            inputs = defence(inputs, purify_key)
+            inputs = _fast_attack(state, inputs, wanted, keys, recipe, defense)
+        if defense is not None:
+            inputs = defense(inputs, purify_key)
         (loss, (accuracy, averages)), gradient = jax.value_and_grad(
             batch_loss, has_aux=True
         )(state.parameters, state.statistics, inputs, wanted, recipe)

@@ -255,8 +255,8 @@ def map_chunks(
     else:
         values = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     _report_range(jnp.all((values >= 0) & (values <= 1)))
-    colours = values.shape[-1] - (values.shape[-1] in (2, 4))
-    values = values[..., :colours]
+    colors = values.shape[-1] - (values.shape[-1] in (2, 4))
+    values = values[..., :colors]
 
     padding = max(-len(values) % chunk, least * chunk - len(values))
     values = jnp.pad(values, ((0, padding), (0, 0), (0, 0), (0, 0)), mode="edge")
@@ -275,6 +275,6 @@ def map_chunks(
         # What a NaN becomes as an integer is for the platform to say.
         values = jnp.where(jnp.isnan(values), 0, jnp.round(values * 255))
     values = jnp.concatenate(
-        [values.astype(images.dtype), images[..., colours:]], axis=-1
+        [values.astype(images.dtype), images[..., colors:]], axis=-1
     )
     return values, finite

@@ -10,13 +10,13 @@ from splic_jax.arguments import require_matrix
 def total_variation(
     x: Float[Array | np.ndarray, "m n"], scales: int = 1
 ) -> Float[Array, ""]:
-    r"""Squared differences between neighbouring pixels, paper eq. (6).
+    r"""Squared differences between neighboring pixels, paper eq. (6).
 
     .. math::
         C(X) = \frac12 \sum_{i<m,\, j} (x_{i,j} - x_{i+1,j})^2
              + \frac12 \sum_{i,\, j<n} (x_{i,j} - x_{i,j+1})^2
 
-    which is what the three sums of eq. (6) add up to: every pair of neighbours once.
+    which is what the three sums of eq. (6) add up to: every pair of neighbors once.
     With `scales` S > 1 it is summed over a dyadic pyramid, ``C(X) + C(P X) + ... +
     C(P^{S-1} X)``, where P averages 2 x 2 blocks (the last row or column of an odd
     side is repeated). The paper speaks of a multi-scale TV and defines one scale.

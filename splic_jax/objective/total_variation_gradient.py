@@ -20,8 +20,8 @@ def total_variation_gradient(
     r"""Gradient of `total_variation`, or eq. (10) as printed.
 
     ``form="exact"`` is the gradient of eq. (6), the 5-point Laplacian: at each pixel
-    the sum of (own value - neighbour) over its 2 to 4 neighbours. ``form="printed"``
-    is eq. (10) to the letter, which keeps only the neighbours at i+1 and j+1:
+    the sum of (own value - neighbor) over its 2 to 4 neighbors. ``form="printed"``
+    is eq. (10) to the letter, which keeps only the neighbors at i+1 and j+1:
 
     .. math::
         \nabla C(X)_{i,j} = \begin{cases}
@@ -29,7 +29,7 @@ def total_variation_gradient(
             x_{i,j} - x_{i,j+1} & i = m \\
             x_{i,j} - x_{i+1,j} & j = n \end{cases}
 
-    (0 at i = m, j = n, which has neither neighbour). The two differ by exactly the
+    (0 at i = m, j = n, which has neither neighbor). The two differ by exactly the
     backward differences, so (10) is the gradient of no function.
 
     Args:
@@ -48,7 +48,7 @@ def total_variation_gradient(
     if form not in ("exact", "printed"):
         raise ValueError(f"form must be 'exact' or 'printed', got {form!r}")
     x = jnp.asarray(x)
-    # A neighbour beyond the edge has the pixel's own value.
+    # A neighbor beyond the edge has the pixel's own value.
     padded = _with_border(x)
     gradient = (x - padded[2:, 1:-1]) + (x - padded[1:-1, 2:])
     if form == "exact":
@@ -75,12 +75,12 @@ def difference_matrix(
     Args:
         side: of the matrix, m for the left D and n for the right one.
         form: as in `total_variation_gradient`.
-        padded: its side with the zeros around it, which are no neighbours.
+        padded: its side with the zeros around it, which are no neighbors.
     """
     shape = padded, padded
     i, j = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    neighbours = (j == i + 1) & (j < side)
+    neighbors = (j == i + 1) & (j < side)
     if form == "exact":
-        neighbours |= (i == j + 1) & (i < side)
-    neighbours = neighbours.astype(jnp.float32)
-    return jnp.where(i == j, jnp.sum(neighbours, axis=1)[:, None], 0) - neighbours
+        neighbors |= (i == j + 1) & (i < side)
+    neighbors = neighbors.astype(jnp.float32)
+    return jnp.where(i == j, jnp.sum(neighbors, axis=1)[:, None], 0) - neighbors

@@ -296,7 +296,7 @@ class Kernel:
     def init(self, given: References) -> tuple[Problem, Array, Array]:
         """The problem, the vectors given, and the largest singular value."""
         vectors = given.vectors_at[...]
-        squares = tiles.squares_of(tiles.images_of(given.anchors, vectors))
+        squares = tiles.squares_of(tiles.times(given.anchors, vectors))
         return given, vectors, jnp.sqrt(jnp.max(squares))
 
     def step(
@@ -304,27 +304,27 @@ class Kernel:
     ) -> tuple[Tiles, Array]:
         """Lines 4 to 11 of Algorithm 1; the total variation's part by factors."""
         config = self.config
-        now = follow(x, basis, delta, self.rank, self.whole)
-        squares = tiles.squares_of(now.images)
+        leading = follow(x, basis, delta, self.rank, self.whole)
+        squares = tiles.squares_of(leading.xv)
         kept = tiles.largest_ones(squares, self.rank)
         delta = jnp.maximum(delta, _EPSILON * jnp.sqrt(jnp.max(squares)))
         relative = config.step_scaling == "relative"
         width = delta if relative else delta * unit
         gain = spectrum.gain(width, config.step_size, relative)
         weights = spectrum.descended_weights(kept, squares / delta**2, gain)
-        parts = [tracked.times(tile, kept, weights) for tile in now.images]
+        parts = [tracked.times(tile, kept, weights) for tile in leading.xv]
         if not config.tv_weight:
-            back = [tiles.dot_nt(descended, now.vectors) for _, descended in parts]
-            return tuple(back), now.vectors
+            back = [tiles.dot_nt(descended, leading.vectors) for _, descended in parts]
+            return tuple(back), leading.vectors
         rows, columns = self.differences
         tv_step = config.step_size * config.tv_weight
-        across = tv_step * tiles.dot(columns, now.vectors)
+        across = tv_step * tiles.dot(columns, leading.vectors)
         smoothed = tuple(
-            tiles.dot_nt(descended - tv_step * tiles.dot(rows, cut), now.vectors)
+            tiles.dot_nt(descended - tv_step * tiles.dot(rows, cut), leading.vectors)
             - tiles.dot_nt(cut, across)
             for cut, descended in parts
         )
-        return smoothed, now.vectors
+        return smoothed, leading.vectors
 
     def finish(self, x: Tiles, given: References, unit: Array) -> None:
         """Writes the iterate, in its unit."""
@@ -342,7 +342,7 @@ class Leading(NamedTuple):
     """`tracked.Leading` with its images as tiles."""
 
     vectors: Array
-    images: Tiles
+    xv: Tiles
 
 
 # How many times columns were mended, they, and their defect.
@@ -351,19 +351,19 @@ _Mending = tuple[Array | int, Leading, Array]
 
 def follow(x: Tiles, vectors: Array, delta: Array, rank: int, whole: bool) -> Leading:
     """`tracked.track`; `whole` says that there is nothing outside of the span."""
-    now = Leading(vectors, tiles.images_of(x, vectors))
-    gram = tiles.gram_of(now.images)
+    leading = Leading(vectors, tiles.times(x, vectors))
+    gram = tiles.gram_of(leading.xv)
 
     def correct(_: Array, carry: tuple[Leading, Array]) -> tuple[Leading, Array]:
-        now, gram = carry
-        now, gram = _turn_fully(now, gram, rank)
+        leading, gram = carry
+        leading, gram = _turn_fully(leading, gram, rank)
         if not whole:
-            now = _leave_span(x, now, gram)
-        return now, tiles.gram_of(now.images)
+            leading = _leave_span(x, leading, gram)
+        return leading, tiles.gram_of(leading.xv)
 
     wanted = _corrections(gram, delta, rank)
-    now, gram = jax.lax.fori_loop(0, wanted, correct, (now, gram))
-    return _settle(x, now, gram, rank, whole)
+    leading, gram = jax.lax.fori_loop(0, wanted, correct, (leading, gram))
+    return _settle(x, leading, gram, rank, whole)
 
 
 def _corrections(gram: Array, delta: Array, rank: int) -> Array:
@@ -381,9 +381,9 @@ def _angles(gram: Array, rank: int) -> Array:
     return tracked.limited(tangent, tiles.total(tangent**2))
 
 
-def _rotate(now: Leading, rotation: Array) -> Leading:
-    vectors = tiles.dot(now.vectors, rotation)
-    return Leading(vectors, tiles.images_of(now.images, rotation))
+def _rotate(leading: Leading, rotation: Array) -> Leading:
+    vectors = tiles.dot(leading.vectors, rotation)
+    return Leading(vectors, tiles.times(leading.xv, rotation))
 
 
 def _rotation(t: Array) -> Array:
@@ -392,22 +392,22 @@ def _rotation(t: Array) -> Array:
     return root + tiles.dot(t, root)
 
 
-def _turn_fully(now: Leading, gram: Array, rank: int) -> tuple[Leading, Array]:
+def _turn_fully(leading: Leading, gram: Array, rank: int) -> tuple[Leading, Array]:
     rotation = _rotation(_angles(gram, rank))
     for _ in range(2):
         newton = 1.5 * tiles.identity(gram) - tiles.dot_tn(rotation, rotation) / 2
         rotation = tiles.dot(rotation, newton)
-    return _rotate(now, rotation), tiles.dot_tn(rotation, tiles.dot(gram, rotation))
+    return _rotate(leading, rotation), tiles.dot_tn(rotation, tiles.dot(gram, rotation))
 
 
-def _leave_span(x: Tiles, now: Leading, gram: Array) -> Leading:
+def _leave_span(x: Tiles, leading: Leading, gram: Array) -> Leading:
     squares = tiles.diagonal(gram)
-    step = tracked.first_order(_outside(x, now, gram), _safe_inverse(squares))
-    now, defect = _mended(_move(x, now, step, squares))
-    return _orthonormal(now, defect)
+    step = tracked.first_order(_outside(x, leading, gram), _safe_inverse(squares))
+    leading, defect = _mended(_move(x, leading, step, squares))
+    return _orthonormal(leading, defect)
 
 
-def _mended(now: Leading) -> tuple[Leading, Array]:
+def _mended(leading: Leading) -> tuple[Leading, Array]:
     def far(carry: _Mending) -> Array:
         done, _, defect = carry
         square = tiles.total(defect**2) / len(defect)
@@ -415,64 +415,64 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
         return few & (square > tracked.LARGEST_DEFECT**2)
 
     def mend(carry: _Mending) -> _Mending:
-        done, now, defect = carry
-        return done + 1, *_mend(now, defect, tiles.products.get())
+        done, leading, defect = carry
+        return done + 1, *_mend(leading, defect, tiles.products.get())
 
-    start: _Mending = (jnp.int32(0), now, _defect(now))
-    _, now, defect = jax.lax.while_loop(far, mend, start)
-    return now, defect
+    start: _Mending = (jnp.int32(0), leading, _defect(leading))
+    _, leading, defect = jax.lax.while_loop(far, mend, start)
+    return leading, defect
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _mend(now: Leading, defect: Array, spelled: str) -> tuple[Leading, Array]:
+def _mend(leading: Leading, defect: Array, spelled: str) -> tuple[Leading, Array]:
     del spelled  # traced anew for each of `PRODUCTS`
-    now = _orthonormal(now, defect)
-    return now, _defect(now)
+    leading = _orthonormal(leading, defect)
+    return leading, _defect(leading)
 
 
-def _orthonormal(now: Leading, defect: Array) -> Leading:
+def _orthonormal(leading: Leading, defect: Array) -> Leading:
     square = tiles.dot(defect, defect)
     root = tiles.identity(defect) + defect / 2 + square * 0.375
-    return _rotate(now, root + tiles.dot(square, defect) * 0.3125)
+    return _rotate(leading, root + tiles.dot(square, defect) * 0.3125)
 
 
-def _outside(x: Tiles, now: Leading, gram: Array) -> Array:
-    return tiles.pulled(x, now.images) - tiles.dot(now.vectors, gram)
+def _outside(x: Tiles, leading: Leading, gram: Array) -> Array:
+    return tiles.transpose_times(x, leading.xv) - tiles.dot(leading.vectors, gram)
 
 
-def _move(x: Tiles, now: Leading, step: Array, squares: Array) -> Leading:
-    images = tiles.images_of(x, step)
-    length, stretch = jnp.sum(step**2, axis=0), tiles.squares_of(images)
+def _move(x: Tiles, leading: Leading, step: Array, squares: Array) -> Leading:
+    xd = tiles.times(x, step)
+    length, stretch = jnp.sum(step**2, axis=0), tiles.squares_of(xd)
     rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
     scale = 1 / jnp.maximum(1 - rest, 0.3)
     norm = jnp.sqrt(jnp.sum(length * scale**2))
     scale *= jnp.minimum(1, tracked.LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
     return Leading(
-        tracked.moved(now.vectors, step, scale),
+        tracked.moved(leading.vectors, step, scale),
         tuple(
-            tracked.moved(tile, image, scale)
-            for tile, image in zip(now.images, images, strict=True)
+            tracked.moved(xv, moved, scale)
+            for xv, moved in zip(leading.xv, xd, strict=True)
         ),
     )
 
 
-def _settle(x: Tiles, now: Leading, gram: Array, rank: int, whole: bool) -> Leading:
+def _settle(x: Tiles, leading: Leading, gram: Array, rank: int, whole: bool) -> Leading:
     rotation = _rotation(_angles(gram, rank))
-    turned = _rotate(now, rotation)
+    turned = _rotate(leading, rotation)
     if not whole:
-        squares = tiles.squares_of(turned.images)
-        step = tiles.dot(_outside(x, now, gram), rotation) * _safe_inverse(squares)
+        squares = tiles.squares_of(turned.xv)
+        step = tiles.dot(_outside(x, leading, gram), rotation) * _safe_inverse(squares)
         turned = _move(x, turned, step, squares)
     turned, defect = _mended(turned)
-    gram = tiles.gram_of(turned.images)
+    gram = tiles.gram_of(turned.xv)
     t = _angles(tracked.of_orthonormal(gram, defect, tiles.diagonal(gram)), rank)
     both = t + defect / 2
     small = tiles.identity(t) + both + tiles.dot(both, both) / 2
     return _rotate(turned, small + tiles.dot(defect, defect) / 4)
 
 
-def _defect(now: Leading) -> Array:
-    gram = tiles.dot_tn(now.vectors, now.vectors)
+def _defect(leading: Leading) -> Array:
+    gram = tiles.dot_tn(leading.vectors, leading.vectors)
     # Columns that only fill up have no length to be missed.
     return jnp.where(gram > 0, tiles.identity(gram), 0) - gram
 

@@ -133,7 +133,7 @@ class Leading(NamedTuple):
     """
 
     vectors: Array
-    images: Array
+    xv: Array
 
 
 def basis_size(rank: int, smaller_side: int) -> int:
@@ -192,24 +192,24 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
         apart the singular values lie; they do suffer where sigma_{p+1} is near
         sigma_r.
     """
-    now = Leading(vectors, product(x, vectors))
-    gram = product_tn(now.images, now.images)
+    leading = Leading(vectors, product(x, vectors))
+    gram = product_tn(leading.xv, leading.xv)
 
     def correct(carry: _Correction) -> _Correction:
-        done, now, gram, angles = carry
-        now = _leave_span(x, *_turn_fully(now, gram, angles.t))
-        gram = product_tn(now.images, now.images)
-        return done + 1, now, gram, angles_of(gram, rank)
+        done, leading, gram, angles = carry
+        leading = _leave_span(x, *_turn_fully(leading, gram, angles.t))
+        gram = product_tn(leading.xv, leading.xv)
+        return done + 1, leading, gram, angles_of(gram, rank)
 
-    carry: _Correction = (0, now, gram, angles_of(gram, rank))
+    carry: _Correction = (0, leading, gram, angles_of(gram, rank))
     if jax.default_backend() == "cpu":
         wanted = corrections(carry[3].last, carry[3].turn, delta)
         carry = jax.lax.while_loop(lambda carry: carry[0] < wanted, correct, carry)
     else:
         for _ in range(_FIXED_CORRECTIONS):
             carry = correct(carry)
-    _, now, gram, angles = carry
-    return _settle(x, now, gram, angles.t, rank)
+    _, leading, gram, angles = carry
+    return _settle(x, leading, gram, angles.t, rank)
 
 
 class _Angles(NamedTuple):
@@ -294,34 +294,34 @@ def _newton(rotation: Array) -> Array:
     )
 
 
-def _rotate(now: Leading, rotation: Array) -> Leading:
-    return Leading(product(now.vectors, rotation), product(now.images, rotation))
+def _rotate(leading: Leading, rotation: Array) -> Leading:
+    return Leading(product(leading.vectors, rotation), product(leading.xv, rotation))
 
 
-def _turn_fully(now: Leading, gram: Array, t: Array) -> tuple[Leading, Array]:
+def _turn_fully(leading: Leading, gram: Array, t: Array) -> tuple[Leading, Array]:
     """Rotates within the span; returns also the new gram."""
     rotation = _rotation(t)
     for _ in range(2):
         rotation = product(rotation, _newton(rotation))
     gram = product_tn(rotation, product(gram, rotation))
-    return _rotate(now, rotation), gram
+    return _rotate(leading, rotation), gram
 
 
-def _leave_span(x: Array, now: Leading, gram: Array) -> Leading:
+def _leave_span(x: Array, leading: Leading, gram: Array) -> Leading:
     """Corrects the vectors by what lies outside of their span."""
-    if now.vectors.shape[0] == now.vectors.shape[1]:
-        return now
+    if leading.vectors.shape[0] == leading.vectors.shape[1]:
+        return leading
     squares = small.diagonal(gram)
-    step = first_order(_outside(x, now, gram), _safe_inverse(squares))
-    now, defect = _mended(_move(now, Leading(step, product(x, step)), squares))
-    return _orthonormal(now, defect)
+    step = first_order(_outside(x, leading, gram), _safe_inverse(squares))
+    leading, defect = _mended(_move(leading, Leading(step, product(x, step)), squares))
+    return _orthonormal(leading, defect)
 
 
 # How many times columns were mended, they, and their defect.
 _Mending = tuple[Array | int, Leading, Array]
 
 
-def _mended(now: Leading) -> tuple[Leading, Array]:
+def _mended(leading: Leading) -> tuple[Leading, Array]:
     """Makes columns nearly orthonormal that are far from it; returns the defect too."""
 
     def far(carry: _Mending) -> Array:
@@ -330,10 +330,10 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
         return (square > LARGEST_DEFECT**2) & (done < MOST_MENDING)
 
     def mend(carry: _Mending) -> _Mending:
-        done, now, defect = carry
-        return done + 1, *_mend(now, defect)
+        done, leading, defect = carry
+        return done + 1, *_mend(leading, defect)
 
-    carry: _Mending = (0, now, _defect(now.vectors))
+    carry: _Mending = (0, leading, _defect(leading.vectors))
     if jax.default_backend() == "cpu":
         carry = jax.lax.while_loop(far, mend, carry)
     else:
@@ -343,18 +343,18 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
 
 
 @jax.jit
-def _mend(now: Leading, defect: Array) -> tuple[Leading, Array]:
-    now = _orthonormal(now, defect)
-    return now, _defect(now.vectors)
+def _mend(leading: Leading, defect: Array) -> tuple[Leading, Array]:
+    leading = _orthonormal(leading, defect)
+    return leading, _defect(leading.vectors)
 
 
-def _orthonormal(now: Leading, defect: Array) -> Leading:
-    return _rotate(now, _inverse_root_to_third(defect, product(defect, defect)))
+def _orthonormal(leading: Leading, defect: Array) -> Leading:
+    return _rotate(leading, _inverse_root_to_third(defect, product(defect, defect)))
 
 
-def _outside(x: Array, now: Leading, gram: Array) -> Array:
+def _outside(x: Array, leading: Leading, gram: Array) -> Array:
     """What X^T X makes of the vectors outside of their span."""
-    return _rest(product_tn(x, now.images), now.vectors, gram)
+    return _rest(product_tn(x, leading.xv), leading.vectors, gram)
 
 
 @kernel
@@ -367,19 +367,19 @@ def first_order(outside: Array, inverse: Array) -> Array:
     return outside * inverse
 
 
-def _move(now: Leading, step: Leading, squares: Array) -> Leading:
+def _move(leading: Leading, step: Leading, squares: Array) -> Leading:
     """Adds a step of first order, each column scaled by the quotient of its own."""
-    length, stretch = small.total(step.vectors**2), small.total(step.images**2)
+    length, stretch = small.total(step.vectors**2), small.total(step.xv**2)
     rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
     scale = 1 / jnp.maximum(1 - rest, 0.3)
     norm = jnp.sqrt(small.total(length * scale**2))
     scale = scale * jnp.minimum(1, LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
-    return Leading(*(moved(*of, scale) for of in zip(now, step, strict=True)))
+    return Leading(*(moved(*of, scale) for of in zip(leading, step, strict=True)))
 
 
 @kernel
-def moved(now: Array, step: Array, scale: Array) -> Array:
-    return now + step * scale
+def moved(leading: Array, step: Array, scale: Array) -> Array:
+    return leading + step * scale
 
 
 @kernel
@@ -404,19 +404,21 @@ def damped_inverse(squares: Array, largest: Array) -> Array:
     return squares / jnp.where(least > 0, squares**2 + least**2, 1)
 
 
-def _settle(x: Array, now: Leading, gram: Array, t: Array, rank: int) -> Leading:
+def _settle(x: Array, leading: Leading, gram: Array, t: Array, rank: int) -> Leading:
     """The last correction, within the span and out of it at once, to second order."""
     rotation = _rotation(t)
-    turned = _rotate(now, rotation)
-    if now.vectors.shape[0] != now.vectors.shape[1]:
+    turned = _rotate(leading, rotation)
+    if leading.vectors.shape[0] != leading.vectors.shape[1]:
         # The turned columns' own: a mixture of two would get the correction of neither.
-        squares = small.total(turned.images**2)
-        step = _turned_step(_outside(x, now, gram), rotation, _safe_inverse(squares))
+        squares = small.total(turned.xv**2)
+        step = _turned_step(
+            _outside(x, leading, gram), rotation, _safe_inverse(squares)
+        )
         turned = _move(turned, Leading(step, product(x, step)), squares)
     # What that left, of second order, is mended at once: lengths, angles between the
     # columns, and S.
     turned, defect = _mended(turned)
-    gram = product_tn(turned.images, turned.images)
+    gram = product_tn(turned.xv, turned.xv)
     t = angles_of(of_orthonormal(gram, defect, small.diagonal(gram)), rank).t
     return _rotate(turned, _small_rotation(t, defect))
 
@@ -456,10 +458,10 @@ def _gain(delta: Array, unit: Array | None, step_size: float) -> Array:
 
 
 def _weights(
-    now: Leading, delta: Array, unit: Array | None, rank: int, step_size: float
+    leading: Leading, delta: Array, unit: Array | None, rank: int, step_size: float
 ) -> tuple[Array, Array, Array]:
     """Squares of the singular values, and their weights in the cut and the descent."""
-    squares = small.total(now.images**2)
+    squares = small.total(leading.xv**2)
     kept = small.largest_ones(squares, rank)
     delta = _floor(delta, squares)
     gain = _gain(delta, unit, step_size)
@@ -467,8 +469,8 @@ def _weights(
 
 
 @kernel
-def times(images: Array, kept: Array, weights: Array) -> tuple[Array, Array]:
-    return kept * images, weights * images
+def times(xv: Array, kept: Array, weights: Array) -> tuple[Array, Array]:
+    return kept * xv, weights * xv
 
 
 def cut_and_descend(
@@ -520,10 +522,10 @@ def _cut_and_descend(
     rank: int,
     step_size: float,
 ) -> tuple[Array, Array, Array]:
-    now = track(x, vectors, delta, rank)
-    _, kept, weights = _weights(now, delta, unit, rank, step_size)
-    cut, descended = times(now.images, kept, weights)
-    back = small.transpose(now.vectors)
+    leading = track(x, vectors, delta, rank)
+    _, kept, weights = _weights(leading, delta, unit, rank, step_size)
+    cut, descended = times(leading.xv, kept, weights)
+    back = small.transpose(leading.vectors)
     cut = product(cut, back)
     if jax.default_backend() == "cpu":
         descended = jax.lax.cond(
@@ -533,7 +535,7 @@ def _cut_and_descend(
         )
     else:
         descended = product(descended, back)
-    return cut, descended, now.vectors
+    return cut, descended, leading.vectors
 
 
 def _with_residuals(
@@ -559,9 +561,9 @@ def _pull_back(
     """
     x, vectors, delta, unit = residuals
     of_cut, of_descended, _ = cotangents
-    now = Leading(vectors, product(x, vectors))
+    leading = Leading(vectors, product(x, vectors))
     (squares, kept, weights), pull_weights = jax.vjp(
-        lambda d: _weights(now, d, unit, rank, step_size), delta
+        lambda d: _weights(leading, d, unit, rank, step_size), delta
     )
     width = _floor(delta, squares)
     differences = spectrum.divided_differences(
@@ -570,19 +572,19 @@ def _pull_back(
 
     # Of Y = X V, to begin with, where Y stands on the left in the results.
     turned = product(of_cut, vectors), product(of_descended, vectors)
-    images = _weighed(*turned, kept, weights)
+    of_xv = _weighed(*turned, kept, weights)
     zeros = jnp.zeros_like(kept)
-    of_weights = small.total(now.images * turned[1])
+    of_weights = small.total(leading.xv * turned[1])
     (of_delta,) = pull_weights((zeros, zeros, of_weights))
     gram = _of_gram(
-        product_tn(now.images, turned[0]),
-        product_tn(now.images, turned[1]),
+        product_tn(leading.xv, turned[0]),
+        product_tn(leading.xv, turned[1]),
         *differences,
     )
     # Of the part of dV that leaves the span.
-    cut, descended = times(now.images, kept, weights)
+    cut, descended = times(leading.xv, kept, weights)
     leaving = product_tn(of_cut, cut) + product_tn(of_descended, descended)
-    leaving += product_tn(x, images)
+    leaving += product_tn(x, of_xv)
     inverse = kept * _safe_inverse(squares)
 
     def outside(v: Array) -> Array:
@@ -592,8 +594,8 @@ def _pull_back(
     for _ in range(_SERIES_TERMS):
         more = product_tn(x, product(x, pulled))
         pulled = outside((leaving + more) * inverse)
-    images += product(now.images, gram) + product(x, pulled)
-    of_x = product_nt(images, vectors) + product_nt(now.images, pulled)
+    of_xv += product(leading.xv, gram) + product(x, pulled)
+    of_x = product_nt(of_xv, vectors) + product_nt(leading.xv, pulled)
     of_unit = None if unit is None else jnp.zeros_like(unit)
     return of_x, jnp.zeros_like(vectors), of_delta, of_unit
 
