@@ -21,10 +21,10 @@ def iterate(
 ) -> Any:
     """Repeats a step while `unfinished`, at most `most` times.
 
-    A `jax.lax.while_loop` with a reverse-mode derivative: that of the steps taken, whose
-    number small changes do not change. (There is no forward mode.) The residuals of
-    each step are stored, so memory grows with `most`; a `jax.checkpoint` around `step`
-    chooses which.
+    A `jax.lax.while_loop` with a reverse-mode derivative: that of the steps taken, as
+    small changes do not change their number. (There is no forward mode.) The residuals
+    of each step are stored, so memory grows with `most`; a `jax.checkpoint` around
+    `step` chooses which.
 
     Args:
         step: ``(state, problem) -> state``; differentiable.
@@ -49,8 +49,8 @@ def iterate(
     return jax.lax.while_loop(going_on, advance, start)[1]
 
 
-# The pull-back of a step: cotangents of the float arrays of the state after it, to those
-# of the state before it, followed by the problem's.
+# The pull-back of a step: from cotangents of the float arrays of the state after it to
+# those of the state before it, followed by the problem's.
 Pull = Callable[[list[Array]], tuple[list[Array]]]
 
 

@@ -1,14 +1,13 @@
 """The kernel solver: the whole completion of a small matrix in one GPU program.
 
-The matrix stays on the chip: a program reads the anchors, the places to fill in, and a
-basis to start from, runs round after round until its own matrix has converged, and
-writes the result. The singular vectors are followed as in `splic_jax.solvers.tracked`,
-whose elementwise functions and constants serve here too, on tiles
-(`splic_jax.layout.tiles`).
+The matrix stays on the chip: a program reads the anchors, the mask of the targets and a
+first basis, runs rounds until its own matrix has converged, and writes the result. The
+singular vectors are tracked as in `splic_jax.solvers.tracked`, whose elementwise
+functions and constants are used here on tiles (`splic_jax.layout.tiles`).
 
 The basis comes from an eigendecomposition of ``X^T X`` by the GPU's library. That
-product too is made by a program for each matrix, so that nothing that a matrix's result
-depends on is computed together with other matrices' in an order that is theirs.
+product is computed by one program per matrix too, so that the order of its sums does
+not depend on the batch.
 """
 
 import functools
@@ -33,8 +32,8 @@ _EPSILON = float(jnp.finfo(jnp.float32).eps)
 
 _LARGEST_SIDE = 32
 _MOST_BLOCKS = 4
-# Of 1, 2, 4 and 8 warps the fastest on an H200, for one image and for three side by
-# side; and in float32 rather than three products in TF32, as tiles are small and each
+# The fastest of 1, 2, 4 and 8 warps on an H200, for one image and for three side by
+# side; float32 is faster than three products in TF32, as tiles are small and each
 # factor would have to be split (results/gpu/kernel.json).
 _WARPS = 4
 _PRODUCTS = "float32"
@@ -47,11 +46,11 @@ def supports(
     *,
     blocks: int = 1,
 ) -> bool:
-    """Whether `complete_fused` completes matrices of this shape with these settings.
+    """Whether `complete_fused` supports matrices of this shape with these settings.
 
-    Else it is for `splic_jax.complete` to do: double precision, the exact solver, no
-    rank cut, a TV over several scales, an image with a side above 32, or more than 4
-    of them side by side.
+    It does not support what the tracked solver does not (double precision, the exact
+    solver, no rank cut, sides below 16), a TV over several scales, an image with a side
+    above 32, or more than 4 of them side by side.
     """
     one_scale = config.tv_scales == 1 or config.tv_weight == 0
     height, width = shape
@@ -65,7 +64,7 @@ def supports(
 
 
 def is_wanted(config: SPLICConfig) -> bool:
-    """Whether settings ask for the kernel, on the devices there are."""
+    """Whether the settings ask for the kernel and JAX's default device is a GPU."""
     return config.solver == "fast" and jax.default_backend() == "gpu"
 
 
@@ -74,7 +73,7 @@ def complete_by_kernel(
 ) -> Callable[[Array, Array], Array]:
     """``(matrices, masks) -> matrices``, with a derivative in reverse mode.
 
-    That of the tracked solver for as many rounds as the kernel took of each matrix.
+    It is that of the tracked solver, for as many rounds as the kernel took.
     """
     solver = tracked.Tracked(config, blocks)
     run = functools.partial(
@@ -119,42 +118,42 @@ def complete_fused(
     products: str | None = None,
     interpret: bool = False,
 ) -> Completion:
-    """`jax.vmap(splic_jax.complete)` of the tracked solver, one GPU program a matrix.
+    """`jax.vmap(splic_jax.complete)` of the tracked solver, one GPU program per matrix.
 
-    For a matrix of 32 x 32 at rank 8 a program reads 10 KB and writes 4. Between steps
-    it holds 14 KB in float32: the iterate, and the differences of rows and of columns
-    (4 KB each), and the basis (2 KB); within one also the basis' images (2 KB), three
+    For a 32 x 32 matrix at rank 8 a program reads 10 KB and writes 4 KB. Between steps
+    it holds 14 KB in float32: the iterate and the difference matrices of rows and
+    columns (4 KB each), and the basis V (2 KB); within a step also X V (2 KB), three
     16 x 16 matrices (1 KB each) and the factors of a product. The anchors and the
-    places to fill in are read again in each step, from the nearest cache. A step takes
-    between half a MFLOP and one, as it makes one correction or three.
+    target mask are read again in each step, from the nearest cache. A step takes
+    0.5 to 1 MFLOP, with one to three corrections.
 
     Not differentiable by itself: see `complete_by_kernel`.
 
     Args:
         matrices: pixel values.
-        masks: True at the anchors, of which each matrix needs some: this is not
-            checked, nor that they are finite.
+        masks: True at the anchors. Each matrix needs at least one, and finite values
+            there; neither is checked.
         config, blocks: as in `splic_jax.complete`.
-        rule: when a matrix is done.
-        warps: of a program; None for what was the fastest.
-        products: of `tiles.PRODUCTS`; None for what was the fastest.
-        interpret: run the kernel without compiling it, on any device: for tests.
+        rule: when to stop.
+        warps: of a program; None for the fastest.
+        products: of `tiles.PRODUCTS`; None for the fastest.
+        interpret: run the kernel without compiling it, on any device, for tests.
 
     Returns:
         A `Completion` of arrays with a leading axis b, without trace.
 
     Raises:
-        ValueError: for what `supports` denies, or a rank above min(m, n).
+        ValueError: for what `supports` rejects, or a rank above min(m, n).
     """
     if matrices.ndim != 3 or matrices.shape != masks.shape:
         raise ValueError(
-            "matrices and masks must be [b, m, n] of one shape, got "
+            "matrices and masks must be [b, m, n] of the same shape, got "
             f"{matrices.shape} and {masks.shape}"
         )
     if not supports(config, matrices.shape[1:], matrices.dtype, blocks=blocks):
         raise ValueError(
-            f"matrices {matrices.shape[1:]} of {matrices.dtype} with {config} are not "
-            "for the fused kernel; use splic_jax.complete"
+            f"the fused kernel does not support {matrices.dtype} matrices of shape "
+            f"{matrices.shape[1:]} with {config}; use splic_jax.complete"
         )
     run = functools.partial(
         run_each,
@@ -164,7 +163,7 @@ def complete_fused(
     )
     count, m, n = matrices.shape
     rank = config.rank_of((m, n))
-    # A tile has a row for each entry of the singular vectors that are not tracked.
+    # Tiles are tall: right singular vectors are tracked, along the smaller side.
     wide = m < n
     side = min(m, n)
     shape = max(m, n) // blocks, side
@@ -235,7 +234,7 @@ def _kernel(
     whole: bool,
     rule: Rule,
 ) -> None:
-    """Algorithm 1, from the first four references into the others."""
+    """Algorithm 1; reads the first four references and writes the others."""
     differences = [
         difference_matrix(side, config.tv_form, padded)
         for side, padded in zip(shape, anchors.shape[1:], strict=True)
@@ -248,9 +247,9 @@ def _kernel(
 
 @dataclass(frozen=True)
 class References:
-    """What a program is given: a `Problem` that is read from memory where it is used.
+    """The inputs of a program: a `Problem` that is read from memory at each use.
 
-    Again each time, as registers are scarcer than what the nearest cache holds.
+    The nearest cache holds it, and registers are scarce.
     """
 
     anchors_at: jax.Ref
@@ -260,12 +259,12 @@ class References:
 
     @property
     def anchors(self) -> Tiles:
-        """Zeros where there is none."""
+        """The anchors, zero elsewhere."""
         return read(self.anchors_at)
 
     @property
     def free(self) -> Tiles:
-        """1 where there is no anchor."""
+        """1 at the targets, 0 at the anchors."""
         return read(self.free_at)
 
     @property
@@ -277,13 +276,13 @@ class References:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A `Solver` of one matrix that a single program holds, in tiles.
+    """A `Solver` of one matrix in tiles, held by a single program.
 
     Attributes:
         config: the settings.
         rank: r.
-        whole: whether the vectors span all there is.
-        differences: of the rows and of the columns of a tile, see `difference_matrix`.
+        whole: whether the vectors span the whole space.
+        differences: `difference_matrix` of the rows and of the columns of a tile.
         result: where the completed matrix is written; None for single steps.
     """
 
@@ -294,7 +293,7 @@ class Kernel:
     result: jax.Ref | None
 
     def init(self, given: References) -> tuple[Problem, Array, Array]:
-        """The problem, the vectors given, and the largest singular value."""
+        """The problem, the given vectors, and the largest singular value."""
         vectors = given.vectors_at[...]
         squares = tiles.squares_of(tiles.times(given.anchors, vectors))
         return given, vectors, jnp.sqrt(jnp.max(squares))
@@ -302,7 +301,7 @@ class Kernel:
     def step(
         self, x: Tiles, basis: Array, delta: Array, unit: Array
     ) -> tuple[Tiles, Array]:
-        """Lines 4 to 11 of Algorithm 1; the total variation's part by factors."""
+        """Lines 4 to 11 of Algorithm 1; the TV gradient is ``D X + X D^T``."""
         config = self.config
         leading = follow(x, basis, delta, self.rank, self.whole)
         squares = tiles.squares_of(leading.xv)
@@ -339,18 +338,18 @@ class Kernel:
 
 
 class Leading(NamedTuple):
-    """`tracked.Leading` with its images as tiles."""
+    """`tracked.Leading` with X V in tiles."""
 
     vectors: Array
     xv: Tiles
 
 
-# How many times columns were mended, they, and their defect.
+# The number of re-orthonormalizations, the vectors, and their defect.
 _Mending = tuple[Array | int, Leading, Array]
 
 
 def follow(x: Tiles, vectors: Array, delta: Array, rank: int, whole: bool) -> Leading:
-    """`tracked.track`; `whole` says that there is nothing outside of the span."""
+    """`tracked.track`; `whole`: the vectors span the whole space."""
     leading = Leading(vectors, tiles.times(x, vectors))
     gram = tiles.gram_of(leading.xv)
 
@@ -424,8 +423,8 @@ def _mended(leading: Leading) -> tuple[Leading, Array]:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _mend(leading: Leading, defect: Array, spelled: str) -> tuple[Leading, Array]:
-    del spelled  # traced anew for each of `PRODUCTS`
+def _mend(leading: Leading, defect: Array, products: str) -> tuple[Leading, Array]:
+    del products  # an argument so that each of `PRODUCTS` is traced
     leading = _orthonormal(leading, defect)
     return leading, _defect(leading)
 
@@ -473,7 +472,7 @@ def _settle(x: Tiles, leading: Leading, gram: Array, rank: int, whole: bool) -> 
 
 def _defect(leading: Leading) -> Array:
     gram = tiles.dot_tn(leading.vectors, leading.vectors)
-    # Columns that only fill up have no length to be missed.
+    # Padding columns are zero, and have no defect.
     return jnp.where(gram > 0, tiles.identity(gram), 0) - gram
 
 

@@ -10,7 +10,7 @@ from splic_jax.objective.smoothed_rank_gradient import (
 
 
 def gain(delta: Array, step_size: float, relative: bool) -> Array:
-    """The step on eq. (9) without its exponential: mu if relative, else mu / delta^2."""
+    """The factor of the exponential in a step: mu if relative, else mu / delta^2."""
     return jnp.full_like(delta, step_size) if relative else step_size / delta**2
 
 
