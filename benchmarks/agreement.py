@@ -39,7 +39,7 @@ CASES = (
     *(("clean", {"rank": rank}) for rank in (4, 16)),
     *(("clean", {"keep_probability": keep}) for keep in (0.3, 0.4, 0.6, 0.7, 0.8)),
 )
-# "The same": at most this mean difference, and at least SHARE of the pixels within NEAR.
+# "The same": at most this mean difference, and this share of the pixels within NEAR.
 MEAN, NEAR, SHARE = 1e-3, 0.02, 0.999
 
 

@@ -72,7 +72,11 @@ KEY_CASES = {
     "none": (None, TypeError, "got a value of type NoneType"),
     "numpy": (np.zeros(2, np.uint32), TypeError, "of jax.random.key"),
     "old": (jax.random.key_data(KEY), TypeError, r"got uint32\[2\]; .*wrap_key_data"),
-    "two": (jax.random.split(KEY), ValueError, r"a single key, got keys of shape \(2,\)"),
+    "two": (
+        jax.random.split(KEY),
+        ValueError,
+        r"a single key, got keys of shape \(2,\)",
+    ),
 }
 
 
