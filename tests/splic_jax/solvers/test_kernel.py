@@ -131,7 +131,7 @@ def test_equals_the_fast_solver():
     np.testing.assert_array_equal(got.converged, expected.converged)
 
 
-def test_each_stops_alone_independent_of_batch():
+def test_each_stops_alone_whatever_is_beside_it():
     images = photographs(3, (16, 16))
     masks = masks_for(images, [0.4, 0.6, 0.9])
     config = SPLICConfig(tolerance=4e-3, max_steps=70)
