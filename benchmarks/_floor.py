@@ -1,4 +1,4 @@
-"""What the fused kernel has to do for an image: bytes to move, multiply-adds."""
+"""The work of the fused kernel for an image: bytes moved, and multiply-adds."""
 
 import math
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ _IN_A_STEP, _IN_A_CORRECTION = 2, 3
 
 
 class Work(NamedTuple):
-    """Of one completion, that is one matrix in one pass.
+    """The work of one completion, that is one matrix in one pass.
 
     Attributes:
         bytes: read and written by the kernel.
-        each_step: multiply-adds of the matrix products of a step with none but its last
-            correction.
-        each_correction: of each full correction before that.
+        each_step: multiply-adds of the matrix products in a step whose only correction
+            is the last one.
+        each_correction: those in each full correction before it.
     """
 
     bytes: int
@@ -34,12 +34,12 @@ class Work(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What completions took.
+    """Completed matrices, with their steps and corrections.
 
     Attributes:
-        matrices: completed.
-        steps: of each.
-        corrections: full ones of each, in all of its steps.
+        matrices: the completed matrices.
+        steps: of each matrix.
+        corrections: full corrections of each matrix, over all its steps.
     """
 
     matrices: Float[Array, "b m n"]
@@ -48,15 +48,15 @@ class Taken(NamedTuple):
 
 
 def work(shape: tuple[int, int], config: SPLICConfig) -> Work:
-    """Counts what the kernel does, with its padding, from the kernel itself.
+    """Counts the kernel's work, padding included, from its jaxpr.
 
     Raises:
-        ValueError: where `kernel.supports` says no.
+        ValueError: for what `kernel.supports` rejects.
     """
     jaxpr = jax.make_jaxpr(
         lambda *arrays: kernel.complete_fused(*arrays, config, interpret=True)
     )(jnp.zeros((1, *shape)), jnp.ones((1, *shape), bool)).jaxpr
-    # The first is that of the start.
+    # The first one computes the Gram matrix of the start.
     *_, call = (e for e, _ in _equations(jaxpr) if e.primitive.name == "pallas_call")
     moved = [variable.aval for variable in (*call.invars, *call.outvars)]
     adds = dict.fromkeys((_IN_A_STEP, _IN_A_CORRECTION), 0)
@@ -69,9 +69,9 @@ def work(shape: tuple[int, int], config: SPLICConfig) -> Work:
 
 
 def _equations(jaxpr: Any, loops: int = 0) -> Iterator[tuple[Any, int]]:
-    """All equations of a jaxpr, whatever it calls, and the loops around each.
+    """All equations of a jaxpr and of what it calls, and the loops around each.
 
-    But for those of `kernel._mend`, which seldom runs: so it stays a floor.
+    Without `kernel._mend`, which seldom runs, so that the count is a lower bound.
     """
     for equation in jaxpr.eqns:
         if equation.params.get("name") == kernel._mend.__name__:
@@ -89,7 +89,7 @@ def taken(
     masks: Bool[Array | np.ndarray, "b m n"],
     config: SPLICConfig,
 ) -> Taken:
-    """Completes by the fast solver, and counts as it goes."""
+    """Completes matrices by the fast solver, counting steps and corrections."""
 
     def one(matrix: Array, mask: Array) -> Taken:
         solver = Tracked(config)
@@ -102,8 +102,8 @@ def taken(
             def step(carry, _):
                 x, vectors = carry
                 tall = x if len(vectors) == x.shape[1] else x.T
-                images = small.product(tall, vectors)
-                angles = tracked.angles_of(small.product_tn(images, images), rank)
+                xv = small.product(tall, vectors)
+                angles = tracked.angles_of(small.product_tn(xv, xv), rank)
                 wanted = tracked.corrections(angles.last, angles.turn, delta)
                 return algorithm1.step(solver, x, vectors, delta, problem), wanted
 
@@ -130,10 +130,10 @@ def of_an_image(
     masks: Bool[Array, "n h w c"],
     config: SPLICConfig,
 ) -> dict[str, float]:
-    """Means over these images of all passes and channels, as plain numbers.
+    """The work per image, over all passes and channels, as plain numbers.
 
-    The start of each completion (a decomposition) and the masks are not counted, nor
-    what is no matrix product.
+    Not counted: the start of each completion (a decomposition), the masks, and all
+    operations other than matrix products.
     """
     each = work(images.shape[1:3], config)
     matrices, masks = (
@@ -160,7 +160,7 @@ def of_an_image(
 def milliseconds(
     counts: dict[str, float], tflops: float | None, gbytes: float | None
 ) -> float | None:
-    """The least time for an image by these peaks, a multiply-add being two FLOP."""
+    """The least time per image at these peaks, counting 2 FLOP per multiply-add."""
     bounds = []
     if tflops:
         bounds.append(2 * counts["multiply_adds_per_image"] / (tflops * 1e9))

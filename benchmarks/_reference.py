@@ -1,7 +1,7 @@
-"""Algorithm 1 written from the paper, in NumPy and by JAX's own SVD.
+"""Algorithm 1 written from the paper, in NumPy and with JAX's own SVD.
 
 It shares no code with the library: the tests compare with it, and the benchmarks time
-it. Matrices may have further axes in front, which NumPy's SVD takes together.
+it. Matrices may have leading batch axes.
 """
 
 import jax
@@ -18,7 +18,7 @@ def smoothed_rank_gradient(x, delta):
 
 
 def total_variation_gradient(x, form="exact"):
-    """The gradient of eq. (6), or eq. (10) as it is printed."""
+    """The gradient of eq. (6), or eq. (10) as printed."""
     gradient = np.zeros_like(x)
     for axis in (-2, -1):
         difference = np.moveaxis(np.diff(x, axis=axis), axis, 0)
@@ -67,7 +67,7 @@ def complete(matrices, masks, config: SPLICConfig):
 
 
 def purify(images, masks, config: SPLICConfig):
-    """Images ``[n, h, w, c]``, each channel completed alone, alternated."""
+    """Both passes on each channel of images ``[n, h, w, c]``."""
     x, mask = (np.moveaxis(a, -1, 1) for a in (images, masks))
     for anchors_at in (mask, ~mask):
         x, _, _ = complete(x, anchors_at, config)
@@ -75,7 +75,7 @@ def purify(images, masks, config: SPLICConfig):
 
 
 def cut_and_descend_by_svd(x, delta, rank, step_size):
-    """`cut_and_descend` relative to delta^2, which JAX differentiates by the SVD."""
+    """`cut_and_descend` relative to delta^2, differentiated through JAX's SVD."""
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
     u, s, vt = u[:, :rank], s[:rank], vt[:rank]
     shrunk = s * (1 - step_size * jnp.exp(-((s / delta) ** 2) / 2))
@@ -83,7 +83,7 @@ def cut_and_descend_by_svd(x, delta, rank, step_size):
 
 
 def purify_by_svd(images, masks, config: SPLICConfig):
-    """`purify` without an early stop, that JAX differentiates through every SVD."""
+    """`purify` without an early stop, differentiated through every SVD."""
     rank = config.rank_of(images.shape[1:3])
 
     def one_pass(matrix, mask):

@@ -1,4 +1,4 @@
-"""The file of speeds that several benchmarks write, each a section of it."""
+"""The JSON file of speeds, of which several benchmarks write one section each."""
 
 import json
 import pathlib
@@ -10,10 +10,10 @@ from train.records.storing import require_replaceable, write_record
 
 
 def update(path: pathlib.Path, section: str, record: Mapping[str, Any]) -> None:
-    """Replaces one section of a JSON file, and says in it where it comes from.
+    """Replaces one section of a JSON file, and adds its provenance.
 
     Args:
-        path: the file; made where it is missing.
+        path: the file; created if missing.
         section: name of the benchmark.
         record: plain values for JSON.
 

@@ -15,9 +15,9 @@ def torch_twin(
     """A PyTorch module on NCHW images with the weights of `train.models.resnet.ResNet`.
 
     Args:
-        model: in evaluation mode, and without denoising blocks.
-        device: where the weights are to be, in PyTorch's words.
-        channels_last: whether kernels lie in memory as images do that are so.
+        model: in evaluation mode, without denoising blocks.
+        device: of the weights, as PyTorch names it.
+        channels_last: whether kernels have the channels-last memory format.
     """
     import torch
     from torch.nn import functional as F
@@ -126,7 +126,7 @@ def cifar_twin(arrays: Mapping[str, np.ndarray]) -> Any:
 
 
 def difference(network: Callable, twin: Any, images: np.ndarray) -> float:
-    """The largest difference between the logits of the twins, which must be small."""
+    """The largest difference between the twins' logits; raises if above 1e-2."""
     import torch
 
     with torch.no_grad():

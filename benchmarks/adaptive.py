@@ -1,12 +1,12 @@
-"""What attacks that know of a random defence leave of it, at equal budgets.
+"""Accuracy of a random defense under adaptive attacks, at equal budgets.
 
     ./launch.sh bench adaptive --checkpoint=out/train --dataset=cifar10 --data_dir=DIR
 
-A network stands behind a random low-rank transform, and PGD attacks it with the same
-number of gradients an image in each row: through the network alone, through the
-transform taken for the identity (BPDA) with one mask a step or with several (EOT), and
-through the transform's own derivative. Every result is judged over masks the attack has
-not seen. Writes out/adaptive.json, row by row.
+PGD attacks a network behind a random low-rank transform, with the same number of
+gradients per image in each row: through the network alone, with the identity for the
+transform's derivative (BPDA), and through the derivative itself, the latter two with
+one mask per step or several (EOT). All results are judged with fresh masks. Writes
+out/adaptive.json, row by row.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class Attacker:
 
     Attributes:
         name: in words.
-        path: what the gradient goes through: "network", "bpda" or "gradient".
+        path: of the gradient: "network", "bpda" or "gradient".
         eot: whether each step averages over masks.
     """
 
@@ -84,9 +84,9 @@ def define_flags() -> None:
 
 
 def usvt(images: jax.Array, key: jax.Array, first_index: jax.Array) -> jax.Array:
-    """Half of the pixels, over their share, cut to rank 8: as ME-Net's USVT.
+    """ME-Net's USVT: half of the pixels, divided by their share, cut to rank 8.
 
-    Pixels in [-1, 1], each channel a matrix, one mask an image; differentiable.
+    Pixels in [-1, 1], one matrix per channel, one mask per image; differentiable.
     """
 
     def one(image: jax.Array, index: jax.Array) -> jax.Array:
@@ -123,7 +123,7 @@ def attack_batch(
     key: jax.Array,
     first_index: jax.Array,
 ) -> jax.Array:
-    """One batch, attacked with the budget of the flags."""
+    """Attacks a batch with the budget of the flags."""
 
     def logits(images, key):
         if attacker.path == "bpda":
@@ -141,7 +141,7 @@ def attack_batch(
         labels,
         key,
         epsilon=epsilon,
-        # Every attacker can cross the ball two and a half times.
+        # The steps add up to 2.5 epsilon, or more where a step would be below 1/1020.
         step_size=jnp.maximum(2.5 * epsilon / steps, 1 / 255 / 4),
         steps=steps,
         eot_samples=samples,

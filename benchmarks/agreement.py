@@ -1,11 +1,11 @@
-"""Whether the fast solver gives the result of the exact one, over real images.
+"""Agreement of the fast solver with the exact one, on real images.
 
     ./launch.sh bench agreement --dataset=cifar10 --data_dir=DIR --checkpoint=DIR
 
 Purifies test images, clean and attacked, with both solvers and the same masks, for
-several ranks and keep probabilities, and compares the pixels, the PSNR against the
-clean image and, given a network, its accuracy: both as paired differences. Writes the
-section "agreement" of out/speed.json.
+several ranks and keep probabilities. Compares the pixels, and as paired differences the
+PSNR against the clean image and, given a network, its accuracy. Writes the section
+"agreement" of out/speed.json.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ CASES = (
     *(("clean", {"rank": rank}) for rank in (4, 16)),
     *(("clean", {"keep_probability": keep}) for keep in (0.3, 0.4, 0.6, 0.7, 0.8)),
 )
-# "The same": at most this mean difference, and this share of pixels this near.
+# "The same": at most this mean difference, and this share of the pixels within NEAR.
 MEAN, NEAR, SHARE = 1e-3, 0.02, 0.999
 
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def attack(network, images, labels, key) -> np.ndarray:
-    """PGD on the network alone, with the defaults of `attacks.pgd`."""
+    """Images attacked by PGD on the network alone, with the defaults of `attacks`."""
     run = jax.jit(lambda x, y, k: pgd(lambda z, _: network(z), x, y, k).images)
     return np.concatenate(
         [
@@ -115,7 +115,7 @@ def attack(network, images, labels, key) -> np.ndarray:
 
 
 def compare(fast, exact, clean, labels, network):
-    """Differences of two sets of purified images ``[n, h, w, c]``."""
+    """Differences between two sets of purified images ``[n, h, w, c]``."""
     difference = np.abs(fast - exact)
     psnr_fast, psnr_exact = (np.asarray(quality.psnr(clean, x)) for x in (fast, exact))
     row = {

@@ -2,10 +2,10 @@
 
     ./launch.sh bench defenses --checkpoint=out/train --dataset=cifar10 --data_dir=DIR
 
-The network was trained on images as they are. Every transform of the registry meets it
-clean and gray-box (FGSM and PGD on the bare network), at its default settings; then
-come sweeps of SPLIC's settings, and what an image costs. Writes out/defenses.json, cell
-by cell; the same command goes on where it stopped.
+The network was trained on unmodified images. Evaluates every transform of the registry
+with default settings on clean images and gray-box attacks (FGSM and PGD on the bare
+network), then sweeps of SPLIC's settings, and the time per image. Writes
+out/defenses.json, cell by cell; the same command resumes it.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ SWEEPS: Mapping[str, Sequence[Any]] = {
     "mask_design": ("exact", "checkerboard", "blue_noise", "blocks"),
 }
 TIMED_IMAGES = 64
-SLOW = ("srf_reference",)  # ten times SPLIC's time, so it draws only once
+SLOW = ("srf_reference",)  # takes ten times as long as SPLIC, so it has no vote
 _CELLS = ("bare", "methods", "sweeps", "voted")
 
 
@@ -61,13 +61,13 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     network_flags.define_network_flags("out/quickstart/bare")
     flags.adopt_module_key_flags(network_flags)
-    flags.DEFINE_integer("votes", 10, "draws that decide together, in one sweep")
+    flags.DEFINE_integer("votes", 10, "draws in the vote of random transforms")
     flags.DEFINE_integer("seed", 0, "of attacks and masks", lower_bound=0)
     flags.DEFINE_string("out", "out/defenses.json", "JSON file for the results")
 
 
 def methods_for(dataset: loading.Dataset, training: loading.Dataset, seed: int) -> dict:
-    """Settings of every method that a network for images can stand behind."""
+    """Settings of every method that keeps the number of channels, fitted."""
     channels = dataset.images.shape[-1]
     return {
         name: fitted(method.config, training.images, jax.random.key(seed))
@@ -77,7 +77,7 @@ def methods_for(dataset: loading.Dataset, training: loading.Dataset, seed: int) 
 
 
 def variants() -> Iterator[tuple[str, Any, SPLICConfig]]:
-    """Settings of SPLIC that differ from the default in one field: name, value, all."""
+    """SPLIC with one field changed: its name and value, and all the settings."""
     for field, values in SWEEPS.items():
         for value in values:
             yield field, value, dataclasses.replace(SPLICConfig(), **{field: value})
@@ -85,7 +85,7 @@ def variants() -> Iterator[tuple[str, Any, SPLICConfig]]:
 
 
 def seconds_an_image(run: Callable[[], Any], images: int) -> float:
-    """The shortest of three runs, after one that compiles."""
+    """The shortest of three runs, per image, after one that compiles."""
     times = []
     for _ in range(4):
         start = time.perf_counter()
@@ -95,7 +95,7 @@ def seconds_an_image(run: Callable[[], Any], images: int) -> float:
 
 
 def costs(configs: Mapping[str, Any], images: np.ndarray) -> list[dict[str, Any]]:
-    """Time of an image for each method, and its ratio to SPLIC's."""
+    """Time per image of each method, and its ratio to SPLIC's."""
     key, seconds = jax.random.key(0), {}
     for name, config in configs.items():
         run = functools.partial(transform, images, key, config)
@@ -130,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
     }
     inputs = json.loads(json.dumps(inputs))
     described = {n: settings_of(config) for n, config in {**configs, **swept}.items()}
-    # Read once: what is stored below has the settings of now.
+    # Read once: what is stored below has the current settings.
     before = record_of(path, inputs)
     earlier = before.get("settings", {})
     record = {
@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
         threats: Sequence[str] = ("clean", "gray-box"),
         votes: int = 1,
     ) -> None:
-        # What was measured with other settings of the same name is measured again.
+        # Cells measured with other settings under the same name are measured again.
         done = by_name(
             cell
             for cell in record[part]
@@ -185,7 +185,7 @@ def main(argv: Sequence[str]) -> None:
         show_cells(part, record[part])
     for row in record["costs"]:
         progress.line(
-            f"{row['defense']}: {1000 * row['seconds']:.2f} ms an image, "
+            f"{row['defense']}: {1000 * row['seconds']:.2f} ms per image, "
             f"{row['ratio_to_splic']:.2f} times SPLIC's"
         )
 

@@ -1,23 +1,23 @@
-"""Everything that wants a GPU, in order of value, in the time there is.
+"""All measurements that need a GPU, the most important first, in the time available.
 
     ./launch.sh bench gpu --data=DIR --budget_s=600
     ./launch.sh bench gpu --data=DIR --budget_s=200 --items=A,B,C
     ./launch.sh bench gpu --rehearse
     ./launch.sh bench gpu --compile_for=h100 --items=library
 
-Each item writes its results to a JSON file of its own in --out when it is done, and
-most of them after each row. What does not fit into the budget is skipped and named; an
-item that fails is reported, and the rest goes on. Networks stay in --state, where later
-items and a second call find them. `DIR` holds ``cifar10_jpeg.npz`` (JPEG scans of the
-training and test images), ``cifar10_lossless_test.npz`` and ``resnet56_cifar10.npz``.
+Each item writes a JSON file of its results in --out when done, most of them after each
+row. Items that do not fit into the budget are skipped and named; an item that fails is
+reported, and the others continue. Networks are kept in --state for later items and
+calls. `DIR` holds ``cifar10_jpeg.npz`` (JPEG files of the training and test images),
+``cifar10_lossless_test.npz`` and ``resnet56_cifar10.npz``.
 
---rehearse runs every item at toy size, on drawn images, on any device. --compile names
-the programs of the items instead, compiled for the device that is there. An item's
-programs are compiled in threads before it is timed; those of later ones meanwhile.
+--rehearse runs every item at toy size, on synthetic images, on any device. --compile
+only compiles the programs of the items, for the device in use. Otherwise threads
+compile the programs of an item before it is timed, and meanwhile those of later ones.
 
---compile_for=h100 compiles them for an H100, which need not be there, and describes in
-a section of gpu_compile.json what would run; nothing is timed. Some items' programs
-want the data. The item "library", which only is compiled, does not.
+--compile_for=h100 compiles them for an H100, which need not be present, and describes
+in a section of gpu_compile.json what would run; nothing is timed. The programs of some
+items need the data. The item "library", which is only compiled, does not.
 """
 
 import concurrent.futures
@@ -47,13 +47,14 @@ class Item(NamedTuple):
 
     Attributes:
         title: in words.
-        seconds: it is expected to take; it is not begun with less than half of it left.
+        seconds: expected duration; skipped with less than half of it left.
         module: of `benchmarks._gpu`.
-        run: the name of a function of the context there that returns a record; None
-            for an item of which only programs are compiled.
-        programs: of one that returns its programs; None for an item without.
+        run: name of its function ``context -> record`` there; None for an item that is
+            only compiled.
+        programs: name of its function ``context -> programs`` there; None if it
+            has none.
         record: name of its file.
-        alone: whether it must not be timed while others compile.
+        alone: whether all programs must be compiled before it is timed.
         data: whether it reads the data.
     """
 
@@ -142,15 +143,15 @@ def define_flags() -> None:
         "items", None, f"of {', '.join(ITEMS)}, in this order; default all"
     )
     flags.DEFINE_float(
-        "budget_s", 540, "seconds for all but a rehearsal", lower_bound=1
+        "budget_s", 540, "seconds in all, except in a rehearsal", lower_bound=1
     )
     flags.DEFINE_string("data", "data/gpu", "folder of the data")
     flags.DEFINE_string("out", "out/gpu", "folder for the results")
     flags.DEFINE_string("state", "out/gpu_state", "folder for networks and programs")
-    flags.DEFINE_bool("rehearse", False, "everything at toy size")
-    flags.DEFINE_bool("compile", False, "only compile the programs, and say how long")
+    flags.DEFINE_bool("rehearse", False, "run everything at toy size")
+    flags.DEFINE_bool("compile", False, "only compile the programs, and time that")
     flags.DEFINE_enum(
-        "compile_for", None, offline.TARGETS, "only compile, for a device elsewhere"
+        "compile_for", None, offline.TARGETS, "only compile, for a device not present"
     )
     flags.DEFINE_string("label", "now", "section that --compile_for writes")
     flags.DEFINE_bool("export", False, "write networks to --out, in bfloat16")
@@ -172,10 +173,10 @@ def main(argv: Sequence[str]) -> int:
         out=pathlib.Path(FLAGS.out),
         state=pathlib.Path(FLAGS.state),
         toy=FLAGS.rehearse,
-        # A rehearsal is for everything to run, however long it takes.
+        # A rehearsal runs everything, however long it takes.
         deadline=began + (3600 if FLAGS.rehearse else FLAGS.budget_s),
     )
-    # Or else every kind of line of a caller makes a program of its own.
+    # Otherwise the line of the caller is part of a program's cache key.
     jax.config.update("jax_include_full_tracebacks_in_locations", False)
     if FLAGS.compile_for is not None:
         offline.require_plugin()
@@ -191,7 +192,7 @@ def main(argv: Sequence[str]) -> int:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
-    # Where a thread has compiled a program, a later call of it is read from here.
+    # A later call of a program that a thread has compiled is read from here.
     jax.config.update("jax_compilation_cache_dir", str(context.state / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -206,7 +207,7 @@ def _check_device() -> None:
     if jax.default_backend() != "gpu":
         raise UserError(
             "JAX sees no GPU; --rehearse runs all at toy size on any device, and "
-            f"--compile_for={offline.TARGETS[0]} compiles for a GPU that is not there"
+            f"--compile_for={offline.TARGETS[0]} compiles for a GPU not present"
         )
 
 
@@ -221,8 +222,8 @@ def _check_data(context: Context, names: Sequence[str]) -> None:
 
 
 def compile_for(context: Context, names: Sequence[str], target: str, label: str) -> int:
-    """Compiles the items' programs for a device elsewhere; returns the exit code."""
-    # Before anyone is told that there is another device.
+    """Compiles the items' programs for a device not present; returns the exit code."""
+    # Before JAX is told of another device.
     facts = {"provenance": provenance.provenance(), "target": target}
     facts["xla_flags"] = " ".join(offline.XLA_FLAGS)
     path = context.out / "gpu_compile.json"
@@ -252,7 +253,7 @@ def compile_for(context: Context, names: Sequence[str], target: str, label: str)
 def run_items(
     context: Context, names: Sequence[str], compilers: int, *, only_compile: bool
 ) -> Sequence[str]:
-    """Runs the items; returns those that failed."""
+    """Runs the items; returns the names of those that failed."""
     log: dict[str, Any] = {}
     failed = []
     for name in networks.import_bf16(context):
@@ -266,7 +267,7 @@ def run_items(
         for name in names:
             entry = log.setdefault(name, {})
             began = time.monotonic()
-            # Nothing is timed while others compile, which runs programs too.
+            # Compiling runs programs on the device too, which would disturb timing.
             waited = names if ITEMS[name].alone else [name]
             for other in waited:
                 compiling.wait_for(other)
@@ -289,8 +290,8 @@ def run_items(
 class Compilers:
     """Threads that compile programs into the cache, each once.
 
-    The first program of a family is compiled while no other first one is: choosing the
-    algorithms of convolutions runs them, on the one device there is.
+    The first programs of the families are compiled one at a time: choosing the
+    algorithms of convolutions runs them, on the only device.
     """
 
     def __init__(self, context: Context, threads: int):
@@ -310,7 +311,7 @@ class Compilers:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, item: str, programs: Sequence[Program]) -> None:
-        """Has the programs of an item compiled, but those that are already."""
+        """Starts compiling the programs of an item, except those submitted before."""
         futures = self._items.setdefault(item, [])
         for program in programs:
             if program.key not in self._programs:
@@ -343,7 +344,7 @@ class Compilers:
         entry: dict[str, Any] = {"item": item, "name": program.name}
         try:
             program.function.lower(*program.arguments, **program.options).compile()
-        except Exception as error:  # for the item to fail by itself
+        except Exception as error:  # the item will fail by itself
             entry["failed"] = f"{type(error).__name__}: {error}"[:1000]
             self._context.line(f"{item} {program.name}: {entry['failed']}")
         entry["seconds"] = round(time.monotonic() - began, 1)

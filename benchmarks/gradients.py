@@ -1,4 +1,4 @@
-"""Ways to the gradient of the smoothed rank: how right, how fast, and where NaN.
+"""Ways to compute the gradient of the smoothed rank: accuracy, speed, and NaNs.
 
     ./launch.sh bench gradients
 
@@ -10,11 +10,11 @@ Routes:
     singular vectors   `jax.grad` of eq. (3) as l - trace(V diag(exp(..)) V^T), which
                        differentiates the vectors, as a step of Algorithm 1 does
     forward            `jax.jacfwd` of the stable form: one pass for each entry of X
-    directional        `jax.jvp` of the stable form: one pass, one direction, so one
-                       number; beside it the closed form costs what it costs
+    directional        `jax.jvp` of the stable form: one pass for one direction, so one
+                       number
 
-Errors are against NumPy's SVD in float64, as a share of exp(-1/2) / delta, the largest
-a gradient can be. Times are medians of repeats in turn, after warm-up, as ratios to the
+Errors are against NumPy's SVD in float64, as a share of exp(-1/2) / delta, the maximum
+of a gradient. Times are medians of repeats in turn, after warm-up, as ratios to the
 closed form in the same run. Writes results/gradients.json and results/gradients.png.
 """
 
@@ -44,8 +44,8 @@ from train.utils.progress import Progress
 FLAGS = flags.FLAGS
 RATIOS = tuple(10.0**e for e in np.arange(-3, 3.5, 0.5))  # delta / sigma_1
 BATCHES = (1, 16, 128)
-MAX_VALUES = 128 * 64 * 64  # entries in a batch, at most
-MAX_FORWARD = 16  # side up to which all of jacfwd is run
+MAX_VALUES = 128 * 64 * 64  # most entries in a batch
+MAX_FORWARD = 16  # largest side for "forward"
 
 
 def define_flags() -> None:
@@ -125,7 +125,7 @@ def accuracy(rng: np.random.Generator, size: int) -> list[dict[str, Any]]:
 
 
 def special_matrices(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
-    """Matrices whose singular values repeat or vanish, and one without either."""
+    """Matrices with repeated or zero singular values, and one without either."""
     q, _ = np.linalg.qr(rng.normal(size=(size, size)))
     low = rng.uniform(size=(size, 2)) @ rng.uniform(size=(2, size))
     return {
@@ -196,7 +196,7 @@ def timings(
     return rows
 
 
-COLOURS = {
+COLORS = {
     "closed form": "#000000",
     "stable": "#0072b2",
     "singular values": "#e69f00",
@@ -204,7 +204,7 @@ COLOURS = {
     "directional": "#56b4e9",
     "forward": "#009e73",
 }
-MARKERS = dict(zip(COLOURS, "osv^dx", strict=True))
+MARKERS = dict(zip(COLORS, "osv^dx", strict=True))
 
 
 def draw(record: dict[str, Any], path: pathlib.Path) -> None:
@@ -225,7 +225,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
                     [row["delta_over_sigma"] for row in rows],
                     [row["error"] for row in rows],
                     line,
-                    color=COLOURS[name],
+                    color=COLORS[name],
                     marker=MARKERS[name],
                     markersize=3,
                     label=name if dtype == "float32" else None,
@@ -245,7 +245,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
             right.loglog(
                 [row["size"] for row in rows],
                 [row["ratio_to_closed_form"] for row in rows],
-                color=COLOURS[name],
+                color=COLORS[name],
                 marker=MARKERS[name],
                 markersize=3,
                 label=name,
@@ -266,7 +266,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def describe(row: dict[str, Any]) -> str:
-    """Error of a gradient, and in brackets whether the second derivative is finite."""
+    """Error of a gradient, with the second derivative in brackets: finite or NaN."""
     found = row["gradient_error"]
     second = "finite" if row["second_derivative_finite"] else "NaN"
     return f"{'NaN' if found is None else f'{found:.1e}'} ({second})"

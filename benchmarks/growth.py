@@ -1,11 +1,10 @@
-"""How time and memory of purification grow.
+"""Time and peak memory of purification against images, side and devices.
 
     ./launch.sh bench growth
 
-With the number of images, with their side and with the number of devices (virtual ones
-on a CPU: no more than its cores can bring anything). Each point is a process of its
-own, for its peak of memory, of which the images and the result are taken off: what is
-left is Python, JAX, the compiled programs, and what `purify` itself needs. Writes the
+Devices are virtual on a CPU: more than its cores bring nothing. Each point runs in its
+own process, to measure peak memory, from which images and result are subtracted: what
+remains is Python, JAX, the compiled programs, and what `purify` needs. Writes the
 section "growth" of out/speed.json and a plot beside it.
 """
 
@@ -89,9 +88,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure(count: int, side: int, devices: int) -> dict[str, float]:
-    """Seconds of `purify`, compiled before, and the process's peak of memory.
+    """Seconds of `purify`, without compilation, and the process's peak memory.
 
-    Once whole (`megabytes`), once without images and result (`megabytes_beyond`).
+    With (`megabytes`) and without (`megabytes_beyond`) images and result.
     """
     jax.config.update("jax_num_cpu_devices", devices)  # before JAX is first used
     small = loading.load("shapes", "test", num_examples=64).images
@@ -103,8 +102,8 @@ def measure(count: int, side: int, devices: int) -> dict[str, float]:
     def run():
         return purify(images, key, devices=spread).block_until_ready()
 
-    # The same program on black images, which are complete after a round. They are the
-    # very array to be measured: a second one would be in the peak.
+    # Compiles on black images, which converge in one round. In the array that is
+    # measured, as a second one would add to the peak.
     run()
     for first in range(0, count, len(some)):
         images[first : first + len(some)] = some[: count - first]
@@ -124,7 +123,7 @@ def measure(count: int, side: int, devices: int) -> dict[str, float]:
 
 
 def run_apart(point: tuple[int, int, int], cache: str) -> dict[str, float]:
-    """`measure` in a process of its own."""
+    """`measure` in its own process."""
     command = [sys.executable, "-P", "-m", "benchmarks.growth"]
     done = subprocess.run(
         [*command, f"--point={','.join(map(str, point))}"],
@@ -139,7 +138,7 @@ def run_apart(point: tuple[int, int, int], cache: str) -> dict[str, float]:
 
 
 def exponent(sizes: Sequence[int], rows: Sequence[dict[str, float]], of: str):
-    """The slope between the upper half of the points on logarithmic axes."""
+    """The log-log slope over the upper half of the points."""
     values = [row[of] for row in rows]
     upper = slice(len(sizes) // 2 if len(sizes) > 3 else 0, None)
     if len(sizes[upper]) < 2:
@@ -155,10 +154,10 @@ def law(name: str, curve: dict) -> str:
 
 
 def plot(record: dict, path: pathlib.Path) -> None:
-    """One panel for each curve: time on the left axis, memory on the right one."""
+    """One panel per curve: time on the left axis, memory on the right one."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = figure.subplots(1, len(record))
-    # One scale for all of them, from a bare process to twice the largest.
+    # One scale for all panels, from a bare process to twice the largest.
     points = [row for curve in record.values() for row in curve["points"]]
     most = 2 * max(1000, *(row["megabytes_beyond"] for row in points))
     for axes, (name, curve) in zip(panels, record.items(), strict=True):

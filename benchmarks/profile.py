@@ -1,13 +1,13 @@
-"""Where the time of a completion goes on one core, and what less work would cost.
+"""Time of a completion by its parts on one core, and the cost of stopping earlier.
 
     ./launch.sh bench profile --dataset=cifar10 --data_dir=DIR
 
-Three tables. Step: the time of one step of the fast solver and of its parts, each alone
-in a compiled loop, beside what the multiply-adds of it would take at the speed of a
+Three tables. Step: the time of a step of the fast solver and of its parts, each alone
+in a compiled loop, and the time that its multiply-adds would take at the speed of a
 large matrix product. Rounds: PSNR and time if every completion stops earlier. Stopping:
-the steps that each matrix needs against those of the `GROUP` that are done together,
-which is the most that taking finished ones out could gain. Always on the CPU. Writes
-the section "profile" of out/speed.json.
+the steps that each matrix needs against those that its group of `GROUP` takes, an upper
+bound on the gain from removing converged ones. Always on the CPU. Writes the section
+"profile" of out/speed.json.
 """
 
 import functools
@@ -43,22 +43,22 @@ FLAGS = flags.FLAGS
 CONFIG = SPLICConfig()
 ROUNDS = (4, 6, 8, 10, 12, 14, 16)
 OPTIONS = {**COMPILER_OPTIONS, "xla_cpu_multi_thread_eigen": False}  # one core
-SECONDS = 0.03  # of one timed loop, about
-# Delta in units of sigma_r at which a step takes so many full corrections.
+SECONDS = 0.03  # of one timed loop, roughly
+# Full corrections in a step -> delta / sigma_r at which it takes them.
 DELTAS = {0: 0.4, 1: 2.0, 2: 12.0}
-CHAIN = 32  # smallest operations one after another
+CHAIN = 32  # smallest operations in sequence
 LARGE = 512  # side of the product that shows the core's speed
-# What is no operation of its own in a compiled program.
+# Not counted as operations of a compiled program.
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 
 
 class Part(NamedTuple):
-    """Something to be timed alone.
+    """A part to be timed alone.
 
     Attributes:
         kind: "step", "part" (of a step), "product" or "decomposition".
         multiply_adds: in its matrix products, for one matrix.
-        once: how often a step does it, whatever its corrections.
+        once: how often a step does it, apart from full corrections.
         each: how often a full correction does it.
     """
 
@@ -90,8 +90,8 @@ def define_flags() -> None:
 def compile_loop(function: Callable, arguments: tuple) -> Any:
     """A compiled program that runs `function` as often as its first argument says.
 
-    An entry of the first array depends on all results of the run before, so that no
-    run can be left out or moved out of the loop.
+    An entry of the first array depends on all results of the previous run, so that the
+    compiler can neither remove a run nor move it out of the loop.
     """
 
     @small.kernel
@@ -112,7 +112,7 @@ def compile_loop(function: Callable, arguments: tuple) -> Any:
 
 
 def microseconds(loops: Sequence[tuple[Any, tuple]]) -> list[float]:
-    """Of one run in each loop; medians, the repeats of all loops taking turns."""
+    """Median time of one run in each loop; the loops are repeated in turn."""
 
     def seconds(program, times, arguments):
         start = time.perf_counter()
@@ -135,7 +135,7 @@ def microseconds(loops: Sequence[tuple[Any, tuple]]) -> list[float]:
 
 
 def count_operations(program: str) -> int:
-    """Operations of `apart` in a program's text; the body of a loop counts once."""
+    """Operations of `apart` in a program's text, counting the body of a loop once."""
     computations, lines = {}, []
     for line in program.splitlines():
         if head := re.match(r"(?:ENTRY )?%([\w.\-]+) \(", line):
@@ -169,12 +169,12 @@ def state_after(matrix, mask, config: SPLICConfig, rounds: int):
         length=rounds,
     )
     rank = config.rank_of(matrix.shape[:2])
-    now = fast.track(state.x, state.basis, state.progress.delta, rank)
-    return problem, state.x, now
+    leading = fast.track(state.x, state.basis, state.progress.delta, rank)
+    return problem, state.x, leading
 
 
 def multiply_adds(m: int, n: int, p: int) -> dict[str, int]:
-    """In the products of each part of a step on an m x n matrix with p vectors."""
+    """Multiply-adds in each part of a step on an m x n matrix with p vectors."""
     rotate, gram, outside = (n + m) * p * p, m * p * p, 2 * m * n * p + 2 * n * p * p
     return {
         "product, Gram matrix": m * n * p + gram,
@@ -187,34 +187,34 @@ def multiply_adds(m: int, n: int, p: int) -> dict[str, int]:
     }
 
 
-def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
-    """What to time of a step on one matrix."""
-    (m, n), p = x.shape, now.vectors.shape[1]
+def parts_of(problem, x, leading, config: SPLICConfig) -> list[Part]:
+    """The parts to time of a step on one matrix."""
+    (m, n), p = x.shape, leading.vectors.shape[1]
     rank = config.rank_of((m, n))
-    squares = jnp.sort(small.total(now.images**2))[::-1]
+    squares = jnp.sort(small.total(leading.xv**2))[::-1]
     last = jnp.sqrt(squares[rank - 1])
-    gram = small.product_tn(now.images, now.images)
-    cut, kept = small.product_nt(now.images, now.vectors), jnp.ones_like(squares)
+    gram = small.product_tn(leading.xv, leading.xv)
+    cut, kept = small.product_nt(leading.xv, leading.vectors), jnp.ones_like(squares)
     work, solver = multiply_adds(m, n, p), fast.Tracked(config)
 
     def start(x, vectors, delta):
-        images = small.product(x, vectors)
-        gram = small.product_tn(images, images)
+        xv = small.product(x, vectors)
+        gram = small.product_tn(xv, xv)
         angles = fast.angles_of(gram, rank)
         wanted = fast.corrections(angles.last, angles.turn, delta)
-        return images, gram, angles.t, wanted
+        return xv, gram, angles.t, wanted
 
-    def leave_span(x, now, gram):
-        now = fast._leave_span(x, now, gram)
-        return now, small.product_tn(now.images, now.images)
+    def leave_span(x, leading, gram):
+        leading = fast._leave_span(x, leading, gram)
+        return leading, small.product_tn(leading.xv, leading.xv)
 
-    def cut_and_descend(now, kept, weights):
-        cut, descended = fast.times(now.images, kept, weights)
-        back = small.transpose(now.vectors)
+    def cut_and_descend(leading, kept, weights):
+        cut, descended = fast.times(leading.xv, kept, weights)
+        back = small.transpose(leading.vectors)
         return small.product(cut, back), small.product(descended, back)
 
-    def weights(now, delta):
-        return fast._weights(now, delta, None, rank, config.step_size)
+    def weights(leading, delta):
+        return fast._weights(leading, delta, None, rank, config.step_size)
 
     def restore(cut, descended, x, problem):
         smoothed = arrays.smooth(cut, descended, config, 1)
@@ -226,22 +226,24 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
         return new, vectors, algorithm1.relative_change(solver, x, new)
 
     functions = {  # with their arguments, times in a step and in a correction
-        "product, Gram matrix": (start, (x, now.vectors, last), 1, 0),
+        "product, Gram matrix": (start, (x, leading.vectors, last), 1, 0),
         "turn in the span": (
-            lambda now, gram: fast._turn_fully(now, gram, fast.angles_of(gram, rank).t),
-            (now, gram),
+            lambda leading, gram: fast._turn_fully(
+                leading, gram, fast.angles_of(gram, rank).t
+            ),
+            (leading, gram),
             0,
             1,
         ),
-        "step out of it": (leave_span, (x, now, gram), 0, 1),
+        "step out of it": (leave_span, (x, leading, gram), 0, 1),
         "both at once": (
-            lambda x, now, gram, t: fast._settle(x, now, gram, t, rank),
-            (x, now, gram, fast.angles_of(gram, rank).t),
+            lambda x, leading, gram, t: fast._settle(x, leading, gram, t, rank),
+            (x, leading, gram, fast.angles_of(gram, rank).t),
             1,
             0,
         ),
-        "weights": (weights, (now, last), 1, 0),
-        "cut, descent": (cut_and_descend, (now, kept, kept / 2), 1, 0),
+        "weights": (weights, (leading, last), 1, 0),
+        "cut, descent": (cut_and_descend, (leading, kept, kept / 2), 1, 0),
         "TV, anchors, change": (restore, (cut, cut, x, problem), 1, 0),
     }
     parts = [
@@ -254,7 +256,7 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
             f"step, {count} correction{'s' * (count != 1)}",
             sum((part.once + count * part.each) * part.multiply_adds for part in parts),
             step,
-            (x, now.vectors, ratio * last, problem),
+            (x, leading.vectors, ratio * last, problem),
             1,
             count,
         )
@@ -269,10 +271,10 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
             (a, b),
         )
         for a, b in (
-            (x, now.vectors),
-            (now.images, now.vectors.T),
-            (now.images.T, now.images),
-            (now.vectors, gram),
+            (x, leading.vectors),
+            (leading.xv, leading.vectors.T),
+            (leading.xv.T, leading.xv),
+            (leading.vectors, gram),
             (gram, gram),
         )
     ]
@@ -284,7 +286,7 @@ def parts_of(problem, x, now, config: SPLICConfig) -> list[Part]:
 
 
 def together(parts_of_each: list[list[Part]]) -> list[Part]:
-    """The parts of several matrices as those of a group; of one as they are."""
+    """The parts of several matrices as those of a group; of one matrix, unchanged."""
     if len(parts_of_each) == 1:
         return parts_of_each[0]
     mapped = functools.cache(jax.vmap)  # the three steps keep sharing theirs
@@ -346,7 +348,7 @@ def profile_step(images: np.ndarray, side: int, progress: Progress) -> dict[str,
     for part, total, operations in zip(parts, taken, counts, strict=True):
         at_once = 1 if part.kind == "decomposition" else matrices
         each = (total - nothing) / at_once
-        if part.kind == "step":  # whose loop over the corrections counts once
+        if part.kind == "step":  # its loop over the corrections was counted once
             operations += (part.each - 1) * sum(
                 row["each"] * row["operations"] for row in rows if row["kind"] == "part"
             )
@@ -376,13 +378,13 @@ def profile_step(images: np.ndarray, side: int, progress: Progress) -> dict[str,
 
 
 def noisy_and_clean(clean: np.ndarray) -> dict[str, np.ndarray]:
-    """The images, and with +-8/255 on every value."""
+    """The images, without and with +-8/255 noise on every value."""
     noise = np.random.default_rng(0).choice([-1, 1], clean.shape) * 8 / 255
     return {"clean": clean, "noisy": np.clip(clean + noise, 0, 1).astype(np.float32)}
 
 
 def profile_rounds(clean: np.ndarray, progress: Progress) -> list[dict[str, Any]]:
-    """PSNR and time when completions end after fewer rounds than by default."""
+    """PSNR and time when completions stop after fewer rounds than by default."""
     key, rows = jax.random.key(0), []
     rounds = sorted(map(int, FLAGS.rounds))
     with progress.stage("rounds", 2 * len(rounds) + 2) as advance:
@@ -439,7 +441,7 @@ def steps_of_passes(images, key):
 
 
 def profile_stopping(clean: np.ndarray, progress: Progress) -> list[dict[str, Any]]:
-    """Steps that each matrix needs, and that its group of `GROUP` takes."""
+    """Steps that each matrix needs, and steps that its group of `GROUP` takes."""
     rows = []
     inputs = noisy_and_clean(clean)
     with progress.stage("stopping", len(inputs)) as advance:

@@ -1,18 +1,18 @@
-"""How fast purification is, against the exact solver and against NumPy.
+"""Speed of purification, against the exact solver and NumPy.
 
     ./launch.sh bench purify --dataset=cifar10 --data_dir=DIR
 
-Times the fast solver on all images and the slower ways on fewer of them, each after a
-first run that compiles, and compares the time of an image. The images are spread over
-the devices, on a CPU one for each core. On a GPU also times the fast, the exact and the
-fused solver in a `jax.jit` on one device, on images that are there already, with their
-distance from the exact results, and the share that is reached of the fused one's floor.
-Writes the section "purify" of out/speed.json, or "purify_gpu".
+Compares the time per image of the fast solver on all images and of the slower ways on
+fewer images, each after a run that compiles. The images are spread over the devices, on
+a CPU one per core. On a GPU it also times the tracked ("fast"), exact and fused solver
+in a `jax.jit` on one device that holds the images, and reports their difference from
+the exact results, and the fused one's time relative to its lower bound. Writes the
+section "purify" of out/speed.json, or "purify_gpu".
 
     ./launch.sh bench purify --interpret --num_images=4 --num_exact=2 --image_side=16 \
       --max_steps=14
 
-runs that part alone on any device, the kernel without compiling it.
+runs that part alone, on any device, with the kernel interpreted.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_exact_large", 2, "of 224 x 224", lower_bound=1)
     flags.DEFINE_integer("rounds", 16, "rounds of the differentiated completion")
     flags.DEFINE_integer(
-        "max_steps", SPLICConfig().max_steps, "steps of the others at most"
+        "max_steps", SPLICConfig().max_steps, "maximum steps of the others"
     )
     flags.DEFINE_bool("interpret", False, "only try the fused kernel, on any device")
     flags.DEFINE_float(
@@ -76,7 +76,7 @@ def define_flags() -> None:
 
 
 def seconds(run: Callable[[], Any]) -> list[float]:
-    """Seconds of each timed run, after one that compiles."""
+    """Seconds of each timed run, after a run that compiles."""
     jax.block_until_ready(run())
     taken = []
     for _ in range(FLAGS.repeats):
@@ -87,7 +87,7 @@ def seconds(run: Callable[[], Any]) -> list[float]:
 
 
 def mosaics(images: np.ndarray, count: int, side: int = SIDE) -> np.ndarray:
-    """Pictures of `side` x `side` put together from small ones."""
+    """Images of `side` x `side`, tiled from small ones."""
     across = -(-side // images.shape[1])
     chosen = np.resize(images, (count, across, across, *images.shape[1:]))
     large = chosen.transpose(0, 1, 3, 2, 4, 5)
@@ -155,7 +155,7 @@ def measure_all(
     originals: np.ndarray,
     config: SPLICConfig,
 ) -> None:
-    """All that is measured on any device."""
+    """The measurements that run on any device."""
     key, devices = jax.random.key(0), jax.local_devices()
     large, few = mosaics(originals, FLAGS.num_large), images[: FLAGS.num_exact]
     large = large.astype(np.float32) / 255
@@ -196,7 +196,7 @@ def measure_fused(
     images: np.ndarray,
     config: SPLICConfig,
 ) -> dict[str, Any]:
-    """Fast, exact and fused on one device; what is counted, and the floor from it."""
+    """Times exact, fast and fused on one device; returns counts and the lower bound."""
     key, few = jax.random.key(0), images[: FLAGS.num_exact]
     counts = _floor.of_an_image(few, masks_of(few, key), config)
     few, images, key = jax.device_put((few, images, key))

@@ -1,10 +1,10 @@
-"""Where to stop: what `tolerance` and `max_steps` cost and bring.
+"""The stopping rule: what `tolerance` and `max_steps` cost and gain.
 
     ./launch.sh bench stopping --dataset=cifar10 --data_dir=DIR
 
-Purifies test images, clean and with +-8/255 noise on every value, with several
-settings of the two, and compares with a run far past them. Writes out/stopping.json.
-The defaults of `SPLICConfig` are read off results/stopping.json: docs/formulas.md.
+Purifies test images, clean and with +-8/255 noise on every value, with several values
+of the two, and compares with a much longer run. Writes out/stopping.json. The defaults
+of `SPLICConfig` follow from results/stopping.json: docs/formulas.md.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     rows, far = [], {}
     with progress.stage("settings", len(SETTINGS) + 1) as advance:
         for tolerance, max_steps in (FAR, *SETTINGS):
-            # The algorithm itself: what the solver leaves out is another question.
+            # The algorithm itself, without the error of the fast solver.
             config = SPLICConfig(
                 tolerance=tolerance, max_steps=max_steps, solver="exact"
             )

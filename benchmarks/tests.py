@@ -1,10 +1,10 @@
-"""What the tests cost in a fresh clone: with nothing compiled, and once more.
+"""The cost of the tests in a fresh clone: with nothing compiled, then once more.
 
     ./launch.sh bench tests
 
 Clones the checkout's last commit into a temporary folder and runs `./launch.sh test`
-there, with the installation; then again. With --slow=true a third time, with the slow
-tests. Writes out/tests.json, the file that is kept as results/tests.json.
+there, including the installation, twice; with --slow=true a third time, with the slow
+tests. Writes out/tests.json, which is committed as results/tests.json.
 """
 
 import json
@@ -33,7 +33,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    flags.DEFINE_bool("slow", False, "also run all the tests that there are")
+    flags.DEFINE_bool("slow", False, "also run all tests, the slow ones included")
     flags.DEFINE_string("out", "out/tests.json", "JSON file for the results")
 
 
@@ -47,14 +47,14 @@ def clone(folder: pathlib.Path) -> None:
 
 
 def measure(folder: pathlib.Path, *arguments: str) -> dict[str, Any]:
-    """Runs `./launch.sh test` in a clone, and says what it took.
+    """Runs `./launch.sh test` in a clone, and returns its cost.
 
     Raises:
-        UserError: if a test fails, with the end of what was printed.
+        UserError: if a test fails, with the end of the output.
     """
     costs = folder / "out" / "costs.json"
     costs.parent.mkdir(exist_ok=True)
-    # Nobody's cache of compiled programs, and none of this process's settings.
+    # No cache of compiled programs, and none of this process's settings.
     ours = ("JAX_", "XLA_", "PYTHONPATH", "GLIBC_TUNABLES")
     start, before = time.monotonic(), _cpu_seconds()
     done = subprocess.run(
@@ -79,7 +79,7 @@ def measure(folder: pathlib.Path, *arguments: str) -> dict[str, Any]:
 
 
 def _cpu_seconds() -> float:
-    """Of all processes below this one that have ended."""
+    """CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,12 +1,12 @@
-"""How fast a classifier trains, and which part of a step takes the time.
+"""Training speed of a classifier, and the time of its convolutions.
 
     ./launch.sh bench training
 
 Times the step of `train.training` on batches as its loop makes them: order, copying to
-the device, augmentation, gradient, update. On a CPU it also times the convolutions of
-the network one by one: forward, and the two gradients, that of the kernel both as XLA
-writes it and as `train.models.convolution` does. Medians of repeats, after warm-up,
-with the smallest and the largest. Writes the section "training" of out/speed.json.
+the device, augmentation, gradient, update. On a CPU it also times each convolution of
+the network: forward, and both gradients, that of the kernel both by XLA and by
+`train.models.convolution`. Medians of repeats, after warm-up; for steps also the
+smallest and the largest. Writes the section "training" of out/speed.json.
 """
 
 import pathlib
@@ -72,7 +72,7 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 def time_training(
     name: str, compute_dtype: str, batch_size: int, steps: int, repeats: int
 ) -> dict[str, Any]:
-    """Times the training step, and making the batches alone."""
+    """Times the training step, and the making of batches alone."""
     rng = np.random.default_rng(0)
     count = max(1024, batch_size)
     images = rng.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
@@ -124,7 +124,7 @@ def time_training(
 
 
 def convolutions(name: str, batch_size: int) -> dict[tuple, int]:
-    """Each convolution of a network, as arguments of `time_layer`: how often."""
+    """How often each convolution occurs in a network, by arguments of `time_layer`."""
     found: dict[tuple, int] = {}
     usual = jax.lax.conv_general_dilated
 
@@ -149,7 +149,7 @@ def time_layer(
     strides: tuple[int, int],
     repeats: int,
 ) -> dict[str, Any]:
-    """Milliseconds of one convolution and of its gradients, and its operations."""
+    """Milliseconds of a convolution and its gradients, and its GFLOP."""
     rng = np.random.default_rng(0)
     x, kernel = (
         jnp.asarray(rng.normal(size=size), jnp.float32)

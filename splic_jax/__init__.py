@@ -1,13 +1,13 @@
 """SPLIC in JAX: structure-preserving progressive low-rank image completion.
 
 Images are NHWC (or HWC), floats in [0, 1] or uint8. Everything else is a pure function
-of one matrix: `jax.jit`, `jax.vmap` and `jax.grad` are yours.
+of one matrix: apply `jax.jit`, `jax.vmap` and `jax.grad` as you like.
 
     from splic_jax import SPLICConfig, purify
     purified = purify(images, jax.random.key(0), SPLICConfig())
 
 Purification:  purify, SPLICConfig, sample_mask
-Defences:      transform, METHODS, and each method's settings (`splic_jax.transforms`)
+Defenses:      transform, METHODS, and each method's settings (`splic_jax.transforms`)
 Certificate:   `splic_jax.certificate`
 Completion:    complete, complete_alternating, Completion
 Objective:     objective, smoothed_rank, total_variation

@@ -1,7 +1,7 @@
-"""What every function asks of the arguments it shares with others: arrays and keys.
+"""Checks of arguments that many functions share: arrays and keys.
 
-The message names the argument, says what came and what is wanted. Values that are being
-traced have a type, a shape and a dtype as well.
+Error messages name the argument, what is expected and what was given. Only types,
+shapes and dtypes are checked, so traced values are checked too.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def require_array(name: str, value: Any) -> None:
-    """Refuses what is no array of JAX or NumPy, such as a list.
+    """Refuses what is not a JAX or NumPy array, such as a list.
 
     Raises:
         TypeError: naming the argument.
@@ -24,16 +24,16 @@ def require_array(name: str, value: Any) -> None:
 
 
 def require_matrix(name: str, value: Any, *, batch: bool = False) -> None:
-    """Refuses what is no matrix of floats.
+    """Refuses what is not a matrix of floats.
 
     Args:
         name: of the argument.
         value: the argument.
-        batch: whether it may have further axes.
+        batch: whether further axes are allowed.
 
     Raises:
-        TypeError: if it is no array.
-        ValueError: for another rank or dtype.
+        TypeError: if it is not an array.
+        ValueError: for a wrong number of axes or a wrong dtype.
     """
     require_array(name, value)
     right = value.ndim >= 2 if batch else value.ndim == 2
@@ -42,7 +42,7 @@ def require_matrix(name: str, value: Any, *, batch: bool = False) -> None:
 
 
 def require_key(key: Any) -> None:
-    """Refuses what is not one typed key.
+    """Refuses what is not a single key from `jax.random.key`.
 
     Raises:
         TypeError: for a number, an old-style key or anything else.
@@ -53,14 +53,14 @@ def require_key(key: Any) -> None:
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
             f"key must be a key of jax.random.key, got {described(key)}; "
-            "jax.random.wrap_key_data(key) makes one of an old-style key"
+            "convert an old-style key by jax.random.wrap_key_data(key)"
         )
     if key.shape:
-        raise ValueError(f"key must be one key, got keys of shape {key.shape}")
+        raise ValueError(f"key must be a single key, got keys of shape {key.shape}")
 
 
 def described(value: Any) -> str:
-    """An array by dtype and shape, anything else by its type."""
+    """The dtype and shape of an array, the type of anything else."""
     if isinstance(value, jax.Array | np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     return f"a value of type {type(value).__name__}"

@@ -1,7 +1,7 @@
-"""Certified radius in changed pixels ("L0"), by a vote over random anchors.
+"""Certified L0 radius (number of changed pixels), by a vote over random anchors.
 
-A classifier that sees only some pixels, drawn at random, cannot be moved by a change to
-the others. Its vote over many draws, and for how many changed pixels it must stay:
+A classifier that sees only randomly drawn pixels is not affected by changes to the
+others. Its vote over many draws, and the number of changed pixels it withstands:
 
     from splic_jax.certificate import ablation_of, certify
     config = AblationConfig(keep_probability=0.05)  # or a SPLICConfig
@@ -39,16 +39,16 @@ NO_LABEL = -1
 
 
 class Certificate(NamedTuple):
-    """What `certify` found, one entry per image.
+    """The result of `certify`, one entry per image.
 
     Attributes:
-        label: the class with most votes in the selection sample, `NO_LABEL` if none of
-            its answers was finite.
-        abstained: whether that class was not shown to win the vote at all.
-        radius: the vote is for the label however this many pixels are changed; -1 where
+        label: the class with most votes in the selection sample; `NO_LABEL` if all its
+            logits were non-finite.
+        abstained: whether the label could not be certified even for the clean image.
+        radius: the number of pixels that can change without changing the vote; -1 where
             abstained.
-        p_lower: lower bound on the share of the label in all draws.
-        p_upper: upper bound on the share of every other class.
+        p_lower: lower bound on the probability of the label over all draws.
+        p_upper: upper bound on the probability of every other class.
     """
 
     label: Int64[np.ndarray, " n"]
@@ -74,44 +74,44 @@ def certify(
 ) -> Certificate:
     r"""Certifies the vote of a classifier over random anchors.
 
-    One sample of draws selects the label A; another, independent one bounds its share
-    from below, all with confidence :math:`1 - \alpha` for each image. Changing r
-    pixels moves a share by at most :math:`\Delta_r`, so the radius is the greatest r
+    One sample of draws selects the label A; an independent one bounds its probability
+    from below, with confidence :math:`1 - \alpha` for each image. Changing r pixels
+    changes a probability by at most :math:`\Delta_r`, so the radius is the greatest r
     with
 
     .. math:: \underline{p_A} - \Delta_r > \tfrac12 \quad\text{("majority") or}\quad
         \underline{p_A} - \Delta_r > \overline{p_B} + \Delta_r
         \quad\text{("top_two")}
 
-    for every other class B, the bounds in the latter holding all at once
+    for every other class B. The bounds of "top_two" hold simultaneously
     (:math:`\alpha` divided by the number of classes).
 
-    Draw s for image i is ``fold_in(fold_in(key, first_index + i), s)``, so its result
-    follows from its own content and index.
+    Draw s of image i has the key ``fold_in(fold_in(key, first_index + i), s)``, so the
+    result of an image depends on its content and index alone.
 
     Args:
-        logits_fn: of ablated images, each by itself, without randomness; compiled
-            here. Logits that are not finite count for no class.
+        logits_fn: logits of ablated images, each independent of its batch and without
+            randomness; compiled here. Logits that are not finite vote for no class.
         images: floats in [0, 1] or uint8, of 1 or 3 channels.
-        key: a key of `jax.random.key`.
+        key: from `jax.random.key`.
         ablate: ``(images, key, first_index=...) -> images``, as `ablation_of` returns.
-            Of another one the result must depend on nothing but the pixels it keeps,
-            or the certificate is void.
+            The result must depend on the pixels it keeps alone, or the certificate is
+            void.
         deltas: :math:`\Delta_r` for r = 0 ... h w, as `ablation_of` returns.
-        samples_select: draws to choose the label; >= 1.
-        samples_estimate: draws to bound its share; >= 1.
-        alpha: chance of a wrong certificate, for each image; in (0, 1).
+        samples_select: draws to select the label; >= 1.
+        samples_estimate: draws to bound its probability; >= 1.
+        alpha: probability of a wrong certificate, for each image; in (0, 1).
         bound: which inequality.
-        chunk: draws at a time.
+        chunk: draws in a batch; >= 1.
         first_index: index of the first image.
 
     Returns:
         Label, radius and the bounds.
 
     Raises:
-        TypeError: for images or deltas that are no array, or a key that is none.
-        ValueError: for images with alpha, deltas for images of another size, or a
-            setting out of range.
+        TypeError: if images or deltas are not arrays, or for an invalid key.
+        ValueError: for images with alpha, deltas of another image size, or a setting
+            out of range.
     """
     for name, value in (
         ("samples_select", samples_select),
@@ -186,21 +186,21 @@ def share_bounds(
     alpha: float,
     bound: Literal["majority", "top_two"] = "majority",
 ) -> tuple[float, float]:
-    """Bounds the share of a class from below and of the others from above.
+    """Bounds the probability of a class from below and of the others from above.
 
     Args:
         votes: of the estimation sample.
-        label: the class; of `NO_LABEL` nothing is known.
-        samples: how many votes there were, for no class as well.
-        alpha: chance that a bound is wrong.
-        bound: "majority" gives others what the class leaves; "top_two" bounds each of
-            them as well.
+        label: the class; `NO_LABEL` gets the bounds 0 and 1.
+        samples: number of draws, those without a vote included.
+        alpha: probability that a bound is wrong.
+        bound: "majority" bounds the others by one minus the lower bound; "top_two"
+            bounds each of them as well.
 
     Returns:
         Lower bound of the class, upper bound of every other.
 
     Raises:
-        TypeError, ValueError: for votes that are no array of a whole number a class.
+        TypeError, ValueError: if votes is not an array of one integer per class.
     """
     _require_votes(votes)
     if label == NO_LABEL:
@@ -216,10 +216,10 @@ def share_bounds(
 
 
 def predict(votes: Int[np.ndarray, " classes"], alpha: float = 0.05) -> int:
-    """The class that wins the vote, or `NO_LABEL` where this is not sure enough.
+    """The class that wins the vote, or `NO_LABEL` where the vote is not significant.
 
-    Asks whether the two leading classes might be equally likely, by a two-sided
-    binomial test of their votes; the answer is wrong with a chance of alpha at most.
+    Tests whether the two leading classes are equally likely, by a two-sided binomial
+    test of their votes. The class is wrong with probability at most alpha.
 
     References:
         Hung and Fithian 2019, "Rank verification for exponential families", as used by
@@ -238,20 +238,18 @@ def predict(votes: Int[np.ndarray, " classes"], alpha: float = 0.05) -> int:
 def _require_votes(votes: Any) -> None:
     require_array("votes", votes)
     if votes.ndim != 1 or not np.issubdtype(votes.dtype, np.integer):
-        raise ValueError(
-            f"votes must be a whole number for each class, got {described(votes)}"
-        )
+        raise ValueError(f"votes must be one integer per class, got {described(votes)}")
 
 
 def clopper_pearson_lower(successes: int, trials: int, alpha: float) -> float:
-    """Is above the chance of a success with a probability of at most alpha."""
+    """Lower bound on a success probability, wrong with probability at most alpha."""
     if successes == 0:
         return 0.0
     return float(stats.beta.ppf(alpha, successes, trials - successes + 1))
 
 
 def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
-    """Is below the chance of a success with a probability of at most alpha."""
+    """Upper bound on a success probability, wrong with probability at most alpha."""
     if successes == trials:
         return 1.0
     return float(stats.beta.isf(alpha, successes + 1, trials - successes))
@@ -260,7 +258,7 @@ def clopper_pearson_upper(successes: int, trials: int, alpha: float) -> float:
 def ablation_of(
     config: TransformConfig, shape: tuple[int, int]
 ) -> tuple[Callable[..., Array], Float64[np.ndarray, " radii"]]:
-    r"""What to vote over, and how far changed pixels can move its shares.
+    r"""The ablation to vote over, and how far changed pixels can move the vote.
 
     Args:
         config: an `AblationConfig` or a `SPLICConfig`.
@@ -268,26 +266,26 @@ def ablation_of(
 
     Returns:
         ``ablate(images, key, first_index=...)`` and :math:`\Delta_r` for r = 0 ... d:
-        the chance that any of r pixels is kept.
+        the probability that any of r pixels is kept.
 
     Raises:
         ValueError: for a transform whose result depends on more than the pixels it
-            keeps, or masks that it is not known for.
+            keeps, or a kind or design of masks without a known :math:`\Delta_r`.
     """
     if isinstance(config, AblationConfig):
         apply = partial(ablate, config=config)
     elif isinstance(config, SPLICConfig):
-        # Alternated or not, `purify` looks at the anchors alone.
+        # Alternated or not, `purify` reads the anchors alone.
         apply = partial(purify, config=config)
         if config.mask != "shared":
             raise ValueError(
                 f"a certificate needs mask='shared', got {config.mask!r}: it counts "
-                "locations"
+                "pixels, not channels"
             )
     else:
         raise ValueError(
-            "a certificate is known for AblationConfig and SPLICConfig alone, whose "
-            f"result depends on nothing but the pixels they keep; got {config!r}"
+            "a certificate needs an AblationConfig or a SPLICConfig, whose result "
+            f"depends on the pixels they keep alone; got {config!r}"
         )
     if config.mask_design not in ("exact", "iid"):
         raise ValueError(
@@ -301,25 +299,25 @@ def ablation_of(
 
 
 def exact_deltas(pixels: int, kept: int) -> Float64[np.ndarray, " radii"]:
-    r"""Chance that any of r of d pixels is among k kept ones, for r = 0 ... d.
+    r"""Probability that any of r of d pixels is among the k kept, for r = 0 ... d.
 
     .. math:: \Delta_r = 1 - \binom{d - r}{k} / \binom{d}{k}
     """
-    # Whole numbers of any size, whose quotient Python rounds but once.
+    # Integers of any size; Python rounds their quotient once.
     every = math.comb(pixels, kept)
     some = [every - math.comb(pixels - r, kept) for r in range(pixels + 1)]
     return np.array([x / every for x in some])
 
 
 def iid_deltas(pixels: int, keep_probability: float) -> Float64[np.ndarray, " radii"]:
-    r"""The same where each is kept with probability p, and one at least.
+    r"""`exact_deltas` for pixels kept with probability p each, and at least one.
 
     .. math:: \Delta_r = 1 - (1 - p)^r + (1 - p)^d \, \frac{r}{d}
 
-    as `sample_mask` keeps one of d pixels, each as likely as another, where it would
+    because `sample_mask` keeps one of the d pixels, all equally likely, where it would
     have kept none.
     """
-    # The draws are multiples of 2^-23 (and equal ones of a chance below d 2^-23).
+    # The draws are multiples of 2^-23 (and tie with probability below d 2^-23).
     p = math.ceil(np.float32(keep_probability) * 2.0**23) / 2.0**23
     r = np.arange(pixels + 1)
     return 1 - (1 - p) ** r + (1 - p) ** pixels * r / pixels

@@ -1,4 +1,4 @@
-"""Conditions on traced values, for those who ask by `jax.experimental.checkify`."""
+"""Checks of traced values, reported through `jax.experimental.checkify`."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from jaxtyping import Array, Bool
 
 
 def reporter(message: str) -> Callable[[Bool[Array, ""]], list[Array]]:
-    """`checkify.debug_check` with a message, to be made once and called often.
+    """`checkify.debug_check` with a message, traced once and called often.
 
-    checkify numbers checks as they are traced, and the numbers stay in the program. One
-    that is traced once has one number: else JAX would find none of the programs again
-    that it keeps on disk, unless all was traced before in the same order.
+    checkify numbers checks in the order they are traced, and the numbers are part of
+    the program. A check that is traced once keeps its number; otherwise JAX's cache on
+    disk would miss unless everything was traced in the same order as before.
     """
 
     def check(condition: Bool[Array, ""]) -> None:

@@ -1,9 +1,9 @@
-"""Completion of matrices: what is asked of them, and which solver does it.
+"""Completion of matrices: checks of the arguments, and the choice of a solver.
 
 `complete` is Algorithm 1, one pass; `complete_alternating` is section 3.4, first the
-target pixels from the anchors, then the anchors from the completed targets. Both are
-functions of one matrix, compiled once for each shape and settings; `jax.vmap` is the
-caller's. `complete_batch` is the second of many matrices, as the device likes it.
+target pixels from the anchors, then the anchors from the completed targets. Both take
+one matrix, are compiled once for each shape and settings, and can be batched by
+`jax.vmap`. `complete_batch` is `complete_alternating` of a batch, laid out by device.
 """
 
 from collections.abc import Callable
@@ -39,40 +39,41 @@ def complete(
 ) -> Completion:
     """Completes a matrix from its anchors, paper Algorithm 1.
 
-    Nothing of `matrix` but its anchors is used. The test for convergence is made once
-    a round, as printed, on the round's last step. Under `jax.vmap` each matrix stops
-    where it would have stopped alone: on the CPU bit for bit, on an accelerator up to
-    the order of its sums. All anchors give the matrix back; without any there is
-    nothing to complete from: refused when the mask is concrete, and reported by
-    `checkify` when traced, as are anchors that are not finite.
+    Only the anchors of `matrix` are used. Convergence is tested once a round, as
+    printed, on the round's last step. Under `jax.vmap` each matrix stops where it would
+    have stopped alone: on the CPU bit for bit, on an accelerator up to the order of its
+    sums. If every pixel is an anchor the matrix is returned as it is. A mask without
+    anchors, and anchors that are not finite, are refused when concrete and reported
+    by `checkify` when traced.
 
-    The completed matrix can be differentiated in reverse mode (`jax.grad`), once: the
-    derivative is that of the rounds this took, whose number small changes of the matrix
-    leave as it is, the first delta included; see `cut_and_descend` for where it
-    exists. Memory for it grows with `max_steps`: each step's iterate and singular
-    vectors are kept where no side is above 64, of larger matrices those of each round.
+    The completed matrix is differentiable in reverse mode (`jax.grad`), once. The
+    derivative is that of the rounds taken, whose number small changes of the matrix do
+    not change, and includes that of the first delta; see `cut_and_descend` for where it
+    exists. Its memory grows with `max_steps`: the iterate and singular vectors of each
+    step are stored where no side is above 64, of larger matrices those of each round.
 
     Args:
-        matrix: pixel values; the field's range is [0, 1].
+        matrix: pixel values; images are in [0, 1].
         mask: True at the anchors.
         config: the settings; `keep_probability`, `alternate`, `channels` and `mask`
             are not used here.
         trace: also return the relative change of every step.
-        blocks: number of images of equal width side by side in `matrix` (channels that
-            were concatenated); the total variation does not reach across their borders.
+        blocks: number of images of equal width side by side in `matrix` (concatenated
+            channels); the total variation does not reach across their borders.
 
     Returns:
         A `Completion`.
 
     Raises:
-        ValueError: for shapes that differ, a rank above min(m, n), no anchors, or
-            anchors that are not finite.
+        TypeError: if `matrix` or `mask` is not an array.
+        ValueError: for shapes that differ, wrong dtypes, a rank above min(m, n), no
+            anchors, or anchors that are not finite.
     """
     done: Completion = _complete(*_checked(matrix, mask), config, trace, blocks)
     return done
 
 
-# Called outside of any `jax.jit` it would be compiled anew each time.
+# Without `jax.jit` it would be compiled again on each call.
 @partial(jax.jit, static_argnames=("config", "trace", "blocks"))
 def _complete(
     matrix: Array, mask: Array, config: SPLICConfig, trace: bool, blocks: int
@@ -82,8 +83,8 @@ def _complete(
 
     if jax.default_backend() != "cpu":
         return run(matrix, mask)
-    # One completion after another, or one group after another, stops each as soon as it
-    # has converged, and sums in the same order as alone.
+    # One matrix or one group at a time: each stops as soon as it has converged, and
+    # sums in the same order as alone.
     grouped = in_groups(config, matrix.shape, matrix.dtype)
     apart = groups.in_groups if grouped else jax.custom_batching.sequential_vmap
     return _differentiable(run, apart)(matrix, mask)
@@ -98,7 +99,7 @@ def run_one(
     blocks: int = 1,
     rule: Rule = stopping.PRINTED,
 ) -> Completion:
-    """`complete` of a matrix that was checked, traced into the program around it.
+    """`complete` without checks, traced into the caller's program.
 
     Args:
         matrix, mask, config, trace, blocks: as in `complete`.
@@ -112,7 +113,7 @@ def run_one(
 def solver_of(
     config: SPLICConfig, shape: tuple[int, ...], dtype: Any, blocks: int = 1
 ) -> Solver:
-    """What finds the singular vectors of matrices of this shape, one by one."""
+    """The solver of one matrix of this shape: tracked where supported, else exact."""
     solver = Tracked if tracked.supports(config, shape, dtype) else Exact
     return solver(config, blocks)
 
@@ -120,7 +121,7 @@ def solver_of(
 def _differentiable(
     run: Callable[[Array, Array], Completion], apart: Callable[..., Any]
 ) -> Callable[[Array, Array], Completion]:
-    """`run` mapped by `apart`, which JAX cannot differentiate through by itself."""
+    """`run` batched by `apart`, whose derivative JAX cannot find by itself."""
 
     @jax.custom_vjp
     def completed(matrix: Array, mask: Array) -> Completion:
@@ -128,7 +129,7 @@ def _differentiable(
         return done
 
     def forward(matrix: Array, mask: Array) -> tuple[Completion, Any]:
-        structure = None  # of the pull, which differs from trace to trace
+        structure = None  # of the pull-back, which differs from trace to trace
 
         def with_pull(matrix: Array, mask: Array) -> tuple[Completion, list[Array]]:
             def complete(matrix: Array) -> tuple[Array, Completion]:
@@ -174,7 +175,7 @@ def complete_alternating(
 
     Pass 1 completes the targets from the anchors; pass 2 takes the completed targets
     as anchors and completes the original anchors from them. The result depends on the
-    anchors' values alone. Pass 2 is left out where pass 1 had no target.
+    anchors' values alone. If there are no targets the matrix is returned as it is.
 
     Args:
         matrix, mask, config, blocks: as in `complete`; ``config.alternate=False`` stops
@@ -184,7 +185,7 @@ def complete_alternating(
         The completed matrix.
 
     Raises:
-        ValueError: as `complete`.
+        TypeError, ValueError: as `complete`.
     """
     done: Array = _complete_alternating(*_checked(matrix, mask), config, blocks)
     return done
@@ -208,14 +209,14 @@ def complete_batch(
     blocks: int = 1,
     interpret: bool = False,
 ) -> Float[Array, "b m n"]:
-    """`complete_alternating` of many matrices, laid out as the device likes it.
+    """`complete_alternating` of a batch of matrices, laid out for the device.
 
     By the kernel where it supports them and the settings ask for it; on a CPU in groups
-    where matrices are small; else as under `jax.vmap`.
+    where matrices are small; else by `jax.vmap`.
 
     Args:
-        matrices, masks, config, blocks: as in `complete_alternating`, of each.
-        interpret: run the kernel without compiling it, on any device: for tests.
+        matrices, masks, config, blocks: as in `complete_alternating`, for each matrix.
+        interpret: run the kernel without compiling it, on any device, for tests.
 
     Returns:
         The completed matrices.
@@ -247,11 +248,11 @@ def _checked(
     require_array("mask", mask)
     if matrix.shape != mask.shape:
         raise ValueError(
-            "matrix and mask must be matrices of one shape, got "
+            "matrix and mask must be matrices of the same shape, got "
             f"{matrix.shape} and {mask.shape}"
         )
     if mask.dtype != bool:
-        raise ValueError(f"mask must be of booleans, got {described(mask)}")
+        raise ValueError(f"mask must be boolean, got {described(mask)}")
     matrix, mask = jnp.asarray(matrix), jnp.asarray(mask)
     some = jnp.any(mask)
     finite = jnp.all(jnp.isfinite(jnp.where(mask, matrix, 0)))

@@ -15,46 +15,46 @@ class SPLICConfig:
 
     Attributes:
         rank: r, the rank each iterate is cut to; None means min(m, n) // 4, at least 1.
-        tv_weight: lambda of eq. (5); >= 0; 0 is without a total variation. At
-            most 2 / (mu L), beyond which steps on the total variation grow without
-            bound; see `tv_curvature` for L, 8 by default.
+        tv_weight: lambda of eq. (5); >= 0; 0 turns the total variation off. At
+            most 2 / (mu L), above which steps on the total variation diverge; see
+            `tv_curvature` for L, 8 by default.
         delta_decay: rho, the factor on delta after each round; in (0, 1).
         step_size: mu, the gradient step; > 0. With the step relative to delta^2 at most
-            2, above which singular values below delta would grow from step to step.
+            2, above which singular values below delta grow from step to step.
         inner_steps: gradient steps in a round, that is at one delta; >= 1.
         tolerance: epsilon, the relative change of the last step of a round at which
-            the loop stops; >= 0, and 0 never stops it early.
+            the loop stops; >= 0. With 0 it stops early only where nothing changes.
         max_steps: maxiter; tested between rounds, so rounded up to whole rounds; >= 1.
-            The default is chosen for sides of 32 pixels and more. On smaller images
-            rows without an anchor are common, and filled in only as fast as the total
-            variation spreads: give them thousands.
-        keep_probability: chance of a pixel to be an anchor; in (0, 1].
+            The default is for sides of 32 pixels and more. Smaller images often have
+            rows without an anchor, which fill in only as fast as the total variation
+            spreads: use thousands of steps.
+        keep_probability: probability that a pixel is an anchor; in (0, 1].
         alternate: also complete the anchors from the completed pixels (section 3.4).
         step_scaling: "relative" multiplies the gradient of the smoothed rank by
-            delta^2, as reference [4] does, which makes the step the same whatever the
-            unit of the pixels; "printed" is line 11 of Algorithm 1 to the letter.
-        tv_form: "exact" is the gradient of eq. (6); "printed" is eq. (10), which is not
-            it.
+            delta^2, as reference [4] does, which makes the step independent of the unit
+            of the pixels; "printed" is line 11 of Algorithm 1 as printed.
+        tv_form: "exact" is the gradient of eq. (6); "printed" is eq. (10), which is a
+            different formula.
         rank_cut: cut to `rank` before each step (line 6); if False only the smoothed
             rank lowers the rank.
         tv_scales: levels of the dyadic pyramid that the TV term is summed over; >= 1.
-        pixel_scale: the value a pixel of 1.0 has during the iteration; in
-            [1e-3, 1e6]. It matters for ``step_scaling="printed"`` alone.
+        pixel_scale: the value of a pixel of 1.0 during the iteration; in [1e-3, 1e6].
+            Matters for ``step_scaling="printed"`` alone.
         channels: "separate" completes each channel as a matrix of its own;
             "concatenated" puts them side by side into one m x (c n) matrix (ME-Net).
-        solver: how the singular vectors of each step are found. "fast" follows them
-            from step to step by matrix products alone, in float32 where the rank is
-            cut; "exact" decomposes every iterate, as is done anyway in other cases.
-            On a GPU "fast" runs a whole completion as one kernel where
-            `splic_jax.solvers.kernel` takes the matrices; "tracked" does without.
+        solver: how the singular vectors of each step are found. "fast" tracks them from
+            step to step by matrix products, in float32 with a rank cut; "exact"
+            decomposes every iterate, as "fast" does in all other cases. On a GPU "fast"
+            runs a whole completion as one kernel where `splic_jax.solvers.kernel`
+            supports it; "tracked" never uses the kernel.
         mask: "shared" draws one mask for all channels of an image; "independent" one
             for each channel.
-        mask_design: how the anchors are chosen: "iid" each by itself; "exact" so that
-            their number is the same in every mask; "checkerboard" every other pixel;
+        mask_design: how the anchors are drawn: "iid" each pixel independently; "exact"
+            the same number in every mask; "checkerboard" every other pixel;
             "blue_noise" evenly spread; "blocks" 4 x 4 pixels together.
 
     Raises:
-        ValueError: for a value that makes no sense, naming the field.
+        ValueError: for an invalid value, naming the field.
     """
 
     rank: int | None = None
@@ -107,20 +107,20 @@ class SPLICConfig:
             require_choice(self, name, choices)
         if self.step_scaling == "relative" and self.step_size > 2:
             raise ValueError(
-                "step_size must be at most 2 for the step relative to delta^2, which "
-                f"is not stable beyond, got {self.step_size!r}"
+                "step_size must be at most 2 for the step relative to delta^2, above "
+                f"which it diverges, got {self.step_size!r}"
             )
-        # As products of decimals are rounded, 0.1 * 2.5 * 8 say.
+        # Products of decimals are rounded, such as 0.1 * 2.5 * 8.
         if self.step_size * self.tv_weight * self.tv_curvature > 2 * (1 + 1e-9):
             most = 2 / (self.step_size * self.tv_curvature)
             raise ValueError(
                 f"tv_weight must be at most 2 / ({self.tv_curvature} step_size) = "
                 f"{most:.4g} for step_size={self.step_size!r}, got "
-                f"{self.tv_weight!r}: the steps would grow without bound"
+                f"{self.tv_weight!r}: the steps would diverge"
             )
         if self.mask_design == "checkerboard" and self.keep_probability != 0.5:
             raise ValueError(
-                "keep_probability must be 0.5 for the mask design 'checkerboard', got "
+                "keep_probability must be 0.5 for mask_design='checkerboard', got "
                 f"{self.keep_probability!r}"
             )
 
@@ -142,19 +142,19 @@ class SPLICConfig:
 
     @property
     def tv_curvature(self) -> int:
-        r"""The most that the gradient of the total variation stretches a matrix: L.
+        r"""L, a bound on the norm of the gradient of the total variation.
 
-        A step ``X - mu lambda G(X)`` on the total variation lengthens no matrix while
+        A step ``X - mu lambda G(X)`` on the total variation increases no norm while
         ``mu lambda L <= 2``. For eq. (6) L is the largest eigenvalue of the 5-point
-        Laplacian, below 8 for every shape and near it for large ones. Over a pyramid
-        the second level adds nothing to it, as averages of 2 x 2 pixels do not see the
-        fastest wave, and each further one less than 2, at the repeated corner of odd
-        sides. Eq. (10) has half the neighbours: ``|2 - e^{ia} - e^{ib}| <= 4`` for
+        Laplacian, below 8 for every shape and near it for large ones. In a pyramid the
+        second level adds nothing, as averages of 2 x 2 pixels remove the highest
+        frequency, and each further one less than 2, at the repeated corner of odd
+        sides. Eq. (10) has half the neighbors: ``|2 - e^{ia} - e^{ib}| <= 4`` for
         every wave, and with ``mu lambda 4 <= 2`` each new pixel is a mean of old ones.
 
-        The rank cut and the return to the anchors are projections, which lengthen
-        nothing; what the step on the smoothed rank adds is below mu delta for each
-        singular value. So an iterate then grows by a bounded amount a step, at most.
+        The rank cut and the return to the anchors are projections, which increase no
+        norm. The step on the smoothed rank adds less than mu delta to each singular
+        value, so an iterate grows by a bounded amount per step.
         """
         largest = 8 if self.tv_form == "exact" else 4
         return largest + 2 * max(0, self.tv_scales - 2)

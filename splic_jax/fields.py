@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses: their fields, and the checks of them."""
+"""Settings as frozen dataclasses, and checks of their fields."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,28 +21,28 @@ _ARRAY = "array"
 
 @runtime_checkable
 class Settings(Protocol):
-    """Settings of anything: an instance of a dataclass."""
+    """An instance of any dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 def array_field() -> Any:
-    """A field that holds an array, None until something was fitted to data."""
+    """A field that holds an array; None until it is fitted to data."""
     return dataclasses.field(default=None, metadata={_ARRAY: True})
 
 
 def array_fields(config: Settings | type[Any]) -> tuple[str, ...]:
-    """Names of the fields of a settings class, or an instance, that hold arrays."""
+    """Names of the array fields of a settings class or instance."""
     fields = dataclasses.fields(config)
     return tuple(field.name for field in fields if _ARRAY in field.metadata)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def config(cls: type[Config]) -> type[Config]:
-    """Makes a frozen dataclass whose instances may be arguments of `jax.jit`.
+    """Makes a frozen dataclass whose instances can be arguments of `jax.jit`.
 
-    A pytree whose leaves are the fields made by `array_field`; all others are static,
-    so that other values compile anew. Without such a field it is hashable too.
+    A pytree whose leaves are the fields made by `array_field`. All other fields are
+    static: new values are compiled again. Without array fields it is hashable.
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
     assert dataclasses.is_dataclass(cls)  # which type checkers do not see
@@ -64,13 +64,13 @@ def require_integer(config: Settings, *names: str, least: int = 1) -> None:
 def require_number(config: Settings, name: str, interval: str) -> None:
     """Raises a `ValueError` unless a field is a number in an interval.
 
-    And unless it is 0 or one that float32, in which most is computed, holds with all
-    its digits: others would become infinite or 0.
+    It must also be 0 or a normal number of float32, in which most is computed; others
+    would overflow or lose digits.
 
     Args:
         config: the settings.
         name: of the field.
-        interval: as it is written, such as "[0, inf)" or "(0, 1]".
+        interval: such as "[0, inf)" or "(0, 1]".
     """
     value = getattr(config, name)
     if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -83,13 +83,13 @@ def require_number(config: Settings, name: str, interval: str) -> None:
     finfo = np.finfo(np.float32)
     if value != 0 and not float(finfo.tiny) <= abs(value) <= float(finfo.max):
         raise ValueError(
-            f"{name} must be 0 or between {finfo.tiny:.2g} and {finfo.max:.2g} in "
-            f"size, as float32 holds no other number, got {value!r}"
+            f"{name} must be 0 or in the range of float32, {finfo.tiny:.2g} to "
+            f"{finfo.max:.2g} in absolute value, got {value!r}"
         )
 
 
 def require_choice(config: Settings, name: str, choices: Sequence[object]) -> None:
-    """Raises a `ValueError` unless a field has one of some values."""
+    """Raises a `ValueError` unless a field is one of the choices."""
     if getattr(config, name) not in choices:
         listed = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be {listed}, got {getattr(config, name)!r}")

@@ -1,8 +1,8 @@
-"""Random keys of any type, from which images draw each by itself.
+"""Random keys of any type, converted so that each image draws independently.
 
 With some of JAX's generators ("rbg", "unsafe_rbg") `jax.vmap` draws for all images from
-the first one's key, so that an image's numbers would depend on its batch. Threefry's do
-not. Whatever generator a caller chose, images draw from it.
+the first one's key, so an image's numbers would depend on its batch. Threefry's do not.
+Images draw from threefry, whatever generator the caller chose.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ GENERATOR = "threefry2x32"
 
 
 def mappable(key: PRNGKeyArray) -> Key[Array, ""]:
-    """A key that `jax.vmap` may draw with: of threefry, made from one of any type.
+    """A threefry key, safe to draw with under `jax.vmap`, from a key of any type.
 
-    A threefry key comes back as it is. The bits of another are folded into one, so that
-    equal keys draw equal numbers, and different keys different ones.
+    A threefry key is returned as it is. The bits of any other are folded into one, so
+    that equal keys draw equal numbers, and different keys different ones.
 
     Args:
-        key: of `jax.random.key`, or of the older `jax.random.PRNGKey`.
+        key: from `jax.random.key`, or from the older `jax.random.PRNGKey`.
     """
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
@@ -34,7 +34,7 @@ def mappable(key: PRNGKeyArray) -> Key[Array, ""]:
 
 
 def generator(key: Key[Array, ""]) -> dict[str, Any]:
-    """What the numbers drawn with a key depend on beside its bits, as JSON has it."""
+    """The settings that a key's random numbers depend on beside its bits, for JSON."""
     option = "jax_threefry_partitionable"  # which type checkers do not see
     return {
         "key_type": str(jax.random.key_impl(key)),

@@ -1,4 +1,4 @@
-"""SPLIC on images: masks drawn from per-image keys, channels completed, in batches."""
+"""SPLIC on batches of images: draws each image's mask, completes its channels."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,17 +28,17 @@ from splic_jax.layout.groups import GROUP
 from splic_jax.masks.sampling import sample_mask
 from splic_jax.solvers import kernel
 
-# Images that fill whole groups on a CPU, of any number of channels.
+# Images that make whole groups on a CPU, whatever the number of channels.
 _CHUNK_OF_GROUPS = 2 * GROUP
 
-# The fused kernel keeps next to nothing in memory, and each program of it takes its own
-# time: the more there are, the less a last one is waited for.
+# The kernel needs almost no memory, and its programs end at different times: with more
+# of them in a chunk, less time is spent waiting for the last one.
 _CHUNK_VALUES_OF_KERNEL = 2**24
 
-# For the CPU, where the fast solver's operations are too small to be split among cores,
-# which are for different images (`devices`), and can fill a wide vector register.
-# `purify` compiles with them by itself; a `jax.jit` around it, which decides in its
-# place, had better be given them too (half the time, on two cores).
+# For the CPU: the fast solver's operations are too small to split among cores, which
+# take different images instead (`devices`), and can fill wide vector registers.
+# `purify` compiles with these options; a `jax.jit` around it replaces them with its
+# own and should be given them too (half the time, on two cores).
 COMPILER_OPTIONS = {
     "xla_disable_hlo_passes": "cpu-parallel-task-assigner",
     "xla_cpu_prefer_vector_width": "512",
@@ -58,46 +58,45 @@ def purify(
 ) -> Shaped[Array, "..."]:
     """Purifies images by alternated low-rank completion (paper sections 3.2 to 3.4).
 
-    Image i draws its mask from ``fold_in(key, first_index + i)`` and is completed by
-    itself, so its result depends on its own content and key, never on the batch it
-    comes in. On the CPU images run one after another and results are equal to the bit
-    whatever the batch, the chunk or the number of devices. On an accelerator many run
-    at a time, at most as many as there are: those of the fused kernel by themselves,
-    the others so that a batch of another size may take sums in another order, and as
-    the rank cut is discontinuous the difference may grow.
+    Image i draws its mask from ``fold_in(key, first_index + i)`` and is completed
+    independently, so its result depends on its content and key, never on its batch. On
+    the CPU results are equal to the bit whatever the batch, the chunk or the number of
+    devices. On an accelerator that holds for the kernel; with the other solvers another
+    batch size may change the order of sums, and as the rank cut is discontinuous the
+    difference may grow.
 
-    Beyond the images and the result memory grows with the chunk, not with the number
-    of images (a memory-mapped array is read as it goes), unless `jax.jit` or another
-    transformation is around it, which takes the images as a whole. Compiled once for
-    each shape of an image, `config` and chunk size, and for batches of less than a few
-    chunks; pure, so `jax.jit` and `jax.grad` apply: the derivative is that of as many
-    rounds as each completion took (`splic_jax.complete`). There is no forward mode
+    Beyond images and result, memory grows with the chunk, not with the number of images
+    (a memory-mapped array is read piece by piece), except under `jax.jit` or another
+    transformation, which takes the images as a whole. Compiled once for each image
+    shape, `config` and chunk size, and for each size of a batch of less than a few
+    chunks. Pure, so `jax.jit` and `jax.grad` apply: the derivative is that of the
+    rounds taken by each completion (`splic_jax.complete`). There is no forward mode
     (`jax.jvp`).
 
     Args:
         images: ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4 channels, floats in
-            [0, 1] or uint8. With 2 or 4 channels the last is alpha: returned as is.
+            [0, 1] or uint8. With 2 or 4 channels the last is alpha, returned as it is.
         key: a typed key (`jax.random.key`).
         config: the settings of the completion.
         chunk_size: images processed at a time; None chooses from shape and platform.
-            On a CPU small images go four matrices at a time, whatever it is.
-        first_index: index of the first image, so that a set can be done in pieces.
-        indices: the index of each image, in [0, 2^31), where they do not follow one
-            another; `first_index` is not used then.
+            On a CPU small images always run four matrices at a time.
+        first_index: index of the first image, for purifying a data set in parts.
+        indices: the index of each image, in [0, 2^31), if they are not consecutive;
+            replaces `first_index`.
         devices: spread the images over these devices; None runs where they are.
         check_finite: wait for the result, and raise a `NotFiniteError` (a `ValueError`)
-            if an image of it is not finite; without, such values are NaN, and 0 in
+            if a purified image is not finite. Otherwise such values are NaN, and 0 in
             uint8. Under `jax.jit` it does nothing.
 
     Returns:
         Purified images, of the shape, dtype and range of the input (float64 needs
-        `jax_enable_x64`, as everywhere in JAX; without, it comes back as float32).
+        `jax_enable_x64`; without it the result is float32).
 
     Raises:
-        TypeError: for images that are no array, or a key that is none.
-        ValueError: for a shape, dtype or value out of range (naming the first), or a
-            setting that does not fit the shape. Under `jax.jit` values cannot be
-            looked at: use `jax.experimental.checkify`, which this reports to.
+        TypeError: if images are not an array, or for an invalid key.
+        ValueError: for a wrong shape or dtype, a value out of range (naming the first),
+            or a setting that does not fit the shape. Under `jax.jit` values are not
+            checked, but reported to `jax.experimental.checkify`.
 
     Example:
         >>> import jax
@@ -123,7 +122,7 @@ def purify(
     def run(
         images: Array | np.ndarray, indices: Array | np.ndarray, key: Array
     ) -> WithFinite:
-        # Groups need no chunks around them, which would be filled up as well.
+        # Groups need no chunks, which would be padded as well.
         size = len(images) if grouped else chunk_size or min(chunk, len(images))
         done: WithFinite = purify_batch(images, indices, key, config, size)
         return done
@@ -158,8 +157,8 @@ def default_chunk_size(
 ) -> int:
     """Images of this shape that `purify` processes at a time on this platform.
 
-    One on a CPU, where each then stops as soon as it has converged, unless the fast
-    solver takes many small ones together.
+    One on a CPU, so that each stops as soon as it has converged, unless the fast solver
+    completes small ones in groups.
     """
     if platform == "cpu":
         return _CHUNK_OF_GROUPS if in_groups(config, shape[:2]) else 1

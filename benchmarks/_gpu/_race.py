@@ -1,4 +1,4 @@
-"""The work that attacks are timed at, and the order in which that is done."""
+"""The attacks that libraries are timed on, and the order of timing."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,16 +8,16 @@ import numpy as np
 
 EPSILON, STEP_SIZE = 8 / 255, 2 / 255
 CONFIDENCE, LEARNING_RATE = 20.0, 0.005
-_REPEATS, _ENOUGH = 5, 0.5  # runs of a row, and seconds after which there are no more
+_REPEATS, _ENOUGH = 5, 0.5  # most runs of a row, and seconds after which they stop
 
 
 class Work(NamedTuple):
-    """One attack with its settings; the images are where it starts.
+    """An attack with its settings, starting at the images.
 
     Attributes:
         kind: "pgd" or "cw".
         steps: of PGD, or of Adam for each constant.
-        constants: how many of C&W's; 1 for PGD.
+        constants: number of C&W's constants; 1 for PGD.
     """
 
     kind: str
@@ -32,17 +32,17 @@ class Work(NamedTuple):
 
     @property
     def first_constant(self) -> float:
-        """One that is tried alone is to do more than the first of several."""
+        """C&W's first constant; larger if it is the only one."""
         return 1.0 if self.constants == 1 else 0.01
 
     @property
     def beginning(self) -> "Work":
-        """As little of it as there is of everything, to warm up with."""
+        """The shortest work that runs all its code, for the warm-up."""
         return self._replace(steps=2, constants=min(self.constants, 2))
 
     @property
     def gradients(self) -> int:
-        """How many a run of it asks for."""
+        """Number of gradients in a run."""
         return self.steps * self.constants
 
 
@@ -51,14 +51,14 @@ TOY = Work("pgd", 3), Work("cw", 3), Work("cw", 3, 2)
 
 
 class Entry(NamedTuple):
-    """A library at some work.
+    """A library's implementation of some work.
 
     Attributes:
-        library: which, and how it is set.
-        work: what.
-        images: how many at once.
-        warm: compiles what a run needs, or what else there is to be done once.
-        run: does the work, and returns when it is done.
+        library: its name and settings.
+        work: the attack.
+        images: batch size.
+        warm: compiles what a run needs, and does other work that is done once.
+        run: runs the attack, and returns when it is done.
     """
 
     library: str
@@ -78,22 +78,22 @@ def race(
     seconds: Callable[[], float],
     add: Callable[[Mapping[str, Any]], None],
 ) -> None:
-    """Times entries, the least work first, as long as there is time.
+    """Times entries, the least work first, until the time is used up.
 
     Args:
-        entries: what to time, in any order.
-        seconds: how many are left. A library whose earlier rows say that the next one
-            takes longer does not start it.
-        add: takes each row: the seconds of some runs, or why there are none.
+        entries: to be timed, in any order.
+        seconds: returns the seconds left. An entry is skipped if its library's earlier
+            rows predict that it takes longer.
+        add: takes each row: the seconds of each run, or why there are none.
     """
-    pace: dict[tuple[str, int], float] = {}  # seconds for a gradient
+    pace: dict[tuple[str, int], float] = {}  # seconds per gradient
     for entry in sorted(entries, key=lambda e: e.work.gradients * e.images):
         row: dict[str, Any] = {
             "work": entry.work.name,
             "library": entry.library,
             "images": entry.images,
         }
-        # One gradient of more images takes longer, so this is too little, if anything.
+        # Estimated from rows of the same batch size; 0 if there are none.
         known = pace.get((entry.library, entry.images))
         expected = entry.work.gradients * (known or 0)
         if expected * 1.1 > seconds() or seconds() < 1:
@@ -104,7 +104,7 @@ def race(
             entry.warm()
             row["warm_up_seconds"] = time.perf_counter() - start
             taken = _taken(entry.run, seconds)
-        except Exception as error:  # also a result, and the others are to have theirs
+        except Exception as error:  # a result too; the other entries still run
             add({**row, "error": f"{type(error).__name__}: {error}"[:500]})
             continue
         median = float(np.median(taken))
@@ -113,7 +113,7 @@ def race(
 
 
 def with_ratios(rows: Sequence[Mapping[str, Any]], reference: str) -> list[Any]:
-    """The rows, with their time as a multiple of the reference's at the same work."""
+    """The rows, with their time as a multiple of the reference's for the same work."""
     speeds = {
         (row["work"], row["images"]): row["images_per_second"]
         for row in rows

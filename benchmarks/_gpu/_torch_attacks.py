@@ -1,8 +1,8 @@
-"""PyTorch's part of `benchmarks._gpu.attack_speed`, in a process of its own.
+"""PyTorch's part of `benchmarks._gpu.attack_speed`, in its own process.
 
-That way neither a clash of CUDA libraries nor a lack of memory takes the rest with it.
-Prints a JSON object a line; waits for the seconds it may take on the standard input
-before it touches the GPU, so that it can be started early.
+So neither a conflict of CUDA libraries nor a lack of memory stops the other parts.
+Prints one JSON object per line. Reads its time limit in seconds from standard input
+before it uses the GPU, so that it can be started early.
 """
 
 import json
@@ -45,7 +45,7 @@ def carlini_wagner(
     constants: int,
     first_constant: float,
 ) -> tuple[Any, Any]:
-    """C&W as `attacks.carlini_wagner` does it, without an early end."""
+    """C&W as in `attacks.carlini_wagner`, without early stopping."""
     import torch
 
     n = len(images)
@@ -91,7 +91,7 @@ def carlini_wagner(
 def attack(
     network: Callable[[Any], Any], images: Any, labels: Any, work: Work
 ) -> tuple[Any, Any]:
-    """The work: the attacked images, and where they are wrong."""
+    """Runs the work: the attacked images, and where they are wrong."""
     if work.kind == "pgd":
         return pgd(network, images, labels, steps=work.steps)
     return carlini_wagner(
@@ -111,14 +111,14 @@ def entries(
     works: Sequence[Work],
     device: str,
 ) -> Iterator[_race.Entry]:
-    """What to time of a network on a device, in the layout that `library` says."""
+    """The entries to time for a network on a device, in the layout of `library`."""
     import torch
 
     layout = torch.channels_last if library == TUNED else torch.contiguous_format
 
     def entry(work: Work, x: Any, labels: Any) -> _race.Entry:
         def run(work: Work) -> None:
-            # What is found by trying is kept for each layout on its own.
+            # The algorithms that autotuning finds are kept for each layout.
             torch.backends.cudnn.benchmark = library == TUNED
             attack(twin, x, labels, work)
             if device == "cuda":

@@ -1,8 +1,8 @@
 """Item C: attacks compiled whole, against loops in Python, Foolbox and PyTorch.
 
-All start at the same images, ask for as many gradients, and end with a verdict; the
-network is a ResNet-18 of random weights, on which speed does not depend. Each computes
-in its framework's default precision for float32.
+All start at the same images, use the same number of gradients, and end with a
+prediction; the network is a ResNet-18 with random weights, which do not affect speed.
+Each computes in its framework's default precision for float32.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from benchmarks._gpu.context import Context, Program
 from train import models
 
 OURS, LOOP, FOOLBOX = "compiled whole", "loop in Python", "Foolbox (JAX)"
-_SECONDS = 50.0  # of the whole item
-_TORCH_SECONDS = 14.0  # of these, at the end
-_LONG = 100_000  # gradients x images of which a first run is not thrown away
+_SECONDS = 50.0  # for the whole item
+_TORCH_SECONDS = 14.0  # of these, at the end, for PyTorch
+_LONG = 100_000  # gradients x images from which on the warm-up only compiles
 
 
 @functools.partial(jax.jit, static_argnames=("steps",))
@@ -64,7 +64,7 @@ def compiled_cw(
     constants: int,
     first_constant: float,
 ) -> attacks.CarliniWagner:
-    """C&W that takes all its steps."""
+    """C&W without early stopping."""
     return attacks.carlini_wagner(
         lambda x, _: network(x),
         images,
@@ -82,14 +82,14 @@ def compiled_cw(
 
 @jax.jit
 def logits(network: Callable, images: Array) -> Array:
-    """What the network answers."""
+    """The network's logits."""
     return network(images)
 
 
 @jax.jit
 @functools.partial(jax.value_and_grad, argnums=1)
 def pgd_slope(network: Callable, images: Array, labels: Array) -> Array:
-    """The cross-entropy, to differentiate."""
+    """The cross-entropy, to be differentiated."""
     return losses.cross_entropy(network(images), labels).sum()
 
 
@@ -98,7 +98,7 @@ def pgd_slope(network: Callable, images: Array, labels: Array) -> Array:
 def cw_slope(
     network: Callable, w: Array, mapped: Array, labels: Array, const: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The objective of C&W, to differentiate; also the images, and their margins."""
+    """C&W's objective, to be differentiated; also the images, and their margins."""
     images = (jnp.tanh(w) + 1) / 2
     margin = losses.margin(network(images), labels)
     hinge = jnp.maximum(CONFIDENCE - margin, 0)
@@ -113,10 +113,10 @@ def loop_pgd(
 
     Args:
         slope: ``(images, labels) -> (loss, gradient)``, compiled.
-        images: where to start.
+        images: the start.
         labels: classes.
         verdict: ``images -> logits``, compiled.
-        steps: how many.
+        steps: number of steps.
     """
     lower = jnp.maximum(images - EPSILON, 0)
     upper = jnp.minimum(images + EPSILON, 1)
@@ -137,14 +137,14 @@ def loop_cw(
     constants: int,
     first_constant: float,
 ) -> tuple[Array, Array]:
-    """C&W step by step, else as `loop_pgd`.
+    """C&W step by step, otherwise as `loop_pgd`.
 
     Args:
         slope: ``(w, mapped, labels, const) -> (objective, (images, margin)),
             gradient``, compiled.
-        images, labels, verdict, steps: as there.
-        constants: how many are tried.
-        first_constant: the first.
+        images, labels, verdict, steps: as in `loop_pgd`.
+        constants: number of constants tried.
+        first_constant: the first one.
     """
     n = len(images)
     origin = jnp.arctanh((images * 2 - 1) * 0.999999)
@@ -177,7 +177,7 @@ def loop_cw(
 
 
 def programs(context: Context) -> list[Program]:
-    """All that `run` calls compiled, with the shapes it has there."""
+    """The programs that `run` calls, with the shapes it calls them with."""
     network = _network_shapes(_network_name(context))
     found = []
     for size in _sizes(context):
@@ -189,15 +189,15 @@ def programs(context: Context) -> list[Program]:
 
 
 def warm_up(context: Context) -> None:
-    """Compiles the small programs of the loops and of Foolbox; `run` does without."""
+    """Compiles the small programs of the loops and of Foolbox; optional for `run`."""
     for size in _sizes(context):
         for entry in _other_entries(context, size):
-            with contextlib.suppress(Exception):  # `run` will say what it was
+            with contextlib.suppress(Exception):  # `run` will report it
                 entry.warm()
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Seconds of PGD and C&W, ours and others', at two sizes of a batch."""
+    """Seconds of PGD and C&W, ours and others', at two batch sizes."""
     deadline = time.monotonic() + min(_SECONDS, context.left() - 2)
     left = lambda: deadline - time.monotonic()  # noqa: E731
     record: dict[str, Any] = {
@@ -282,7 +282,7 @@ def _network_shapes(name: str) -> Callable:
 
 @functools.cache
 def _inputs(name: str, size: int) -> tuple[Array, Array]:
-    """Images, and the classes that the network sees in them."""
+    """Images, and the classes that the network predicts for them."""
     images = jnp.asarray(_race.drawn_images(size))
     return images, _answer(name, size)(images).argmax(axis=1).astype(jnp.int32)
 
@@ -315,7 +315,7 @@ def _family(size: int) -> str:
 
 
 def _slopes(network: Callable, size: int) -> dict[str, Program]:
-    """What the loops call at each step, by the kind of work."""
+    """The programs that the loops call in each step, by the kind of work."""
     images, labels = _batch(size)
     cw = (network, images, images, labels, _shape(size))
     return {
@@ -337,9 +337,9 @@ def _verdict(network: Callable, size: int) -> Program:
 
 
 def _executable(program: Program) -> Callable:
-    """What `programs` has compiled, from the cache; called without static arguments.
+    """A compiled program, from the cache; called without static arguments.
 
-    Calling the function itself would compare structures of networks each time, which
+    Calling the function itself would compare structures of networks in each call, which
     takes milliseconds.
     """
     lowered = program.function.lower(*program.arguments, **program.options)
@@ -348,7 +348,7 @@ def _executable(program: Program) -> Callable:
 
 @functools.cache
 def _attack(name: str, work: Work, size: int) -> Callable:
-    """``(images, labels) -> ``what the library's attack returns."""
+    """``(images, labels) -> result`` of the library's attack."""
     executable = _executable(_ours(_network_shapes(name), work, size))
     network, key = _network(name), jax.random.key(0)
     return lambda images, labels: executable(network, images, labels, key)
@@ -423,7 +423,7 @@ def _looped(name: str, work: Work, size: int) -> tuple[Array, Array]:
 
 @functools.cache
 def _foolbox_model(name: str) -> Any:
-    # It imports GitPython, which otherwise refuses where there is no git.
+    # Foolbox imports GitPython, which otherwise fails without git.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import foolbox
 
@@ -458,9 +458,9 @@ def _foolboxed(name: str, work: Work, size: int) -> tuple[Array, Array]:
 
 
 def _agreement(context: Context) -> Mapping[str, Any]:
-    """The share of the pixels that are as ours after the first of the works.
+    """The share of the pixels equal to ours after the first of the works.
 
-    Below 1 where rounding, of TF32 above all, turns the sign of a slope near 0.
+    Below 1 where rounding, mostly of TF32, changes the sign of a gradient near 0.
     """
     name, work, size = _network_name(context), _works(context)[0], _sizes(context)[0]
     images, labels = _inputs(name, size)
@@ -469,7 +469,7 @@ def _agreement(context: Context) -> Mapping[str, Any]:
     for library, attack in {LOOP: _looped, FOOLBOX: _foolboxed}.items():
         try:
             found, _ = attack(name, work, size)
-        except Exception as error:  # its rows have it too
+        except Exception as error:  # its rows report it too
             shares[library] = type(error).__name__
         else:
             shares[library] = float((abs(np.asarray(found) - expected) < 1e-6).mean())
@@ -479,7 +479,7 @@ def _agreement(context: Context) -> Mapping[str, Any]:
 def _start_torch(
     context: Context, device: str = "cuda"
 ) -> subprocess.Popen[str] | None:
-    """PyTorch's process, which waits to be told to begin; None where it is missing."""
+    """PyTorch's process, which waits for a signal to begin; None if not installed."""
     if util.find_spec("torch") is None:
         return None
     wanted = {
@@ -498,7 +498,7 @@ def _start_torch(
         text=True,
         env={
             **os.environ,
-            "JAX_PLATFORMS": "cpu",  # JAX draws the weights there, and no more
+            "JAX_PLATFORMS": "cpu",  # there JAX only draws the weights
             "PYTHONPATH": os.pathsep.join(paths),
         },
     )
@@ -511,7 +511,7 @@ def _finish_torch(
     record: dict[str, Any],
     add: Callable[[Mapping[str, Any]], None],
 ) -> None:
-    """Tells PyTorch's process to begin, and takes its rows."""
+    """Tells PyTorch's process to begin, and collects its rows."""
     try:
         told = f"{max(seconds - 3, 1)}\n"
         output, complaint = child.communicate(told, timeout=max(seconds, 2))
@@ -532,7 +532,7 @@ def _finish_torch(
 
 
 def _differences(context: Context, theirs: Sequence[Sequence[float]]) -> Mapping:
-    """How far the twin's logits of a few images are from the network's."""
+    """The distance of the twin's logits from the network's, on a few images."""
     name, size = _network_name(context), _sizes(context)[0]
     images, _ = _inputs(name, size)
     own = np.asarray(_answer(name, size)(images))[: len(theirs)]
@@ -544,7 +544,7 @@ def _differences(context: Context, theirs: Sequence[Sequence[float]]) -> Mapping
 
 def _objects(output: str) -> Iterator[dict[str, Any]]:
     for line in output.splitlines():
-        with contextlib.suppress(ValueError):  # a half line, or another's words
+        with contextlib.suppress(ValueError):  # a partial line, or other output
             found = json.loads(line)
             if isinstance(found, dict):
                 yield found

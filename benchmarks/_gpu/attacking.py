@@ -1,10 +1,10 @@
-"""Attacks through defences and verdicts on them, out of few compiled programs.
+"""Attacks through defenses, and their evaluation, from few compiled programs.
 
-The L-infinity attacks of `train.threats.attackers` taken apart, as compiling is dear
-where a machine is lent for minutes: one gradient, one move, one transform and one
-answer, in batches of one size, do for FGSM and PGD of any number of steps and masks.
-With an identity for the transform's derivative (BPDA) the gradient is the network's own
-at the transformed image. Nothing waits for the device between batches.
+The L-infinity attacks of `train.threats.attackers` in parts, to save compile time: one
+gradient, one step, one transform and one prediction, in batches of one size, serve FGSM
+and PGD with any number of steps and masks. With the identity for the transform's
+derivative (BPDA) the gradient is the network's at the transformed image. Nothing waits
+for the device between batches.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ _SIDE = 32
 
 
 class Data(NamedTuple):
-    """Images on the device in batches of one size, the last one filled up.
+    """Images on the device in batches of one size, the last one padded.
 
     Attributes:
         images: of each batch, float32 in [0, 1].
         labels: of each batch, int32.
-        indices: of each batch; of what fills up those of the first images again.
-        truth: the labels of the images, without what fills up.
-        name: what a result has to call them.
+        indices: of each batch; the padding repeats the first images.
+        truth: the labels of the images, without padding.
+        name: of the images in results.
     """
 
     images: tuple[Float[Array, "b h w c"], ...]
@@ -69,7 +69,7 @@ def batched(images: Images, size: int, count: int | None = None) -> Data:
 
 @jax.jit
 def named(network: Network, images: Float[Array, "b h w c"]) -> Int8[Array, " b"]:
-    """The class that a network names; -1 where its logits are not finite."""
+    """The class that a network predicts; -1 where its logits are not finite."""
     logits = network(images)
     finite = jnp.isfinite(logits).all(axis=-1)
     return jnp.where(finite, logits.argmax(axis=-1), -1).astype(jnp.int8)
@@ -82,7 +82,7 @@ def transformed(
     indices: Int[Array, " b"],
     config: TransformConfig,
 ) -> Float[Array, "b h w c"]:
-    """Images behind a transform."""
+    """The transformed images."""
     return transform(images, key, config, indices=indices)
 
 
@@ -93,7 +93,7 @@ def slope(
     labels: Int[Array, " b"],
     total: Float[Array, "b h w c"],
 ) -> Float[Array, "b h w c"]:
-    """A sum of gradients, and that of a network's loss at these images."""
+    """`total` plus the gradient of a network's loss at these images."""
     return _added(network, images, labels, total)
 
 
@@ -107,7 +107,7 @@ def true_slope(
     indices: Int[Array, " b"],
     config: SPLICConfig,
 ) -> Float[Array, "b h w c"]:
-    """`slope` at images before the purification, through it."""
+    """`slope` through the purification, at the images before it."""
     apply = partial(transform, key=key, config=config, indices=indices)
     return _added(lambda x: network(apply(x)), images, labels, total)
 
@@ -128,7 +128,7 @@ def _move(
 
 @partial(jax.jit, static_argnames="samples")
 def _keys(key: Key[Array, ""], step: Array, samples: int) -> tuple[Array, ...]:
-    """Of the questions of a step, as `attacks.pgd` has them."""
+    """The keys of the queries of a step, as `attacks.pgd` draws them."""
     key = jax.random.fold_in(key, step)
     return (key,) if samples == 1 else tuple(jax.random.split(key, samples))
 
@@ -148,15 +148,13 @@ def attacked(
     attack: AttackSettings,
     config: TransformConfig | None = None,
 ) -> Data:
-    """What `attackers.attack_batch` makes of images, with one key for all.
-
-    "cw" is for bare networks alone.
+    """The images as attacked by `attackers.attack_batch`, with one key for all.
 
     Args:
         network: images to logits.
         data: the images.
         key: of the attack.
-        attack: "fgsm", "pgd" without restarts, or "cw".
+        attack: "fgsm", "pgd" without restarts, or "cw", the latter for bare networks.
         config: of the transform that the attacker knows; None for the bare network.
     """
     found = [
@@ -215,12 +213,12 @@ def _gradient(
 
 
 class Plan(NamedTuple):
-    """An attack that fits the time.
+    """An attack that fits into the time available.
 
     Attributes:
-        attack: with fewer masks, or steps, than asked for where these took too long;
-            None where not even one step fits.
-        seconds_a_gradient: of one batch and mask, measured.
+        attack: with fewer masks or steps than asked for, if these take too long; None
+            if not even one step fits.
+        seconds_a_gradient: for one batch and mask, measured.
     """
 
     attack: AttackSettings | None
@@ -234,7 +232,7 @@ def planned(
     config: TransformConfig | None,
     seconds: float,
 ) -> Plan:
-    """Cuts the masks of an attack, then its steps, to what some seconds allow."""
+    """Reduces the masks of an attack, then its steps, to fit into some seconds."""
     images, labels, indices = data.images[0], data.labels[0], data.indices[0]
     key = jax.random.key(0)
 
@@ -262,7 +260,7 @@ def answers(
     key: Key[Array, ""] | None = None,
     config: TransformConfig | None = None,
 ) -> list[Array]:
-    """What a network names behind a transform, on the device, in batches."""
+    """The predictions of a network behind a transform, on the device, in batches."""
     found = []
     for images, indices in zip(data.images, data.indices, strict=True):
         if config is not None:
@@ -272,19 +270,19 @@ def answers(
 
 
 def right(data: Data, found: Sequence[Array]) -> Bool[np.ndarray, " n"]:
-    """Where the label was named; waits for the device."""
+    """Where the label was predicted; waits for the device."""
     return _whole(data, found) == data.truth
 
 
 def accuracy(data: Data, found: Sequence[Array]) -> dict[str, float]:
-    """The share of right answers with its interval; waits for the device."""
+    """The accuracy with its interval; waits for the device."""
     return interval(int(right(data, found).sum()), len(data.truth))
 
 
 def votes(data: Data, several: Sequence[Sequence[Array]]) -> dict[str, Any]:
-    """Of answers under several masks: that of one, the mean, and that of a vote.
+    """Accuracy with several masks: with one, the mean, and that of the vote.
 
-    The vote is that of `attacks.judge`: of equally frequent classes the first counts.
+    The vote is that of `attacks.judge`: in a tie the first class wins.
     """
     found = np.stack([_whole(data, one) for one in several])
     classes = np.arange(max(10, found.max() + 1))
@@ -315,7 +313,7 @@ def _added(
 
 
 class Shapes(NamedTuple):
-    """What the programs are called with, of one batch."""
+    """Arguments of the programs, for one batch."""
 
     images: jax.ShapeDtypeStruct
     labels: jax.ShapeDtypeStruct
@@ -331,7 +329,7 @@ class Shapes(NamedTuple):
 
 
 def program_named(name: str, network: Network, size: int) -> Program:
-    """Of `named`, for `name` as an architecture."""
+    """Of `named`, for the architecture `name`."""
     arguments = (network, Shapes.of(size).images)
     return Program(f"{name}, answers", named, arguments, {}, name)
 
@@ -365,7 +363,7 @@ def program_true_slope(
 def program_carlini_wagner(
     name: str, network: Network, steps: int, size: int
 ) -> Program:
-    """Of "cw"."""
+    """Of the attack "cw"."""
     x, y, key = Shapes.of(size)
     options = {"steps": steps}
     arguments = (network, x, y, key)
@@ -373,7 +371,7 @@ def program_carlini_wagner(
 
 
 def programs_small(size: int, samples: Sequence[int] = (1,)) -> list[Program]:
-    """Of what is around the others, which compiles in no time."""
+    """The small programs around the others, which compile quickly."""
     x, y, key = Shapes.of(size)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -385,10 +383,10 @@ def programs_small(size: int, samples: Sequence[int] = (1,)) -> list[Program]:
 
 
 def settings_of(attack: AttackSettings) -> dict[str, Any]:
-    """An attack for a record: in words and as numbers."""
+    """An attack's settings for a record, in words and as numbers."""
     return {"words": attack.words(), **dataclasses.asdict(attack)}
 
 
 def batch_size(context: Context) -> int:
-    """Images in a batch, of every program."""
+    """Batch size of every program."""
     return context.size(networks.BATCH, 4)

@@ -1,4 +1,4 @@
-"""Item A: what there is to work with."""
+"""Item A: packages, devices and peak speeds."""
 
 from collections.abc import Mapping
 from importlib import metadata
@@ -23,7 +23,7 @@ _PACKAGES = (
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Packages, devices, and the two ceilings: bytes and operations a second."""
+    """Packages, devices, and the peak bytes and operations per second."""
     versions = {}
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Items B and V: how fast the completion is on this device, and whether it is right."""
+"""Items B, V and W: speed of the completion on this device, and its correctness."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from splic_jax.solvers import algorithm1, kernel
 
 CONCATENATED = dataclasses.replace(CHOSEN, channels="concatenated", mask="independent")
 WARPS = (1, 2, 4, 8)
-# A pixel that differs by more is counted: a third of what one grey level is to the eye.
+# A pixel that differs by more is counted: a third of what one gray level is to the eye.
 _FAR = 0.02
 
 _KEY = 0
@@ -34,7 +34,7 @@ def _variant(
     warps: int,
     products: str,
 ) -> Array:
-    """Both passes by the kernel, spelled one way or another."""
+    """Both passes by the kernel, with these warps and products."""
 
     def one_pass(matrices: Array, masks: Array) -> Array:
         return kernel.complete_fused(
@@ -78,7 +78,7 @@ def gradient(images: Array, key: Array, config: SPLICConfig) -> Array:
 
 @jax.jit
 def decomposed(matrices: Array) -> tuple[Array, Array]:
-    """The eigenvalues and eigenvectors of X^T X, with which a completion starts."""
+    """The eigenvalues and eigenvectors of X^T X, the start of a completion."""
     tall = jnp.swapaxes(matrices, 1, 2)
     gram = jnp.matmul(matrices, tall, precision="highest")
     values, vectors = jnp.linalg.eigh(gram)
@@ -143,7 +143,7 @@ def _config(blocks: int) -> SPLICConfig:
 
 
 def _size_of(solver: str, config: SPLICConfig) -> str:
-    # The library decomposes what is not small and square one after another.
+    # The GPU's library decomposes only small square matrices in batches.
     wide = solver == "exact" and config.channels == "concatenated"
     return "exact_concatenated" if wide else solver
 
@@ -157,7 +157,7 @@ def _large_side(context: Context) -> int:
 
 
 def programs(context: Context) -> Sequence[Program]:
-    """What `run` times."""
+    """The programs that `run` times."""
     sizes, key = _sizes(context), jax.random.key(_KEY)
 
     def of(name: str, solver: str, config: SPLICConfig, side: int = 32) -> Program:
@@ -185,7 +185,7 @@ def programs(context: Context) -> Sequence[Program]:
 
 
 def programs_variants(context: Context) -> Sequence[Program]:
-    """What `run_variants` times."""
+    """The programs that `run_variants` times."""
     size = _sizes(context)["variants"]
     return [
         Program(
@@ -202,14 +202,14 @@ def _index(first: int) -> Array:
 
 
 def run(context: Context) -> Mapping[str, Any]:
-    """Speeds, and whether images depend on what is beside them."""
+    """Speeds, and whether results depend on the batch."""
     values = jnp.asarray(context.test_set().images, jnp.float32) / 255
     return _in_parts(
         context,
         "completion",
         {
             "speed": (15, lambda: speed(context, values)),
-            "batch": (5, lambda: whatever_is_beside_it(context, values)),
+            "batch": (5, lambda: independent_of_batch(context, values)),
             "gradient": (10, lambda: gradients(context, values)),
             "large": (20, lambda: large(context)),
         },
@@ -217,7 +217,7 @@ def run(context: Context) -> Mapping[str, Any]:
 
 
 def run_variants(context: Context) -> Mapping[str, Any]:
-    """The kernel spelled in other ways, and the solvers against the exact one."""
+    """Variants of the kernel, and the solvers against the exact one."""
     values = jnp.asarray(context.test_set().images, jnp.float32) / 255
     return _in_parts(
         context,
@@ -230,7 +230,7 @@ def run_variants(context: Context) -> Mapping[str, Any]:
 
 
 def run_work(context: Context) -> Mapping[str, Any]:
-    """Bytes and multiply-adds of an image in the kernel, counted on any device."""
+    """The kernel's bytes and multiply-adds per image, counted on any device."""
     test, count = context.test_set(), context.size(200, 2)
     images = test.images[:count].astype(np.float32) / 255
     counts = _floor.of_an_image(images, _masks(count, CHOSEN), CHOSEN)
@@ -240,7 +240,7 @@ def run_work(context: Context) -> Mapping[str, Any]:
 def _in_parts(
     context: Context, name: str, parts: Mapping[str, tuple[float, Callable[[], Any]]]
 ) -> Mapping[str, Any]:
-    """A record of the parts, each begun if some seconds are left; saved after each."""
+    """A record of the parts, each started if enough time is left; saved after each."""
     record: dict[str, Any] = {"images": context.test_set().name}
     for part, (seconds, work) in parts.items():
         if context.left() < seconds and not context.toy:
@@ -275,7 +275,7 @@ def _difference(got: Array, expected: Array) -> dict[str, float]:
 
 
 def variants(context: Context, values: Array) -> list[dict[str, Any]]:
-    """The kernel at each number of warps and in both arithmetics, against exact."""
+    """The kernel with each number of warps and both precisions, against exact."""
     count, rows = _sizes(context)["variants"], []
     exact: dict[int, Array] = {}
     for blocks, warps, precision in _variants(context):
@@ -306,7 +306,7 @@ def _exact(matrices: Array, masks: Array, config: SPLICConfig, blocks: int) -> A
 
 
 def agreement(context: Context) -> dict[str, Any]:
-    """Each solver with the exact one, on original images, through `purify`."""
+    """Each solver against the exact one, on original images, through `purify`."""
     originals = context.originals()
     found: dict[str, Any] = {"images": originals.name}
     key = jax.random.key(_KEY)
@@ -324,8 +324,8 @@ def agreement(context: Context) -> dict[str, Any]:
     return found
 
 
-def whatever_is_beside_it(context: Context, values: Array) -> dict[str, bool]:
-    """Whether an image alone, and among others, is purified to the same bits."""
+def independent_of_batch(context: Context, values: Array) -> dict[str, bool]:
+    """Whether an image is purified to the same bits alone and in a batch."""
     sizes, key = _sizes(context), jax.random.key(_KEY)
     found = {}
     for solver in ("fast", "tracked"):
@@ -337,7 +337,7 @@ def whatever_is_beside_it(context: Context, values: Array) -> dict[str, bool]:
 
 
 def speed(context: Context, values: Array) -> dict[str, Any]:
-    """Images a second through `purify`, masks drawn and clipped, on the device."""
+    """Images per second of `purify` on the device, with mask sampling and clipping."""
     sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
     for config in (CHOSEN, CONCATENATED):
         for solver in ("fast", "tracked", "exact"):
@@ -358,7 +358,7 @@ def speed(context: Context, values: Array) -> dict[str, Any]:
 
 
 def gradients(context: Context, values: Array) -> dict[str, Any]:
-    """Images a second of the derivative through all rounds of both passes."""
+    """Images per second of the derivative through all rounds of both passes."""
     sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
     for name, solver in (("gradient", "tracked"), ("exact_gradient", "exact")):
         work = functools.partial(
@@ -370,7 +370,7 @@ def gradients(context: Context, values: Array) -> dict[str, Any]:
 
 
 def large(context: Context) -> dict[str, Any]:
-    """Drawn images of 224 x 224 whose spectra fall off as those of photographs do."""
+    """Speed on synthetic 224 x 224 images with the spectra of photographs."""
     sizes, key, found = _sizes(context), jax.random.key(_KEY), {}
     images = jnp.asarray(_photographs(sizes["large"], _large_side(context)))
     for config in (CHOSEN, CONCATENATED):

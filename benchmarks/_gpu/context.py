@@ -1,4 +1,4 @@
-"""What every item of the GPU benchmark works with: data, sizes, time, results."""
+"""The context of the items of the GPU benchmark: data, sizes, time, results."""
 
 import concurrent.futures
 import dataclasses
@@ -26,12 +26,12 @@ Size = TypeVar("Size")
 
 
 class Program(NamedTuple):
-    """A compiled function with what it is called with.
+    """A function to compile, with its arguments.
 
     Attributes:
         name: of the program, in words.
-        function: of `jax.jit`.
-        arguments: arrays or `jax.ShapeDtypeStruct`s, static ones as they are.
+        function: from `jax.jit`.
+        arguments: arrays or `jax.ShapeDtypeStruct`s, and static arguments.
         options: keyword arguments, likewise.
         family: of programs with the same convolutions, whose algorithms are chosen for
             the first of them, before the others are compiled.
@@ -45,17 +45,17 @@ class Program(NamedTuple):
 
     @property
     def key(self) -> tuple[Any, str]:
-        """Equal for programs that are the same, which several items may run."""
+        """Equal for equal programs, which several items may share."""
         return self.function, self.name
 
 
 class Images(NamedTuple):
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
         images: uint8 ``[n, 32, 32, 3]``.
         labels: int32 ``[n]``, in [0, 10).
-        name: what a result has to call them.
+        name: of the images in results.
     """
 
     images: np.ndarray
@@ -65,15 +65,15 @@ class Images(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """Where an item finds its data and puts its results, and how much time is left.
+    """The folders of an item's data and results, and the time left.
 
     Attributes:
         data: folder with ``cifar10_jpeg.npz``, ``cifar10_lossless_test.npz`` and
             ``resnet56_cifar10.npz``; not read where `toy`.
         out: folder for small results.
-        state: folder for what a later item or a second call on this machine needs,
-            such as weights.
-        toy: everything as small as it can be, on drawn images: a rehearsal.
+        state: folder for what later items and calls on this machine need, such as
+            weights.
+        toy: a rehearsal: everything at the smallest size, on synthetic images.
         deadline: of the whole program, by `time.monotonic`.
     """
 
@@ -84,7 +84,7 @@ class Context:
     deadline: float
 
     def size(self, full: Size, toy: Size) -> Size:
-        """The first, or the second in a rehearsal."""
+        """`full`, or `toy` in a rehearsal."""
         return toy if self.toy else full
 
     def left(self) -> float:
@@ -92,11 +92,11 @@ class Context:
         return self.deadline - time.monotonic()
 
     def line(self, text: str) -> None:
-        """Prints a line at once."""
+        """Prints a line, unbuffered."""
         print(text, flush=True)
 
     def save(self, name: str, record: Mapping[str, Any]) -> None:
-        """Writes ``out/name.json``, with where it comes from; replaces an older one."""
+        """Writes ``out/name.json`` with its provenance; replaces an older one."""
         whole = {"provenance": provenance.provenance(), **record}
         write_record(self.out / f"{name}.json", whole)
 
@@ -137,21 +137,21 @@ def _jpeg(folder: pathlib.Path, split: str) -> Images:
 
 @functools.cache
 def _toy(count: int, seed: int) -> Images:
-    """Soft gradients in ten hues: of low rank, and a network can learn them."""
+    """Smooth gradients in ten hues: of low rank, and learnable by a network."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 10, count).astype(np.int32)
     axis = np.linspace(0, 1, 32)
     slopes = rng.uniform(-1, 1, (count, 2, 1, 1))
-    grey = slopes[:, 0] * axis + slopes[:, 1] * axis[:, None]
+    gray = slopes[:, 0] * axis + slopes[:, 1] * axis[:, None]
     hues = 0.5 + 0.4 * np.cos(labels[:, None] * 0.6 + np.arange(3) * 2.1)
-    values = hues[:, None, None] + 0.15 * grey[..., None]
+    values = hues[:, None, None] + 0.15 * gray[..., None]
     values = values + rng.normal(0, 0.02, values.shape)
     images = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return Images(images, labels, f"{count} drawn images, a rehearsal")
 
 
 def timed(run: Callable[[], Any], *, repeats: int) -> list[float]:
-    """Seconds of each of some runs, after one that compiles."""
+    """Seconds of each run, after a run that compiles."""
     jax.block_until_ready(run())
     taken = []
     for _ in range(repeats):

@@ -1,7 +1,7 @@
-"""The programs that users of the library compile, for their compilation to be watched.
+"""The programs that users of the library compile, to monitor their compilation.
 
-They import no more of the benchmark than they need, so that they are also those of an
-older checkout of the library.
+Imports as little of the benchmark as possible, so that it also runs with an older
+checkout of the library.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ _KERNEL, _PRODUCTS, _EXACT = "kernel", "products", "exact"
 
 
 def solvers() -> Mapping[str, str]:
-    """What this library calls its solvers: the kernel, products alone, and exact."""
+    """This library's names of the kernel, the tracked and the exact solver."""
     names = get_args(SPLICConfig.__annotations__["solver"])
     if "tracked" in names:
         return {_KERNEL: "fast", _PRODUCTS: "tracked", _EXACT: "exact"}
@@ -64,7 +64,7 @@ def attacked(
 ) -> attacks.Attacked:
     """PGD of 7 steps on a network, through the purification by BPDA where there is one.
 
-    The classifier is purified and asked at each step, and for the verdict.
+    Each step, and the final prediction, purifies the images and runs the network.
     """
     classifier = defended(network, config, 0, "bpda")
     return attacks.pgd(classifier, images, labels, key, steps=7)

@@ -1,4 +1,4 @@
-"""Trained networks as files: kept for a later item, and small enough to take home."""
+"""Trained networks as files: kept for later items, and exported at half the size."""
 
 import functools
 import pathlib
@@ -16,8 +16,8 @@ from train.models.arrays import from_arrays, to_arrays
 from train.utils import files
 
 CLASSES = 10
-# Images in a step, and wherever a network is asked: with the same convolutions, whose
-# algorithms are chosen once.
+# Images in a step and in each evaluation of a network: the same convolutions, so that
+# their algorithms are chosen once.
 BATCH = 512
 FAMILY = "resnet18, bfloat16"
 COMPUTE_DTYPE = "bfloat16"
@@ -49,8 +49,8 @@ def outline(model: str, training: bool = False) -> tuple[nnx.GraphDef, nnx.State
 def logits(graphdef: nnx.GraphDef, variables: Any) -> Callable[[jax.Array], jax.Array]:
     """Images, float32 NHWC in [0, 1], to logits, computed in bfloat16 as in training.
 
-    A `jax.tree_util.Partial`, whose weights are arguments of a function that it is
-    passed to.
+    A `jax.tree_util.Partial`, so that a function that takes it has its weights as
+    arguments.
     """
     return models.logits_function(graphdef, variables)
 
@@ -74,12 +74,12 @@ def save(context: Context, name: str, variables: Any) -> None:
 
 
 def exists(context: Context, name: str) -> bool:
-    """Whether an item kept such a network on this machine."""
+    """Whether an item saved such a network on this machine."""
     return path_of(context, name).is_file()
 
 
 def load(context: Context, name: str) -> tuple[nnx.GraphDef, nnx.State]:
-    """The structure, for evaluation, and the variables of a network that was kept."""
+    """The structure, for evaluation, and the variables of a saved network."""
     with np.load(path_of(context, name)) as archive:
         arrays = dict(archive)
     return _restored(arrays)
@@ -88,7 +88,7 @@ def load(context: Context, name: str) -> tuple[nnx.GraphDef, nnx.State]:
 def export_bf16(context: Context, name: str) -> list[pathlib.Path]:
     """Writes the weights to ``out``, in files ``{name}_bf16_{number}.npz``.
 
-    Matrices and kernels are bfloat16, seen as uint16; vectors, that is biases and the
+    Matrices and kernels are bfloat16, viewed as uint16; vectors, that is biases and the
     parameters and statistics of BatchNorm, stay float32.
     """
     with np.load(path_of(context, name)) as archive:
@@ -112,7 +112,7 @@ def export_bf16(context: Context, name: str) -> list[pathlib.Path]:
 
 
 def import_bf16(context: Context) -> list[str]:
-    """Keeps the networks that `export_bf16` wrote, if they lie with the data."""
+    """Saves the networks that `export_bf16` wrote, if they are in the data folder."""
     names = sorted({p.name.rpartition("_bf16_")[0] for p in context.data.glob(_BF16)})
     for name in names:
         graphdef, variables = read_bf16(context.data, name)
@@ -124,7 +124,7 @@ def import_bf16(context: Context) -> list[str]:
 
 
 def read_bf16(folder: pathlib.Path, name: str) -> tuple[nnx.GraphDef, nnx.State]:
-    """What `export_bf16` wrote, as `load` returns it."""
+    """A network that `export_bf16` wrote, as `load` returns it."""
     arrays: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob(f"{name}_bf16_*.npz")):
         with np.load(path) as archive:

@@ -1,9 +1,9 @@
-"""Compiles programs for a GPU that is not there, to see what would run on it.
+"""Compiles programs for a GPU that is not present, to see what would run on it.
 
-JAX's CUDA plugin brings the compiler, and `h100.txtpb` says what it compiles for.
-Nothing runs, so nothing is tried out either: which algorithms of the libraries would be
-the fastest is left open, and where they stand in the program is not. A call that takes
-many matrices may do them one after another; that is not seen from here.
+JAX's CUDA plugin contains the compiler; `h100.txtpb` describes the target. Nothing
+runs, so there is no autotuning: the places of library calls in the program are known,
+but not the algorithms they would use. A library call on many matrices may process them
+one after another, which is not visible here.
 """
 
 import contextlib
@@ -43,13 +43,13 @@ _KINDS = {"h100": "NVIDIA H100 80GB HBM3"}
 
 
 def require_plugin() -> None:
-    """Raises a `UserError` where JAX has no compiler for CUDA."""
+    """Raises a `UserError` if JAX has no compiler for CUDA."""
     version = jax.__version__
     wanted = " ".join(f"{name}=={version}" for name in _PACKAGES)
     try:
         found = all(metadata.version(name) == version for name in _PACKAGES)
         found = found and all(util.find_spec(name) for name in _MODULES)
-    except ImportError:  # a package that is missing, or the one that it is in
+    except ImportError:  # a package or its parent is missing
         found = False
     if not found:
         raise UserError(
@@ -59,14 +59,14 @@ def require_plugin() -> None:
 
 
 def is_prepared() -> bool:
-    """Whether JAX was started with the settings that this module needs."""
+    """Whether this process was started with the settings that this module needs."""
     given = os.environ.get("XLA_FLAGS", "").split()
     return set(XLA_FLAGS) <= set(given) and ENVIRONMENT.items() <= os.environ.items()
 
 
 def run_prepared(module: str, arguments: Sequence[str]) -> int:
     """Runs a module of this checkout in a process with those settings."""
-    # Not resolved: parts of the checkout may be links into another one.
+    # Not resolved, as parts of the checkout may be links into another one.
     paths = [str(_FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")]
     xla_flags = [os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS]
     environment = {
@@ -81,7 +81,7 @@ def run_prepared(module: str, arguments: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def target(name: str) -> Iterator[jax.sharding.Sharding]:
-    """A device of the target; meanwhile all code is told that JAX runs on a GPU."""
+    """A sharding on a target device; in the context JAX seems to run on a GPU."""
     description = topologies.get_topology_desc(
         platform="cuda",
         topology_name=name,
@@ -89,12 +89,12 @@ def target(name: str) -> Iterator[jax.sharding.Sharding]:
         target_config=(_FOLDER / f"{name}.txtpb").read_text(),
     )
     with contextlib.ExitStack() as stack:
-        # What an earlier run compiled is compiled again, as it is to be timed.
+        # Without the cache, as compilation is timed.
         caching = jax.config.jax_enable_compilation_cache
         stack.callback(jax.config.update, "jax_enable_compilation_cache", caching)
         jax.config.update("jax_enable_compilation_cache", False)
         stack.enter_context(mock.patch.object(jax, "default_backend", lambda: "gpu"))
-        # Pallas asks which device there is, in newer versions of JAX.
+        # Newer versions of Pallas ask for the device.
         with contextlib.suppress(ImportError):
             info = importlib.import_module("jax._src.pallas.triton.gpu_info")
             for asked, answer in (
@@ -110,10 +110,10 @@ def target(name: str) -> Iterator[jax.sharding.Sharding]:
 def compiled(
     item: str, program: Program, sharding: jax.sharding.Sharding
 ) -> dict[str, Any]:
-    """A record of a program: what compiling it took, and what would run.
+    """A record of a program: the cost of compiling it, and what would run.
 
     Args:
-        item: that the program belongs to.
+        item: of the program.
         program: to compile.
         sharding: of `target`.
     """
@@ -138,13 +138,13 @@ def compiled(
         memory = done.memory_analysis()
         record["temporaries_mib"] = round(memory.temp_size_in_bytes / 2**20, 1)
         record |= described(done.as_text())
-    except Exception as error:  # whatever a compiler raises; the others are to go on
+    except Exception as error:  # whatever a compiler raises; the others go on
         record["failed"] = f"{type(error).__name__}: {error}"[:300]
     return record
 
 
 class _Within(NamedTuple):
-    """Where an operation stands: how deep in loops, and how often it runs if known."""
+    """The loops around an operation: their depth, and how often it runs if known."""
 
     depth: int
     times: int | None
@@ -167,18 +167,18 @@ _SILENT |= {"after-all", "partition-id", "replica-id"}
 
 
 def described(text: str) -> dict[str, Any]:
-    """What runs in a program, by its optimized HLO.
+    """What runs in a program, from its optimized HLO.
 
     Returns:
-        operations: that are launched outside of loops, of conditionals the longest
+        operations: launched outside loops; of a conditional, those of its longest
             branch.
-        fusions: how many there are in all.
-        library_calls: of each name, how many there are.
-        loops: in the order of the program, each with the number of times it is turned,
-            the operations in one turn but for those of loops inside, and its depth,
-            which is 1 for a loop in no other.
-        serial_library_calls: those in a loop, by name: how many there are, and how
-            often they run in all.
+        fusions: their number.
+        library_calls: their number by name.
+        loops: in program order, each with its number of iterations, the operations in
+            one iteration without those of inner loops, and its depth, 1 for an
+            outermost loop.
+        serial_library_calls: those in loops, by name: their number, and how often they
+            run in all.
     """
     computations, entry = _computations(text)
     counts = _Counts([], Counter(), {}, [])
@@ -193,7 +193,7 @@ def described(text: str) -> dict[str, Any]:
 
 
 def _computations(text: str) -> tuple[Mapping[str, Sequence[str]], str]:
-    """The lines of each computation, and the name of the one that is the program."""
+    """The lines of each computation, and the name of the entry computation."""
     found: dict[str, list[str]] = {}
     current, entry = None, ""
     for line in text.splitlines():
@@ -215,7 +215,7 @@ def _walk(
     within: _Within,
     counts: _Counts,
 ) -> int:
-    """Counts what is in a computation; returns its operations outside of loops."""
+    """Counts a computation's contents; returns its operations outside loops."""
     operations = 0
     for line in computations[name]:
         body = re.match(r"\s*(?:ROOT )?%?[\w.\-]+ = (.*)", line)
@@ -257,7 +257,7 @@ def _loop(
     counts.loops.append(entry)
     inside = within.loop(turns)
     parts = _called(rest, "body")
-    if turns is None:  # or else it is not asked whether to go on
+    if turns is None:  # otherwise the condition is not evaluated
         parts += _called(rest, "condition")
     entry["operations"] = sum(_walk(computations, p, inside, counts) for p in parts)
     entry["depth"] = inside.depth
@@ -277,7 +277,7 @@ def _library_call(rest: str, within: _Within, counts: _Counts) -> None:
 
 
 def _called(rest: str, *attributes: str) -> list[str]:
-    """The computations that an operation names in one of some attributes."""
+    """The computations named in these attributes of an operation."""
     found = re.search(rf"\b(?:{'|'.join(attributes)})=(\{{[^}}]*\}}|%?[\w.\-]+)", rest)
     return re.findall(r"[\w.\-]+", found.group(1)) if found else []
 
@@ -286,8 +286,8 @@ def table(title: str, records: Sequence[Mapping[str, Any]]) -> rich.table.Table:
     """The records as a table for the terminal."""
     grid = rich.table.Table(
         title=title,
-        caption="operations launched: outside of loops, and in a turn of each loop, "
-        "added up; calls of libraries in loops",
+        caption="operations launched: outside loops, and in one iteration of each "
+        "loop, summed; library calls in loops",
     )
     for heading in ("item", "program"):
         grid.add_column(heading)
@@ -323,12 +323,12 @@ def write_section(
     facts: Mapping[str, Any],
     records: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Replaces one section of a JSON file; a record takes one line of it.
+    """Replaces one section of a JSON file, with one line per record.
 
     Args:
-        path: the file; made where it is missing.
+        path: the file; created if missing.
         label: of the section.
-        facts: about all of them.
+        facts: about all records.
         records: of `compiled`.
 
     Raises:
@@ -341,5 +341,7 @@ def write_section(
     except FileNotFoundError:
         found = {}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} is no JSON file of programs; move it away") from error
+        raise UserError(
+            f"{path} is not a JSON file of programs; move it away"
+        ) from error
     write_record(path, {**found, label: {**facts, "programs": records}})

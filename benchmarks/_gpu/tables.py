@@ -1,7 +1,7 @@
-"""Items F, G, H, K and L2: attacks in front of defences, as in the paper's tables.
+"""Items F, G, H, K, M and N: attacks on defenses, as in the paper's tables.
 
 Each ``run_*`` returns a record and saves it after each row; each ``programs_*`` lists
-what it compiles, to be compiled before, at the same time as something else.
+its programs, to be compiled in advance.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ ROWS: Rows = {
 SLOW_ROWS: Rows = {
     name: METHODS[name].config for name in ("usvt", "soft_impute", "nuclear_norm")
 }
-# The defences that networks were trained behind, and what stands in front of them.
+# The trained networks, and the transform in front of each.
 TARGETS: Rows = {
     "vanilla": None,
     "splic": CHOSEN,
@@ -60,27 +60,27 @@ GRADIENT = dataclasses.replace(
 )
 
 _SEED = 0
-_ATTACKS, _MASKS, _VERDICT = 0, 1, 2  # what keys are for
-_MASK_KEYS = 5  # of SPLIC on the few original images
+_ATTACKS, _MASKS, _VERDICT = 0, 1, 2  # purposes of keys
+_MASK_KEYS = 5  # for SPLIC on the few original images
 _EVALUATIONS = 9
-_TOY_IMAGES = 6  # one batch, and one that has to be filled up
+_TOY_IMAGES = 6  # one batch, and one that has to be padded
 _PUBLISHED = "resnet56_cifar10.npz"
 _RESNET18 = networks.FAMILY
 _RESNET56 = "resnet56 published, float32"
-# A row of the slow ones may take this long, and an adaptive attack that long.
+# Time limits of a slow row, and of the adaptive attacks.
 _ROW_SECONDS = 45.0
 _EOT_SECONDS = 60.0
 _GRADIENT_SECONDS = 70.0
 _CW_SECONDS = 40.0
-# Left for what comes after, and for bringing results home.
+# Left for later items, and for copying the results.
 _RESERVE = 20.0
 
 
-# F
+# Items F and N
 
 
 def run_gray_box(context: Context, rows: Rows = ROWS, name: str = "gray_box") -> Record:
-    """Table 3: attacks on bare networks, then a transform in front, untrained for."""
+    """Table 3: attacks on bare networks, then a transform in front, no retraining."""
     record: Record = {
         "what": "attacks made on the bare network; then each transform in front of "
         "it, without retraining",
@@ -123,7 +123,7 @@ def run_gray_box(context: Context, rows: Rows = ROWS, name: str = "gray_box") ->
 
 
 def run_gray_box_slow(context: Context) -> Record:
-    """The rows of `run_gray_box` that may take long."""
+    """`run_gray_box` for the slow rows."""
     return run_gray_box(context, SLOW_ROWS, "gray_box_slow")
 
 
@@ -151,7 +151,7 @@ def programs_gray_box_slow(context: Context) -> list[Program]:
 def _gray_box_sets(
     context: Context,
 ) -> Iterable[tuple[str, Network, Images, bool]]:
-    """A network with its name, images, and whether to draw several masks."""
+    """Each network with its name, its images, and whether to draw several masks."""
     if not context.toy:
         published = _published(context)
         yield _RESNET56, published, context.originals(), True
@@ -169,7 +169,7 @@ def _row(
     keys: int,
     allowed: float,
 ) -> Record | None:
-    """Accuracies by attack; None if they would take longer than is allowed."""
+    """Accuracies by attack; None if they would take longer than allowed."""
     start = time.perf_counter()
     first = next(iter(sets.values()))
     batches = keys * sum(len(data.images) for data in sets.values())
@@ -210,11 +210,11 @@ def _row(
     }
 
 
-# G
+# Item G
 
 
 def run_bpda(context: Context) -> Record:
-    """Table 2: the attacker runs the defence, with an identity for its derivative."""
+    """Table 2: BPDA, through the defense with the identity for its derivative."""
     network = _network(context, "splic")
     record: Record = {
         "what": "white-box BPDA on a network trained behind SPLIC",
@@ -239,11 +239,11 @@ def programs_bpda(context: Context) -> list[Program]:
     ]
 
 
-# H
+# Item H
 
 
 def run_true_gradient(context: Context) -> Record:
-    """As `run_bpda`, with the derivative of the purification itself."""
+    """As `run_bpda`, with the true derivative of the purification."""
     network = _network(context, "splic")
     record: Record = {
         "what": "white-box attack through the purification's own derivative, that of "
@@ -272,13 +272,13 @@ def programs_true_gradient(context: Context) -> list[Program]:
 
 
 class _Rows(NamedTuple):
-    """Where results go.
+    """Collects the rows of a record.
 
     Attributes:
         context: of the item.
         name: of the item.
-        record: the whole of it.
-        rows: the part of it to be added to.
+        record: the whole record.
+        rows: the part of it that rows are added to.
     """
 
     context: Context
@@ -301,7 +301,7 @@ def _white_box(
     config: TransformConfig | None,
     attacks: Mapping[str, AttackSettings],
 ) -> None:
-    """Adds rows "clean" and attacks on all images, one mask each."""
+    """Adds rows for clean and attacked images, all of them, with one mask each."""
     data = _test_data(rows.context)
 
     def verdict(data: Data) -> Record:
@@ -327,7 +327,7 @@ def _white_box(
 def _adaptive(
     rows: _Rows, network: Network, attack: AttackSettings, seconds: float
 ) -> None:
-    """Adds a row: an attack over masks on the first images, judged under fresh ones."""
+    """Adds a row: an attack over masks on the first images, judged with fresh masks."""
     context = rows.context
     data = _test_data(context, context.size(1000, _TOY_IMAGES))
     if context.toy:
@@ -356,11 +356,11 @@ def _adaptive(
     rows.add(f"{attack.derivative}_eot", found)
 
 
-# K
+# Item K
 
 
 def run_black_box(context: Context) -> Record:
-    """Table 1: attacks made on another network, and the defences that meet them."""
+    """Table 1: attacks made on another network, against each defense."""
     surrogate = networks.exists(context, "surrogate")
     source_name = "surrogate" if surrogate else "vanilla"
     source = _network(context, source_name)
@@ -430,7 +430,7 @@ def programs_black_box(context: Context) -> list[Program]:
     ]
 
 
-# L2
+# Item M
 
 
 def run_adaptive_at(context: Context) -> Record:
@@ -543,7 +543,7 @@ def _common() -> Record:
 
 
 def _short(row: Record) -> str:
-    """The accuracies in a row, for people who wait."""
+    """The accuracies in a row, for a progress line."""
     parts = [
         f"{path} {value if isinstance(value, str) else format(value, '.4f')}"
         for path, value in _flat("", row)

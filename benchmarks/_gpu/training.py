@@ -1,4 +1,4 @@
-"""Items D, E, I, J and L: training, an epoch of it in one program.
+"""Items D, E, I, J and L: training, with one program per epoch.
 
     record = training.run_vanilla(context)              # D
     record = training.run_splic(context)                # E: on purified images
@@ -6,13 +6,13 @@
     record = training.run_fast_at(context)              # J: on attacked images
     record = training.run_splic_fast_at(context)        # L: on both
 
-Each trains a network, keeps it by `networks.save` under its name ("vanilla", "splic",
-"me_net", "fast_at", "splic_fast_at") and returns what it measured; a network that is
-kept already is not trained again. Each has a function of the programs that it runs.
+Each trains a network, saves it by `networks.save` under its name ("vanilla", "splic",
+"me_net", "fast_at", "splic_fast_at") and returns its measurements; a saved network is
+not trained again. For each there is a function that lists the programs it runs.
 
-The images stay on the device as uint8; order, crops, flips, attacks and purifications
-within a step are drawn there, and nothing is copied back before an epoch's end.
-Convolutions are in bfloat16; parameters, statistics and losses in float32.
+The images stay on the device as uint8, where all random draws and attacks are made;
+nothing is copied back before the end of an epoch. Convolutions are in bfloat16;
+parameters, statistics and losses in float32.
 """
 
 import dataclasses
@@ -40,26 +40,26 @@ from train import models
 from train.utils import files
 
 MOST_EPOCHS = 15
-SMOOTHING = 0.1  # of labels, where nobody attacks
+SMOOTHING = 0.1  # of labels, without adversarial training
 CROP_PADDING = 4
 EPSILON, FAST_STEP = 8 / 255, 10 / 255
 KEPT_SHARE, KEEP_RANGE, VERSIONS = 0.8, (0.4, 0.6), 10  # ME-Net's
 
 _SIDE, _CHANNELS = 32, 3
 _PEAK, _PEAK_AT = 0.4, 0.25  # learning rate, and its place in the schedule
-_SECONDS_AFTER = 15.0  # to evaluate and to keep a network
+_SECONDS_AFTER = 15.0  # to evaluate and save a network
 _WEIGHTS = optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9, nesterov=True))
 
 
 class Recipe(NamedTuple):
-    """What the program of an epoch is compiled for.
+    """The static settings of an epoch's program.
 
     Attributes:
         model: of `train.models.NAMES`.
         batch: images in a step.
         smoothing: of labels.
-        attacked: whether a step is on images that FGSM attacked from a random start.
-        config: of the purification that the images, attacked, go through in a step.
+        attacked: whether a step attacks its images by FGSM from a random start.
+        config: of the purification of the attacked images in a step.
     """
 
     model: str
@@ -79,14 +79,14 @@ class State(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Learning rate: up to `peak` in a straight line, and down to 0 at `steps`."""
+    """Learning rate: linear up to `peak`, then linear down to 0 at `steps`."""
 
     steps: Any
     peak: Any
 
 
 def learning_rate(step: jax.Array, schedule: Schedule) -> jax.Array:
-    """Of the step of this number, from 0 on."""
+    """The learning rate of a step, counted from 0."""
     place = (step + 0.5) / schedule.steps
     corners = jnp.array([0.0, _PEAK_AT, 1.0])
     return jnp.interp(place, corners, schedule.peak * jnp.array([0.0, 1.0, 0.0]))
@@ -95,13 +95,13 @@ def learning_rate(step: jax.Array, schedule: Schedule) -> jax.Array:
 def crop_and_flip(
     images: jax.Array, chosen: jax.Array, corners: jax.Array, mirrored: jax.Array
 ) -> jax.Array:
-    """Floats in [0, 1] of some images: each shifted, and some mirrored after that.
+    """A batch of images as floats in [0, 1], cropped, and some mirrored after that.
 
-    Read in one gather. What comes in at the border is black.
+    Read in one gather. The border is black.
 
     Args:
         images: uint8 ``[n, h, w, c]``.
-        chosen: int32 ``[b]``, which.
+        chosen: int32 ``[b]``, indices of the batch.
         corners: int32 ``[b, 2]``, of the crop in the image with a border of
             `CROP_PADDING`: row and column, both in [0, 2 CROP_PADDING].
         mirrored: bool ``[b]``.
@@ -149,19 +149,19 @@ def _fast_attack(
     labels: jax.Array,
     keys: jax.Array,
     recipe: Recipe,
-    defence: Callable[[jax.Array, jax.Array], jax.Array] | None,
+    defense: Callable[[jax.Array, jax.Array], jax.Array] | None,
 ) -> jax.Array:
     """FGSM from a random start (Wong, Rice and Kolter 2020, algorithm 3).
 
-    Through the defence with the identity for its derivative. As in their code the
-    network is in training mode; but its running averages stay as they are.
+    Through the defense with the identity for its derivative. As in their code the
+    network is in training mode, but its running averages are not updated.
     """
     start = jax.random.uniform(keys[0], images.shape, minval=-EPSILON, maxval=EPSILON)
     start = jnp.clip(images + start, 0, 1)
 
     def loss(images: jax.Array) -> jax.Array:
-        if defence is not None:
-            images = bpda(defence)(images, keys[1])
+        if defense is not None:
+            images = bpda(defense)(images, keys[1])
         return batch_loss(state.parameters, state.statistics, images, labels, recipe)[0]
 
     moved = start + FAST_STEP * jnp.sign(jax.grad(loss)(start))
@@ -178,26 +178,26 @@ def run_epoch(
     *,
     recipe: Recipe,
 ) -> tuple[State, tuple[jax.Array, jax.Array]]:
-    """Trains on all images once, in an order drawn anew, less an incomplete last batch.
+    """Trains on all images once, in random order, without an incomplete last batch.
 
     Args:
         state: donated.
         images: uint8 ``[n, h, w, c]``.
         labels: int32 ``[n]``.
-        key: of all that is drawn.
+        key: of all random draws.
         schedule: of the learning rate.
-        recipe: what a step does.
+        recipe: the settings of a step.
 
     Returns:
-        The new state; loss and accuracy of each step, on what it trained on.
+        The new state; loss and accuracy of each step on its own batch.
     """
     order_key, steps_key = jax.random.split(key)
     steps = len(images) // recipe.batch
     order = jax.random.permutation(order_key, len(images)).astype(jnp.int32)
     order = order[: steps * recipe.batch].reshape(steps, recipe.batch)
-    defence = None
+    defense = None
     if recipe.config is not None:
-        defence = partial(purify, config=recipe.config)
+        defense = partial(purify, config=recipe.config)
 
     def step(state: State, drawn: Any) -> tuple[State, tuple[jax.Array, jax.Array]]:
         chosen, key = drawn
@@ -205,9 +205,9 @@ def run_epoch(
         inputs, wanted = augmented(images, chosen, augment_key), labels[chosen]
         if recipe.attacked:
             keys = jnp.stack([start_key, attack_key])
-            inputs = _fast_attack(state, inputs, wanted, keys, recipe, defence)
-        if defence is not None:
-            inputs = defence(inputs, purify_key)
+            inputs = _fast_attack(state, inputs, wanted, keys, recipe, defense)
+        if defense is not None:
+            inputs = defense(inputs, purify_key)
         (loss, (accuracy, averages)), gradient = jax.value_and_grad(
             batch_loss, has_aux=True
         )(state.parameters, state.statistics, inputs, wanted, recipe)
@@ -240,10 +240,10 @@ def purify_piece(
 def usvt_piece(
     images: jax.Array, indices: jax.Array, key: jax.Array, kept: jax.Array
 ) -> jax.Array:
-    """`transforms.completion.usvt`, each image with a keep probability of its own.
+    """`transforms.completion.usvt`, with a keep probability for each image.
 
-    The singular vectors are those of ``X X^T``, as a GPU decomposes many matrices of
-    32 x 32 at a time, but of 32 x 96 one after another.
+    Singular vectors are found from ``X X^T``, as a GPU decomposes 32 x 32 matrices in
+    batches, but 32 x 96 ones one after another.
 
     Args:
         images: uint8 ``[n, h, w, c]``.
@@ -277,7 +277,7 @@ Preparation = Callable[[np.ndarray, jax.Array, bool], jax.Array]
 def _pieces(
     images: np.ndarray, size: int, run: Callable[[np.ndarray, np.ndarray], jax.Array]
 ) -> list[jax.Array]:
-    """Of one size, the last one filled up, through ``(images, indices) -> array``."""
+    """``(images, indices) -> array`` on pieces of one size, the last one padded."""
     rows = np.arange(-(-len(images) // size) * size, dtype=np.int32)
     padded = images[np.minimum(rows[len(images) :], len(images) - 1)]
     done = []
@@ -375,15 +375,15 @@ def state_shapes(model: str) -> State:
 def planned(
     done: int, before: int, most: int, taken: Sequence[float], left: float
 ) -> int:
-    """How many epochs there will be, of which some are done.
+    """The number of epochs planned, including those done.
 
     Args:
-        done: epochs.
-        before: planned the last time; after a few epochs the plan only shrinks, so that
-            the learning rate does not rise again.
-        most: never more.
-        taken: seconds of each epoch; of the first one unless there are more.
-        left: seconds.
+        done: epochs done.
+        before: the previous plan; after three epochs the plan only shrinks, so that the
+            learning rate does not rise again.
+        most: maximum number.
+        taken: seconds of each epoch; the first counts only if there are no others.
+        left: seconds left.
     """
     if not taken:
         return most if left > 0 else 0
@@ -400,12 +400,12 @@ def _train(
     peak: float = _PEAK,
     prepare: Preparation | None = None,
 ) -> tuple[dict[str, Any], State]:
-    """Trains as many epochs as fit, and returns the record and the last state."""
+    """Trains as many epochs as fit; returns the record and the last state."""
     start = time.perf_counter()
     most = context.size(MOST_EPOCHS, 2)
 
     def left() -> float:
-        # A rehearsal on a busy machine is to train all the same.
+        # A rehearsal trains even on a busy machine.
         within = context.size(seconds, 3600.0) - (time.perf_counter() - start)
         return min(within, context.left() - _SECONDS_AFTER)
 
@@ -495,7 +495,7 @@ def _run(
     prepare: Preparation | None = None,
     **more: Any,
 ) -> Mapping[str, Any]:
-    """Trains, keeps the network, and looks at its accuracy."""
+    """Trains and saves a network, and measures its accuracy."""
     past = context.state / f"{name}.json"
     if found := networks.exists(context, name):
         context.line(f"{name}: found")
@@ -505,7 +505,7 @@ def _run(
         trained, state = _train(context, name, recipe, seconds=seconds, prepare=prepare)
         record = {**trained, **more}
         if not record["epochs"] or record["diverged"]:
-            return record  # no network that anyone could use
+            return record  # there is no usable network
         variables = nnx.merge_state(state.parameters, state.statistics)
         files.write_whole(past, json.dumps(record).encode())
         networks.save(context, name, variables)
@@ -553,8 +553,10 @@ _PLAIN: Mapping[str, Any] = {"smoothing": SMOOTHING}
 
 
 @functools.cache
-def _that_runs(size: int, config: SPLICConfig) -> tuple[SPLICConfig, str | None]:
-    """The settings, or without the kernel where it fails here, and how it fails."""
+def _with_working_kernel(
+    size: int, config: SPLICConfig
+) -> tuple[SPLICConfig, str | None]:
+    """The settings, without the kernel if it fails here, and the failure."""
     images = np.full((size, _SIDE, _SIDE, _CHANNELS), 128, np.uint8)
     images[:, ::3, ::2] = 40
     indices = np.arange(size, dtype=np.int32)
@@ -567,7 +569,7 @@ def _that_runs(size: int, config: SPLICConfig) -> tuple[SPLICConfig, str | None]
 
 
 def _sized(context: Context, config: SPLICConfig) -> SPLICConfig:
-    # The fast solver takes a CPU many times as long for few steps, compiled like this.
+    # Compiled like this, the fast solver is much slower on a CPU for few steps.
     few = dataclasses.replace(config, max_steps=7, solver="exact")
     return context.size(config, few)
 
@@ -578,14 +580,14 @@ def _working(
     config = _sized(context, config)
     if networks.exists(context, name) or not is_wanted(config):
         return config, None
-    config, failure = _that_runs(_piece(context), config)
+    config, failure = _with_working_kernel(_piece(context), config)
     if failure:
         context.line(f"{name}: the kernel fails and is left out: {failure}")
     return config, failure
 
 
 def run_vanilla(context: Context, *, seconds: float = 60.0) -> Mapping[str, Any]:
-    """Item D: on the images as they are."""
+    """Item D: on unmodified images."""
     return _run(context, "vanilla", _recipe(context, **_PLAIN), seconds=seconds)
 
 
@@ -595,7 +597,7 @@ def run_splic(
     seconds: float = 90.0,
     config: SPLICConfig = settings.CHOSEN,
 ) -> Mapping[str, Any]:
-    """Item E: on images purified with other masks in every epoch."""
+    """Item E: on images purified with new masks in every epoch."""
     config, failure = _working(context, "splic", config)
     return _run(
         context,
@@ -611,7 +613,7 @@ def run_splic(
 def run_me_net(context: Context, *, seconds: float = 75.0) -> Mapping[str, Any]:
     """Item I: on ME-Net's estimates by USVT, each with one of ten keep probabilities.
 
-    Tests are with the mean of these.
+    Tested with the mean of these.
     """
     return _run(
         context,
@@ -685,19 +687,19 @@ def _purification(context: Context, config: SPLICConfig) -> Program:
 
 
 def programs_vanilla(context: Context) -> list[Program]:
-    """What `run_vanilla` runs."""
+    """The programs of `run_vanilla`."""
     return _programs(context, _recipe(context, **_PLAIN))
 
 
 def programs_splic(
     context: Context, *, config: SPLICConfig = settings.CHOSEN
 ) -> list[Program]:
-    """What `run_splic` runs; its epoch is that of `run_vanilla`."""
+    """The programs of `run_splic`; its epoch is that of `run_vanilla`."""
     return [_purification(context, config), *programs_vanilla(context)]
 
 
 def programs_me_net(context: Context) -> list[Program]:
-    """What `run_me_net` runs; its epoch is that of `run_vanilla`."""
+    """The programs of `run_me_net`; its epoch is that of `run_vanilla`."""
     size = _piece(context)
     kept = _shape(size, dtype=jnp.float32)
     arguments = (_images_shape(size), _shape(size), _key_shape(), kept)
@@ -705,13 +707,13 @@ def programs_me_net(context: Context) -> list[Program]:
 
 
 def programs_fast_at(context: Context) -> list[Program]:
-    """What `run_fast_at` runs."""
+    """The programs of `run_fast_at`."""
     return _programs(context, _recipe(context, attacked=True))
 
 
 def programs_splic_fast_at(
     context: Context, *, config: SPLICConfig = settings.CHOSEN
 ) -> list[Program]:
-    """What `run_splic_fast_at` runs."""
+    """The programs of `run_splic_fast_at`."""
     recipe = _recipe(context, attacked=True, config=_sized(context, config))
     return [*_programs(context, recipe), _purification(context, config)]

@@ -1,4 +1,4 @@
-"""How matrices lie in memory and go over a device: chunks, groups, small products.
+"""Layout and batching on a device: chunks, groups, small products, tiles.
 
 Nothing here changes what is computed.
 """

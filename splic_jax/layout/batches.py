@@ -1,7 +1,7 @@
-"""What every transform of images shares: what it takes, and how it goes over a batch.
+"""Shared by all transforms of images: checks of the images, and batching.
 
-Images are NHWC (or HWC), floats in [0, 1] or uint8; of 2 or 4 channels the last is
-alpha, which nothing changes.
+Images are NHWC (or HWC), floats in [0, 1] or uint8. With 2 or 4 channels the last is
+alpha, which is never changed.
 """
 
 import collections
@@ -21,37 +21,38 @@ from splic_jax.checks import reporter
 
 Done = TypeVar("Done", bound=PyTree[Array])
 
-# Values in one chunk on an accelerator, at most: enough to fill it.
+# Most values in a chunk on an accelerator: enough to fill it.
 _CHUNK_VALUES = 2**22
-# Values in one piece of a batch, at least: starting a program is little beside it.
+# Most values in a piece of a batch, unless a chunk has more: enough that starting a
+# program takes comparatively little time.
 _PIECE_VALUES = 2**17
 
 _report_range = reporter("images must be in [0, 1] and not NaN")
 _report_finite = reporter("a transformed image is not finite")
 
-# Images, and of each whether it is finite.
+# Images, and whether each is finite.
 WithFinite = tuple[Shaped[Array, "n h w c2"], Bool[Array, " n"]]
 
 
 class NotFiniteError(ValueError):
-    """A transform gave images that are not finite.
+    """A transform returned images that are not finite.
 
     Attributes:
-        images: the index of each in the batch.
+        images: their indices in the batch.
     """
 
     def __init__(self, images: Sequence[int]):
-        others = f", nor are {len(images) - 1} more" if len(images) > 1 else ""
+        others = f", and so are {len(images) - 1} more" if len(images) > 1 else ""
         super().__init__(
             f"images[{images[0]}] is not finite (NaN or infinity) once transformed"
-            f"{others}; its settings take steps too large, or numbers too large or "
-            "small"
+            f"{others}; the transform's settings have too large a step size, or too "
+            "large or small a number"
         )
         self.images = images
 
 
 def require_finite(finite: Bool[Array, " n"]) -> None:
-    """Raises a `NotFiniteError` unless all are; what is being traced cannot be seen."""
+    """Raises a `NotFiniteError` unless all are; traced values are not checked."""
     if not isinstance(finite, jax.core.Tracer):
         bad = np.flatnonzero(~np.asarray(finite))
         if len(bad):
@@ -59,13 +60,13 @@ def require_finite(finite: Bool[Array, " n"]) -> None:
 
 
 def check(images: Array | np.ndarray) -> None:
-    """Raises an error unless these are images, naming the first bad value.
+    """Raises an error unless these are valid images, naming the first bad value.
 
-    Values that are being traced (under `jax.jit`) cannot be checked.
+    Traced values (under `jax.jit`) are not checked.
 
     Raises:
-        TypeError: if they are no array.
-        ValueError: for another shape, dtype or value.
+        TypeError: if they are not an array.
+        ValueError: for a wrong shape, dtype or value.
     """
     require_array("images", images)
     if images.ndim not in (3, 4):
@@ -83,7 +84,7 @@ def check(images: Array | np.ndarray) -> None:
             f"images must be floats in [0, 1] or uint8, got {images.dtype}"
         )
     if floating and not isinstance(images, jax.core.Tracer):
-        # A part at a time, since what is made of it grows with it.
+        # In parts, to bound the memory.
         rows = max(1, _PIECE_VALUES // math.prod(images.shape[1:]))
         for start in range(0, len(images), rows):
             values = np.asarray(_part(images, start, min(rows, len(images) - start)))
@@ -101,11 +102,11 @@ def numbered(
     first_index: Int[ArrayLike, ""],
     indices: Int[Array | np.ndarray, " count"] | None,
 ) -> Int[Array | np.ndarray, " count"]:
-    """The index of each image: those given, or from `first_index` on.
+    """The index of each image: `indices`, or consecutive from `first_index`.
 
     Raises:
-        TypeError: if they are no array.
-        ValueError: if they are not as many whole numbers as images.
+        TypeError: if `indices` is not an array.
+        ValueError: if `indices` is not one integer per image.
     """
     if indices is None:
         return np.arange(count) + first_index
@@ -118,15 +119,15 @@ def numbered(
 
 
 def accelerator_chunk(shape: tuple[int, ...], values: int = _CHUNK_VALUES) -> int:
-    """Images of this shape that an accelerator does at a time, at most."""
+    """Most images of this shape that an accelerator processes at a time."""
     return max(1, values // math.prod(shape))
 
 
 def can_be_split(*arrays: Any) -> bool:
-    """Whether `map_pieces` can take these: concrete, and whole on one device.
+    """Whether `map_pieces` can split these: concrete arrays, each on one device.
 
-    Inside of another jit or a transformation the outermost one compiles; an array
-    spread over devices is for one program on all of them.
+    Inside another jit or transformation the outermost one compiles; an array sharded
+    over devices needs one program on all of them.
     """
     leaves = jax.tree.leaves((arrays, jnp.zeros(()) + 0))
     return not any(
@@ -146,25 +147,25 @@ def map_pieces(
     platform: str,
     devices: Sequence[jax.Device] | None = None,
 ) -> Done:
-    """Runs a compiled function over any number of images, a few of them at a time.
+    """Runs a compiled function over any number of images, in pieces.
 
-    Beyond the images and the result, memory is that of two pieces on each device,
-    which has the next one waiting while it works. A batch that is no multiple of the
-    piece does a few images twice, so that all pieces compile to one program.
+    Beyond images and result, memory is that of about two pieces per device, as the next
+    one is queued while one runs. If the batch is not a multiple of the piece, a few
+    images run twice, so that all pieces compile to one program.
 
     Args:
-        run: ``(images, indices, shared) -> arrays``, compiled, their first axis that of
-            the images; what it returns for one does not depend on the others.
+        run: ``(images, indices, shared) -> arrays``, compiled, with the images along
+            the first axis; the result of an image must not depend on the others.
         images: concrete, at least one.
         indices: of the images.
         shared: other arrays that `run` takes.
-        chunk: images that `run` does at a time; a piece is some chunks.
-        platform: of the devices. On the CPU pieces are made equal.
-        devices: dealt the pieces in turn, and the first one gets the result; None is
-            where the images are.
+        chunk: images that `run` processes at a time; a piece is one or more chunks.
+        platform: of the devices. On the CPU pieces are of equal size.
+        devices: get the pieces in turn, the first one also the result; None runs where
+            the images are.
 
     Returns:
-        What `run` returns for all images.
+        The result of `run` for all images.
     """
     count, ways = len(images), len(devices or [None])
     most = chunk * max(1, _PIECE_VALUES // (chunk * math.prod(images.shape[1:])))
@@ -234,29 +235,29 @@ def map_chunks(
     chunk: int,
     least: int = 1,
 ) -> WithFinite:
-    """Maps a function of some images over a batch of them.
+    """Maps a function of a chunk of images over a batch.
 
     Args:
         run: ``(float images in [0, 1], without alpha, indices) -> images``, of the same
-            size; given `chunk` of them each time.
+            size; called with `chunk` images at a time.
         images: floats in [0, 1] or uint8.
         indices: of the images.
-        chunk: images at a time; the last chunk is filled up.
-        least: chunks, even if there are fewer images. The compiler takes a loop of one
-            pass apart and may then round otherwise.
+        chunk: images at a time; the last chunk is padded.
+        least: minimum number of chunks. The compiler unrolls a loop of one pass, which
+            may change the rounding.
 
     Returns:
-        What `run` returns, clipped to [0, 1], in the dtype and range of the input, with
-        the alpha of the input; what is not finite is NaN, and 0 in uint8. And which
-        images are finite.
+        The results of `run`, clipped to [0, 1], in the dtype and range of the input,
+        with the alpha of the input; values that are not finite are NaN, and 0 in uint8.
+        And whether each image is finite.
     """
     if images.dtype == jnp.uint8:
         values = images.astype(jnp.float32) / 255
     else:
         values = images.astype(jnp.promote_types(images.dtype, jnp.float32))
     _report_range(jnp.all((values >= 0) & (values <= 1)))
-    colours = values.shape[-1] - (values.shape[-1] in (2, 4))
-    values = values[..., :colours]
+    colors = values.shape[-1] - (values.shape[-1] in (2, 4))
+    values = values[..., :colors]
 
     padding = max(-len(values) % chunk, least * chunk - len(values))
     values = jnp.pad(values, ((0, padding), (0, 0), (0, 0), (0, 0)), mode="edge")
@@ -269,12 +270,12 @@ def map_chunks(
     each = jnp.isfinite(values)
     finite = each.all(axis=(1, 2, 3))
     _report_finite(finite.all())
-    # Infinity would else be clipped to white or black.
+    # Otherwise infinity would be clipped to white or black.
     values = jnp.clip(jnp.where(each, values, jnp.nan), 0, 1)
     if images.dtype == jnp.uint8:
-        # What a NaN becomes as an integer is for the platform to say.
+        # The integer that a NaN converts to depends on the platform.
         values = jnp.where(jnp.isnan(values), 0, jnp.round(values * 255))
     values = jnp.concatenate(
-        [values.astype(images.dtype), images[..., colours:]], axis=-1
+        [values.astype(images.dtype), images[..., colors:]], axis=-1
     )
     return values, finite

@@ -1,4 +1,4 @@
-"""An image as the matrices that are completed, and back."""
+"""Converts an image to the matrices that are completed, and back."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ Channels = Literal["separate", "concatenated"]
 def to_matrices(
     image: Shaped[Array, "h w c"], channels: Channels
 ) -> Shaped[Array, "k m n"]:
-    """Splits an image into one h x w matrix a channel, or one h x (c w) matrix."""
+    """Converts an image to one h x w matrix per channel, or one h x (c w) matrix."""
     matrices = jnp.moveaxis(image, 2, 0)
     if channels == "separate":
         return matrices
@@ -21,7 +21,7 @@ def to_matrices(
 def from_matrices(
     matrices: Shaped[Array, "k m n"], image_channels: int
 ) -> Shaped[Array, "h w c"]:
-    """The image of `image_channels` channels that `to_matrices` made these from."""
+    """The inverse of `to_matrices` for an image of `image_channels` channels."""
     if len(matrices) != image_channels:
         matrices = jnp.stack(jnp.split(matrices[0], image_channels, axis=1))
     return jnp.moveaxis(matrices, 0, 2)

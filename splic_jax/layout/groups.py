@@ -1,4 +1,4 @@
-"""Small matrices completed together on a CPU, whatever the batch they come in."""
+"""Groups of a fixed size, in which a CPU completes small matrices together."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 Done = TypeVar("Done")
 
-# Matrices in a group, whose operations take no longer to start than to run.
+# Matrices in a group: enough that an operation does not take longer to start than run.
 GROUP = 4
 
 
@@ -17,11 +17,11 @@ def map_groups(run: Callable[..., Done], *arrays: Any) -> Done:
 
     Args:
         run: ``(*arrays of one matrix) -> arrays``.
-        arrays: trees whose arrays have the matrices along their first axis. The last
-            group is filled up with copies of the last one.
+        arrays: trees of arrays with the matrices along the first axis. The last group
+            is padded with copies of the last matrix.
 
     Returns:
-        What `run` returns, with that axis in front.
+        The results of `run`, stacked along the first axis.
     """
     count = len(jax.tree.leaves(arrays)[0])
 
@@ -36,9 +36,9 @@ def map_groups(run: Callable[..., Done], *arrays: Any) -> Done:
 
 
 def in_groups(run: Callable[..., Done]) -> Callable[..., Done]:
-    """`run`, a function of one matrix, such that `GROUP` are always done together.
+    """`run`, a function of one matrix, with batches of exactly `GROUP` matrices.
 
-    However many there are: so each one's result is the same whatever the batch.
+    So the result of a matrix does not depend on the size of its batch under `jax.vmap`.
     """
 
     @jax.custom_batching.custom_vmap

@@ -1,8 +1,7 @@
-"""A GPU program for each of many matrices, spelled for Triton by Pallas.
+"""One GPU program per matrix, written in Pallas for Triton.
 
-Its tiles have sides that are powers of two, at least 16. JAX 0.11 announces that it
-will go without Pallas for Triton one day: Mosaic for GPUs, or jax_triton, would take
-the place of `run_each`.
+Tiles have sides that are powers of two, at least 16. JAX 0.11 deprecates Pallas for
+Triton; Mosaic for GPUs, or jax_triton, would replace `run_each`.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,11 +27,11 @@ def run_each(
     warps: int,
     interpret: bool,
 ) -> tuple[Array, ...]:
-    """Runs a kernel on each matrix, which is the leading axis of all arguments.
+    """Runs a kernel on each matrix.
 
     Args:
-        kernel: of references to the arguments and the results of one matrix.
-        arguments: arrays.
+        kernel: takes references to the arguments and the results of one matrix.
+        arguments: arrays with the matrices along the leading axis.
         shapes, dtypes: of the results, without the leading axis.
         name: of the kernel.
         products: of `tiles.PRODUCTS`.
@@ -74,7 +73,7 @@ def _compiler_params(warps: int) -> Any:
 
 
 def padded_side(side: int) -> int:
-    """The least power of two that is not below `side`, and at least 16."""
+    """The smallest power of two that is at least `side` and at least 16."""
     return max(16, 1 << (side - 1).bit_length())
 
 

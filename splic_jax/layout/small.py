@@ -1,13 +1,12 @@
-"""Products and sums of small matrices, to be mapped over many of them by `jax.vmap`.
+"""Products and sums of small matrices, for batches of them under `jax.vmap`.
 
-Each is a function of one matrix. Many at a time, one behind the other in memory, a
-product is written out term by term on a CPU,
+Each is a function of one matrix. On a CPU a product is written out term by term,
 
     (A B)[i, :] = A[i, 0] B[0, :] + A[i, 1] B[1, :] + ...
 
 where a row fills vector registers and each term is one multiply-add, without a shuffle
 or a transpose; XLA's own product calls a library for each matrix instead. No operation
-mixes matrices, so a result is the same to the bit whatever is beside it. Elsewhere, and
+mixes matrices, so a result is the same to the bit in every batch. On other devices, and
 for large matrices, it is the ordinary product.
 """
 
@@ -22,18 +21,18 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-# With sides up to this it pays to write a product out.
+# With sides up to this, products are written out.
 LARGEST = 64
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function, **jit_options: Any) -> Function:
-    """Compiles a function apart from what is around it.
+    """Compiles a function separately from its caller, on the CPU.
 
-    XLA on the CPU would else fuse a product into each of its users, and compute it
-    again for every term there. It also makes the roundings those of the function alone.
-    Elsewhere a program apart is a kernel to be launched, and there are few without.
+    Otherwise XLA on the CPU would fuse a product into each of its users, and compute it
+    again for every term there. This also makes rounding independent of the caller. On
+    other devices it does nothing, to launch fewer kernels.
     """
     compiled = jax.jit(function, **jit_options)
 
@@ -48,12 +47,12 @@ def kernel(function: Function, **jit_options: Any) -> Function:
 
 
 def dot(a: Array, b: Array) -> Array:
-    """``A B``, to be fused with what is around it in a `kernel`."""
+    """``A B``, fused with other operations of a `kernel`."""
     return _bind(a, b, form="nn")
 
 
 def dot_tn(a: Array, b: Array) -> Array:
-    """``A^T B``, to be fused with what is around it in a `kernel`."""
+    """``A^T B``, fused with other operations of a `kernel`."""
     return _bind(a, b, form="tn")
 
 
@@ -76,12 +75,12 @@ def product_nt(a: Array, b: Array) -> Array:
 
 @kernel
 def transpose(a: Array) -> Array:
-    """``A^T``, in memory; further axes come first."""
+    """``A^T`` of the last two axes, copied."""
     return jnp.swapaxes(a, -1, -2)
 
 
-# A product of its own, because the transpose of one that is written out would be a sum
-# of as many padded arrays; here it is a product again.
+# A primitive, so that its transpose is a product again; that of a written-out product
+# would be a sum of as many padded arrays.
 _product = Primitive("splic_small_product")
 
 
@@ -91,7 +90,7 @@ def _bind(a: Array, b: Array, *, form: str) -> Array:
 
 
 def _ordinary(a: Array, b: Array, *, form: str) -> Array:
-    """Either form by XLA's product; further axes come first."""
+    """Either form by XLA's product of the last two axes."""
     if form == "tn":
         a = jnp.swapaxes(a, -1, -2)
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
@@ -163,7 +162,7 @@ def _reduced(
     whole: Callable[..., Array],
     pairwise: Callable[[Array, Array], Array],
 ) -> Array:
-    # Along the rows, so that a vector register holds a part of the result.
+    # Row by row, so that a vector register holds a part of the result.
     if len(a) > LARGEST:
         return whole(a, axis=0)
     rows: list[Array] = list(a)
@@ -173,7 +172,7 @@ def _reduced(
 def largest_ones(values: Array, rank: int) -> Array:
     """1 where a value is among the `rank` largest, 0 elsewhere.
 
-    Equal values count in the order of their places, so it is always `rank` of them.
+    Ties are broken by index, so there are always `rank` ones.
     """
     place = jnp.arange(len(values))
     before = values[:, None] > values
@@ -183,10 +182,10 @@ def largest_ones(values: Array, rank: int) -> Array:
 
 @jax.custom_batching.custom_vmap
 def anywhere(condition: Array) -> Array:
-    """A condition; under `jax.vmap` whether it holds for any of all the matrices.
+    """A condition; under `jax.vmap`, whether it holds for any matrix of the batch.
 
-    For `jax.lax.cond`, which would else run both its branches. Only where they give
-    the same wherever the condition does not hold.
+    For `jax.lax.cond`, which would otherwise run both branches. Both must give the same
+    result where the condition does not hold.
     """
     return condition
 

@@ -1,12 +1,12 @@
-"""Products and sums of a matrix that a single program holds, as tiles.
+"""Products and sums of a matrix in tiles, held by a single program.
 
-What `splic_jax.layout.small` is for arrays: its sums take an array apart, which a
-kernel cannot.
+The counterpart of `splic_jax.layout.small`, whose sums split arrays into rows, which a
+kernel cannot do.
 
-A matrix is held as tiles, one above the other: one, or as many as images stand side by
-side in it (channels that were concatenated). Tiles may be padded with zeros: rows and
-columns of zeros stay zero through every product, carry no singular value, and count as
-no pixel's neighbour, so that only the order of sums may change.
+A matrix is held as tiles, one above the other: one tile per image side by side in it
+(concatenated channels). Tiles may be padded with zeros: zero rows and columns stay zero
+in every product, add only zero singular values, and do not count as neighbors of a
+pixel, so only the order of sums may change.
 """
 
 import contextvars
@@ -16,16 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-# How matrices are multiplied: in float32, or on tensor cores, each factor as a sum of
-# two in TF32, which leaves out 2^-22 of a product.
+# Precision of matrix products: float32, or tensor cores with each factor split into a
+# sum of two in TF32, with a relative error of 2^-22.
 PRODUCTS: dict[str, jax.lax.PrecisionLike] = {
     "float32": jax.lax.Precision.HIGHEST,
     "3 x tf32": jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3,
 }
-# Of these, while something is traced.
+# The one in use during tracing.
 products = contextvars.ContextVar("products", default="float32")
 
-# A matrix, or the images of vectors: tiles, one above the other.
+# A matrix: tiles, one above the other.
 Tiles = tuple[Array, ...]
 
 
@@ -48,23 +48,25 @@ def total(a: Array) -> Array:
     return jnp.sum(jnp.sum(a, axis=0))
 
 
-def images_of(x: Tiles, vectors: Array) -> Tiles:
-    return tuple(dot(tile, vectors) for tile in x)
+def times(x: Tiles, right: Array) -> Tiles:
+    """``X B``."""
+    return tuple(dot(tile, right) for tile in x)
 
 
-def pulled(x: Tiles, images: Tiles) -> Array:
-    """X^T times the images."""
-    products = [dot_tn(tile, of) for tile, of in zip(x, images, strict=True)]
-    return functools.reduce(jnp.add, products)
+def transpose_times(x: Tiles, y: Tiles) -> Array:
+    """``X^T Y``."""
+    pairs = zip(x, y, strict=True)
+    return functools.reduce(jnp.add, [dot_tn(*pair) for pair in pairs])
 
 
-def gram_of(images: Tiles) -> Array:
-    return pulled(images, images)
+def gram_of(x: Tiles) -> Array:
+    """``X^T X``."""
+    return transpose_times(x, x)
 
 
-def squares_of(images: Tiles) -> Array:
-    """Squared lengths of the columns."""
-    return functools.reduce(jnp.add, [jnp.sum(tile**2, axis=0) for tile in images])
+def squares_of(x: Tiles) -> Array:
+    """Squared norms of the columns."""
+    return functools.reduce(jnp.add, [jnp.sum(tile**2, axis=0) for tile in x])
 
 
 def diagonal(a: Array) -> Array:

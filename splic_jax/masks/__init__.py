@@ -1,1 +1,1 @@
-"""Which pixels are anchors: drawn by `sampling`, by a design of `designs`."""
+"""Masks of the anchors: `sampling` draws them, by one of the `designs`."""

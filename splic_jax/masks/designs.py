@@ -1,9 +1,8 @@
-"""Designs of masks: other ways to choose the anchors than one by one.
+"""Mask designs: ways to choose the anchors other than independently.
 
 Each is ``(key, (height, width), keep_probability) -> mask``, True at the anchors, of
-which there is always at least one. Pure, to be used under `jax.vmap` and `jax.jit`, and
-in whole numbers throughout, so that a mask is the same on every device and in every
-batch.
+which there is always at least one. Pure, for use under `jax.vmap` and `jax.jit`; a mask
+is the same on every device and in every batch.
 """
 
 import math
@@ -26,7 +25,7 @@ _UNIT = (
 def exact(
     key: Key[Array, ""], shape: tuple[int, int], keep_probability: float
 ) -> Bool[Array, "h w"]:
-    """Exactly round(p h w) anchors (at least one), each set as likely as another."""
+    """Exactly round(p h w) anchors (at least one), all sets equally likely."""
     order = jax.random.permutation(key, shape[0] * shape[1])
     return (order < anchors_of(shape, keep_probability)).reshape(shape)
 
@@ -34,14 +33,14 @@ def exact(
 def checkerboard(
     key: Key[Array, ""], shape: tuple[int, int], keep_probability: float = 0.5
 ) -> Bool[Array, "h w"]:
-    """Every other pixel, beginning with the first or the second by chance.
+    """Every other pixel, starting randomly with the first or the second.
 
     Raises:
         ValueError: for a keep probability other than 0.5.
     """
     if keep_probability != 0.5:
         raise ValueError(
-            "keep_probability must be 0.5 for the mask design 'checkerboard', "
+            "keep_probability must be 0.5 for mask_design='checkerboard', "
             f"got {keep_probability}"
         )
     phase = jax.random.bernoulli(key, jnp.float32(0.5)).astype(jnp.int32)
@@ -54,22 +53,22 @@ def checkerboard(
 def blue_noise(
     key: Key[Array, ""], shape: tuple[int, int], keep_probability: float
 ) -> Bool[Array, "h w"]:
-    r"""Exactly round(p h w) anchors, without clusters or holes.
+    r"""Exactly round(p h w) anchors (at least one), without clusters or holes.
 
-    Begins with numbers u drawn for the pixels, each an anchor where its number is in
-    the highest share p, and takes from each what there is too much around it:
+    Draws a number u in [0, 1) for each pixel; those above 1 - p are anchors. Then
+    lowers u where anchors are too dense, and raises it where they are sparse:
 
     .. math:: u \gets u - \frac{g * (m(u) - p)}{i}, \quad i = 1, \dots, 16
 
-    where m is the mask and g a smooth filter, borders meeting. The pixels that are
-    highest in the end are the anchors. A quick stand-in for void-and-cluster: of the
-    power of white noise at low frequencies a tenth is left at p = 0.5.
+    where m is the mask and g a smoothing filter with periodic borders. The highest u
+    become the anchors. A fast approximation of void-and-cluster: at p = 0.5 a tenth of
+    white noise's power is left at low frequencies.
 
     References:
         Ulichney 1993, "The void-and-cluster method for dither array generation".
     """
     rarer = min(keep_probability, 1 - keep_probability)
-    # As wide as the anchors, or the holes, are apart.
+    # As wide as the spacing of the anchors or of the holes, whichever are rarer.
     passes = max(4, math.ceil(0.5 / max(rarer, 0.03)))
     share = round(keep_probability * _UNIT)
     bits = jax.random.bits(key, (shape[0] * shape[1],), jnp.uint32)
@@ -93,7 +92,7 @@ def blocks(
 ) -> Bool[Array, "h w"]:
     """Blocks of b x b pixels from the upper left corner on, each drawn independently.
 
-    Where none is drawn, the one nearest to it is taken.
+    At least one block is drawn: the one with the lowest number.
     """
     grid = [-(-side // block) for side in shape]
     uniform = jax.random.uniform(key, (grid[0] * grid[1],), jnp.float32).reshape(grid)
@@ -117,7 +116,7 @@ def anchors_of(shape: tuple[int, int], keep_probability: float) -> int:
 
 
 def _blur(level: Int[Array, "h w"]) -> Int[Array, "h w"]:
-    """The binomial filter (1, 2, 1) / 4 down and across."""
+    """The binomial filter (1, 2, 1) / 4 in both directions, with periodic borders."""
     for axis in (0, 1):
         near = jnp.roll(level, 1, axis) + jnp.roll(level, -1, axis)
         level = (near + 2 * level + 2) >> 2

@@ -20,23 +20,22 @@ def sample_mask(
 ) -> Bool[Array, "h w c"]:
     """Draws the anchors of one image, by default each pixel independently.
 
-    A draw without any anchor, which nothing could be completed from, is kept from
-    happening: the pixel nearest to being chosen is one.
+    There is always at least one anchor: in "iid" the pixel with the lowest number.
 
     Args:
         key: the image's own key.
         shape: height, width, channels.
-        keep_probability: chance of a pixel to be an anchor, in (0, 1].
+        keep_probability: probability that a pixel is an anchor, in (0, 1].
         kind: "shared" draws one mask for all channels, "independent" one for each.
-        design: how, see `splic_jax.masks.designs`.
+        design: see `splic_jax.masks.designs`.
 
     Returns:
         True at the anchors.
 
     Raises:
-        TypeError: for a key that is none.
-        ValueError: for a design that does not have this keep probability, or a shape
-            that is not of three numbers.
+        TypeError: for an invalid key.
+        ValueError: for several keys, a design that does not have this keep
+            probability, or a shape that is not three numbers.
     """
     require_key(key)
     if np.shape(shape) != (3,):

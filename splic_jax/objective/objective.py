@@ -25,6 +25,6 @@ def objective(
         tv_scales: levels of the pyramid of `total_variation`.
 
     Returns:
-        A scalar of x's dtype. Its accuracy is that of `smoothed_rank`.
+        A scalar of x's dtype, as accurate as `smoothed_rank`.
     """
     return smoothed_rank(x, delta) + tv_weight * total_variation(x, tv_scales)

@@ -4,9 +4,9 @@ With `A = X^T X / (2 delta^2)` (or `X X^T`, whichever is smaller) eq. (3) reads
 
     F(X) = l - trace(exp(-A)) = trace(I - exp(-A)),      l = min(m, n),
 
-an entire function of the entries of X. `smoothed_rank` computes it in this form,
-from matrix products alone, so that JAX can differentiate it anywhere, any number of
-times: no singular vectors, hence no division by the gaps between singular values.
+an entire function of the entries of X. `smoothed_rank` computes it in this form, by
+matrix products alone, so JAX can differentiate it everywhere, any number of times:
+without singular vectors nothing is divided by gaps between singular values.
 """
 
 import math
@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 
 from splic_jax.arguments import require_matrix
 
-# I - exp(-B) is summed as a power series where ||B|| <= 2^-4, to this degree: the
-# first term left out is below 1e-17 of the sum, that of its derivative below 1e-16.
+# I - exp(-B) is summed as a power series where ||B|| <= 2^-4, to this degree: the first
+# omitted term is below 1e-17 of the sum, that of the derivative below 1e-16.
 _SERIES_RADIUS = 1 / 16
 _SERIES_DEGREE = 9
 
@@ -40,20 +40,20 @@ def smoothed_rank(
         \qquad l = \min(m, n)
 
     It lies in [0, l], tends to rank(X) as delta falls to 0 and to
-    ``||X||_F^2 / (2 delta^2)`` as delta grows. Differentiable without limit at every
-    matrix, repeated and vanishing singular values included; `jax.grad`, `jax.hessian`
-    and `jax.vmap` apply, also in `delta`.
+    ``||X||_F^2 / (2 delta^2)`` as delta grows. Infinitely differentiable at every
+    matrix, repeated and zero singular values included; `jax.grad`, `jax.hessian` and
+    `jax.vmap` apply, also in `delta`.
 
     Accuracy. The Gram matrix is rounded to eps of its largest entry, so digits are
     lost as delta falls. With ``r = sigma_1 / delta``, sigma_1 the largest singular
-    value and eps that of the dtype, the value is off by at most
-    ``2 sqrt(m n) eps r^2`` and the gradient, in spectral norm, by
-    ``2 sqrt(m n) eps r max(1, r) / delta``; the largest a gradient can be is
-    ``0.61 / delta``. Flat and small matrices come within a factor of 3 of that, images
-    do not: of 0.61 / delta, the gradient of a 32 x 32 image in float32 is off by 3e-6
-    at delta = sigma_1 / 10, 3e-4 at sigma_1 / 100, 3e-2 at sigma_1 / 1000. Use float64
+    value and eps that of the dtype, the error of the value is at most
+    ``2 sqrt(m n) eps r^2`` and that of the gradient, in spectral norm,
+    ``2 sqrt(m n) eps r max(1, r) / delta``; a gradient is at most ``0.61 / delta``.
+    Flat and small matrices come within a factor of 3 of these bounds, images do not: as
+    a share of 0.61 / delta, the error for a 32 x 32 image in float32 is 3e-6 at
+    delta = sigma_1 / 10, 3e-4 at sigma_1 / 100, 3e-2 at sigma_1 / 1000. Use float64
     below. A delta under ``sqrt(eps) / 2 * ||X^T X||_F^(1/2)``, 1.7e-4 sigma_1 or a few
-    times that in float32, would leave no digit and acts as that number.
+    times that in float32, would leave no digit and is raised to that number.
 
     Args:
         x: matrix, float32 or float64, entries in any unit.
@@ -63,7 +63,7 @@ def smoothed_rank(
         The smoothed rank, a scalar of x's dtype.
 
     Raises:
-        TypeError, ValueError: if `x` is no array, or no matrix of floats.
+        TypeError, ValueError: if `x` is not an array, or not a matrix of floats.
 
     References:
         Zhao et al., eq. (3); Ghasemi et al. 2011 (SRF).
@@ -79,22 +79,22 @@ def smoothed_rank(
     delta = jnp.asarray(delta).astype(x.dtype)
     if x.shape[0] < x.shape[1]:
         x = x.T
-    # F depends on x / delta alone; in units of the largest number no square overflows.
+    # F depends on x / delta alone; scaled by the largest entry no square overflows.
     finfo = jnp.finfo(x.dtype)
     unit = jnp.maximum(jnp.max(jnp.abs(x)), delta)
     unit = jax.lax.stop_gradient(jnp.maximum(unit, finfo.tiny))
     x, delta = x / unit, delta / unit
     gram = _matmul(x.T, x)
 
-    # Below this the rounding errors, as negative eigenvalues of A, would grow like
-    # exp(-A) and overflow.
+    # Below this, rounding errors that are negative eigenvalues of A grow like exp(-A)
+    # and overflow.
     size = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(gram) ** 2))
     floor = jnp.maximum(jnp.sqrt(finfo.eps / 4 * size), math.sqrt(finfo.tiny))
     delta = jnp.maximum(delta, floor)
     gram = gram / (2 * delta**2)
 
     # Scaling and doubling: with M(B) = I - exp(-B), M(2B) = 2 M(B) - M(B)^2. Unlike
-    # squaring exp(-B), this keeps every digit of F where delta is large and F small.
+    # squaring exp(-B), this loses no digit of F where delta is large and F small.
     # ||A||_F <= 2 / eps by the bound on delta, which bounds the number of doublings.
     most = math.ceil(math.log2(2 / finfo.eps / _SERIES_RADIUS))
     norm = jnp.sqrt(jnp.sum(jax.lax.stop_gradient(gram) ** 2))

@@ -1,4 +1,4 @@
-"""The gradient of the smoothed rank, paper eq. (9), and the weight in it."""
+"""The gradient of the smoothed rank, paper eq. (9), and its spectral weight."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from splic_jax.arguments import require_matrix
 
 
 def spectral_weight(squared_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""The exponential of eq. (9), which tells small singular values from large ones.
+    r"""The exponential of eq. (9): near 1 for small singular values, 0 for large ones.
 
     .. math:: e^{-\sigma^2 / 2 \delta^2}
 
-    The gradient multiplies a singular value by this and by 1 / delta^2, so that a step
-    of ``mu delta^2`` along it multiplies one by ``1 - mu e^{-sigma^2 / 2 delta^2}``.
+    The gradient multiplies a singular value by this and by 1 / delta^2, so a descent
+    step of ``mu delta^2`` multiplies it by ``1 - mu e^{-sigma^2 / 2 delta^2}``.
 
     Args:
         squared_ratio: :math:`(\sigma / \delta)^2`.
@@ -29,9 +29,9 @@ def spectral_weight(squared_ratio: Float[Array, "..."]) -> Float[Array, "..."]:
 def spectral_weight_differences(
     s: Float[Array, " p"], delta: Float[Array, ""]
 ) -> Float[Array, "p p"]:
-    """Divided differences of the negative weight, as a function of sigma squared.
+    """Divided differences of the negated weight, as a function of sigma squared.
 
-    ``-(w_i - w_j) / (s_i^2 - s_j^2)``, and minus the derivative where two are equal.
+    ``-(w_i - w_j) / (s_i^2 - s_j^2)``, and the negated derivative where s_i = s_j.
 
     Args:
         s: singular values, in any order.
@@ -55,9 +55,10 @@ def smoothed_rank_gradient(
         \qquad X = U \, \mathrm{diag}(\sigma_k) V^T
 
     The closed form as printed (U holds the left singular vectors and V the right ones;
-    the paper's text below eq. (7) has them the other way round). Off by some
-    ``eps sigma_1 / delta^2``, the SVD's own rounding, at any delta. Differentiate
-    `smoothed_rank`, not this: where singular values coincide it has no derivative.
+    the paper's text below eq. (7) swaps them). Its error is about
+    ``eps sigma_1 / delta^2``, the rounding of the SVD, at any delta. Differentiate
+    `smoothed_rank`, not this: JAX's derivative of the SVD fails where singular values
+    coincide.
 
     Args:
         x: matrix, float32 or float64, entries in any unit.
@@ -67,7 +68,7 @@ def smoothed_rank_gradient(
         The gradient, in the inverse unit of x, same shape and dtype as x.
 
     Raises:
-        TypeError, ValueError: if `x` is no array, or no matrix of floats.
+        TypeError, ValueError: if `x` is not an array, or not a matrix of floats.
 
     References:
         Zhao et al., eq. (9); Lewis 1995, theorem 3.1.

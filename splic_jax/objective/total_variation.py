@@ -10,16 +10,16 @@ from splic_jax.arguments import require_matrix
 def total_variation(
     x: Float[Array | np.ndarray, "m n"], scales: int = 1
 ) -> Float[Array, ""]:
-    r"""Squared differences between neighbouring pixels, paper eq. (6).
+    r"""Squared differences between neighboring pixels, paper eq. (6).
 
     .. math::
         C(X) = \frac12 \sum_{i<m,\, j} (x_{i,j} - x_{i+1,j})^2
              + \frac12 \sum_{i,\, j<n} (x_{i,j} - x_{i,j+1})^2
 
-    which is what the three sums of eq. (6) add up to: every pair of neighbours once.
-    With `scales` S > 1 it is summed over a dyadic pyramid, ``C(X) + C(P X) + ... +
+    the three sums of eq. (6) written as two: every pair of neighbors once. With
+    `scales` S > 1 it is summed over a dyadic pyramid, ``C(X) + C(P X) + ... +
     C(P^{S-1} X)``, where P averages 2 x 2 blocks (the last row or column of an odd
-    side is repeated). The paper speaks of a multi-scale TV and defines one scale.
+    side is repeated). The paper mentions a multi-scale TV but defines one scale.
 
     Args:
         x: matrix, any float dtype and unit.
@@ -29,7 +29,7 @@ def total_variation(
         A scalar of x's dtype, in the unit of x squared.
 
     Raises:
-        TypeError, ValueError: if `x` is no array, or no matrix of floats.
+        TypeError, ValueError: if `x` is not an array, or not a matrix of floats.
     """
     require_matrix("x", x)
     x = jnp.asarray(x)

@@ -1,4 +1,4 @@
-"""The gradient of the total variation, paper eq. (10), as printed and as it must be."""
+"""The gradient of the total variation, paper eq. (10), as printed and corrected."""
 
 from typing import Literal
 
@@ -20,8 +20,8 @@ def total_variation_gradient(
     r"""Gradient of `total_variation`, or eq. (10) as printed.
 
     ``form="exact"`` is the gradient of eq. (6), the 5-point Laplacian: at each pixel
-    the sum of (own value - neighbour) over its 2 to 4 neighbours. ``form="printed"``
-    is eq. (10) to the letter, which keeps only the neighbours at i+1 and j+1:
+    the sum of (own value - neighbor) over its 2 to 4 neighbors. ``form="printed"``
+    is eq. (10) as printed, which keeps only the neighbors at i+1 and j+1:
 
     .. math::
         \nabla C(X)_{i,j} = \begin{cases}
@@ -29,11 +29,11 @@ def total_variation_gradient(
             x_{i,j} - x_{i,j+1} & i = m \\
             x_{i,j} - x_{i+1,j} & j = n \end{cases}
 
-    (0 at i = m, j = n, which has neither neighbour). The two differ by exactly the
-    backward differences, so (10) is the gradient of no function.
+    (0 at i = m, j = n, which has neither neighbor). It lacks the backward differences
+    of the exact form, so it is not symmetric and the gradient of no function.
 
     Args:
-        x: matrix, any float dtype and unit; further axes are a batch.
+        x: matrix, any float dtype and unit; further axes are batch axes.
         form: "exact" or "printed".
         scales: levels of the pyramid of `total_variation`, >= 1.
 
@@ -41,14 +41,14 @@ def total_variation_gradient(
         The gradient in the unit of x, same shape and dtype as x.
 
     Raises:
-        TypeError: if `x` is no array.
-        ValueError: if it is no matrix of floats, or `form` is neither.
+        TypeError: if `x` is not an array.
+        ValueError: if `x` is not a matrix of floats, or for another `form`.
     """
     require_matrix("x", x, batch=True)
     if form not in ("exact", "printed"):
         raise ValueError(f"form must be 'exact' or 'printed', got {form!r}")
     x = jnp.asarray(x)
-    # A neighbour beyond the edge has the pixel's own value.
+    # A neighbor beyond the edge has the pixel's own value.
     padded = _with_border(x)
     gradient = (x - padded[2:, 1:-1]) + (x - padded[1:-1, 2:])
     if form == "exact":
@@ -68,19 +68,19 @@ def _with_border(x: Array) -> Array:
 def difference_matrix(
     side: int, form: TVForm, padded: int
 ) -> Float[Array, "padded padded"]:
-    """D, with which the gradient of a matrix X of one scale is ``D X + X D^T``.
+    """D, such that the gradient of a matrix X at one scale is ``D X + X D^T``.
 
-    Made of comparisons alone, as a kernel can make it.
+    Built by comparisons alone, so that a kernel can compute it.
 
     Args:
         side: of the matrix, m for the left D and n for the right one.
         form: as in `total_variation_gradient`.
-        padded: its side with the zeros around it, which are no neighbours.
+        padded: the side including zero padding, which does not count as neighbors.
     """
     shape = padded, padded
     i, j = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    neighbours = (j == i + 1) & (j < side)
+    neighbors = (j == i + 1) & (j < side)
     if form == "exact":
-        neighbours |= (i == j + 1) & (i < side)
-    neighbours = neighbours.astype(jnp.float32)
-    return jnp.where(i == j, jnp.sum(neighbours, axis=1)[:, None], 0) - neighbours
+        neighbors |= (i == j + 1) & (i < side)
+    neighbors = neighbors.astype(jnp.float32)
+    return jnp.where(i == j, jnp.sum(neighbors, axis=1)[:, None], 0) - neighbors

@@ -1,6 +1,6 @@
 """Algorithm 1 of the paper: the loop, its step, and both passes.
 
-Whatever finds the singular vectors is a `Solver`; the algorithm is the same for all.
+A `Solver` finds the singular vectors; the algorithm is the same for all solvers.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from splic_jax.solvers import stopping
 from splic_jax.solvers.iteration import iterate
 from splic_jax.solvers.stopping import Progress, Rule
 
-# Residuals that a step keeps for its derivative beside its iterate, by name: with the
-# singular vectors nothing has to be decomposed or tracked again.
+# Name of the residuals that a step keeps for its derivative beside its iterate: the
+# singular vectors, so that nothing is decomposed or tracked again.
 VECTORS = "splic_vectors"
 
-# With sides up to this all iterates are kept for the derivative; of larger matrices
-# those of each round, and the steps of one are computed again.
+# With sides up to this the derivative stores the iterate of each step; of larger
+# matrices that of each round, whose steps it computes again.
 _LARGEST_KEPT = 64
 
-# A matrix as a solver holds it: an array, or tiles of it.
+# An iterate in a solver's layout: an array, or tiles.
 Iterate = Any
-# What a solver carries from step to step, such as singular vectors; None for nothing.
+# What a solver carries from step to step, such as singular vectors; None if nothing.
 Basis = Any
 
 
@@ -37,7 +37,7 @@ class Problem(Protocol):
     Attributes:
         anchors: M * X, in units of `unit`.
         free: 1 - M.
-        unit: a number, by which the solver divided the pixels.
+        unit: the number that the solver divided the pixels by.
     """
 
     @property
@@ -60,7 +60,7 @@ class ArrayProblem(NamedTuple):
 
 @runtime_checkable
 class Solver(Protocol):
-    """One way to the singular vectors, and how it holds a matrix meanwhile."""
+    """A way to find the singular vectors, with its layout of a matrix."""
 
     @property
     def config(self) -> SPLICConfig: ...
@@ -69,7 +69,7 @@ class Solver(Protocol):
         """Line 1: the problem, a first basis, and the anchors' largest singular value.
 
         Args:
-            given: what the solver is given for a matrix and its mask.
+            given: a matrix and its mask, in the form that the solver takes.
         """
         ...
 
@@ -80,23 +80,23 @@ class Solver(Protocol):
         ...
 
     def finish(self, x: Iterate, given: Any, unit: Array) -> Any:
-        """The result, in the caller's unit, the anchors as they came."""
+        """The completed matrix in the caller's unit, with the anchors unchanged."""
         ...
 
     def squared_norm(self, x: Iterate) -> Array:
-        """The sum of squares, in the order that suits how the matrix is held."""
+        """The sum of squares, in the order that suits the layout."""
         ...
 
 
 class State(NamedTuple):
-    """Where the loop stands between rounds.
+    """The state of the loop between rounds.
 
     Attributes:
         x: the iterate.
         basis: the solver's.
-        progress: what the stopping rule looks at.
+        progress: the state of the stopping rule.
         history: the relative change of every step so far, NaN for those to come; None
-            where nobody asks.
+            unless asked for.
     """
 
     x: Iterate
@@ -106,13 +106,13 @@ class State(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """What a completion returns.
+    """The result of a completion.
 
     Attributes:
         matrix: the completed matrix; equal to the input at the anchors, to the bit.
         steps: gradient steps taken, a multiple of `inner_steps`.
         relative_change: ``||X_{t+1} - X_t||_F / ||X_t||_F`` of the last step.
-        converged: whether the relative change fell to the tolerance.
+        converged: whether the relative change is at most the tolerance.
         trace: with ``trace=True`` the relative change of every step (paper figure 4),
             NaN after the last; else None.
     """
@@ -125,7 +125,7 @@ class Completion(NamedTuple):
 
 
 def completion_of(matrix: Array, state: State, config: SPLICConfig) -> Completion:
-    """The result, with what the last state says of it."""
+    """A `Completion` from a completed matrix and the last state."""
     progress = state.progress
     return Completion(
         matrix=matrix,
@@ -151,9 +151,9 @@ def complete(
         solver: how the singular vectors are found.
         given: the matrix and mask, as the solver takes them.
         rule: when to stop.
-        rounds: at most; None for those of the settings.
-        trace: also keep the relative change of every step.
-        differentiable: False for a solver whose iterates are no arrays outside of it.
+        rounds: maximum number; None for that of the settings.
+        trace: also record the relative change of every step.
+        differentiable: False for a solver that runs inside a kernel.
 
     Returns:
         The solver's result, and the last state.
@@ -189,7 +189,7 @@ def start(
 
 
 def _kept_round(solver: Solver, rule: Rule, state: State, problem: Problem) -> State:
-    """`one_round` for arrays, with what its derivative needs and no more."""
+    """`one_round` of arrays that stores only what its derivative needs."""
     keep = jax.checkpoint_policies.save_only_these_names(VECTORS)
     fixed = jax.lax.stop_gradient((problem.free, problem.unit))
     problem = ArrayProblem(problem.anchors, *fixed)
@@ -211,7 +211,7 @@ def one_round(
         solver, rule: as in `complete`.
         state: before the round.
         problem: of `start`.
-        remember: around a step, such as `jax.checkpoint`.
+        remember: wraps a step, such as `jax.checkpoint`.
 
     Returns:
         The state after it.
@@ -237,22 +237,22 @@ def one_round(
 def step(
     solver: Solver, x: Iterate, basis: Basis, delta: Array, problem: Problem
 ) -> tuple[Iterate, Basis]:
-    """Lines 4 to 13: one step, and the basis that it found."""
+    """Lines 4 to 13: the next iterate, and its basis."""
     descended, basis = solver.step(x, basis, delta, problem.unit)
     return project(descended, problem), basis
 
 
 def project(descended: Iterate, problem: Problem) -> Iterate:
-    """Line 13, which puts the anchors back."""
+    """Line 13, which restores the anchors."""
 
-    def put_back(new: Array, anchors: Array, free: Array) -> Array:
+    def restore(new: Array, anchors: Array, free: Array) -> Array:
         return anchors + free * new
 
-    return jax.tree.map(put_back, descended, problem.anchors, problem.free)
+    return jax.tree.map(restore, descended, problem.anchors, problem.free)
 
 
 def relative_change(solver: Solver, x: Iterate, new: Iterate) -> Array:
-    """Line 2: what a step changed, as a share of the iterate before it."""
+    """Line 2: the relative change of a step."""
     moved = solver.squared_norm(jax.tree.map(jnp.subtract, new, x))
     return stopping.relative_change(moved, solver.squared_norm(x))
 
@@ -263,18 +263,18 @@ def alternate(
     mask: Bool[Array, "*b m n"],
     config: SPLICConfig,
 ) -> Float[Array, "*b m n"]:
-    """Both passes of section 3.4: `one_pass`, and again the other way round.
+    """Both passes of section 3.4: `one_pass`, then again with the mask inverted.
 
     Args:
         one_pass: ``(matrix, mask) -> matrix``, of one matrix or of ``[b, m, n]``.
         matrix: with the anchors.
         mask: True at the anchors.
-        config: the settings, of which `alternate` False stops after the first pass.
+        config: the settings; with `alternate` False there is only the first pass.
     """
     if not config.alternate:
         return one_pass(matrix, mask)
-    # Without a target pass 1 gives the matrix back, and pass 2 has nothing to start
-    # from: all pixels are anchors once more, and it too gives the matrix back.
+    # Without targets pass 1 returns the matrix as it is, and pass 2 would have no
+    # anchors. It takes all pixels as anchors again and returns the matrix too.
     nothing_to_swap = jnp.all(mask, axis=(-2, -1), keepdims=True)
 
     def swap(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:

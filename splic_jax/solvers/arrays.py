@@ -1,4 +1,4 @@
-"""What solvers share that hold a matrix as one array."""
+"""Shared parts of the solvers that hold a matrix as one array."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ Given = tuple[Float[Array, "m n"], Bool[Array, "m n"]]
 
 
 def problem_of(given: Given, config: SPLICConfig) -> ArrayProblem:
-    """The anchors, zeros elsewhere, in the pixel scale of the settings."""
+    """The anchors, zero elsewhere, in the pixel scale of the settings."""
     matrix, mask = given
     anchors = jnp.where(mask, matrix, 0) * config.pixel_scale
     free = 1 - mask.astype(matrix.dtype)
@@ -26,7 +26,7 @@ def problem_of(given: Given, config: SPLICConfig) -> ArrayProblem:
 
 @dataclass(frozen=True)
 class OnArrays:
-    """What a `Solver` of one matrix needs, but for the singular vectors.
+    """A `Solver` of one matrix, without `init` and `step`.
 
     Attributes:
         config: the settings.
@@ -37,12 +37,12 @@ class OnArrays:
     blocks: int = 1
 
     def finish(self, x: Array, given: Given, unit: Array) -> Array:
-        """The iterate in the unit of the pixels, with the anchors to the bit."""
+        """The iterate in the unit of the pixels, with the input's anchors."""
         matrix, mask = given
         return jnp.where(mask, matrix, x * (unit / self.config.pixel_scale))
 
     def squared_norm(self, x: Array) -> Array:
-        """Without a derivative: what is made of it only says when to stop."""
+        """The sum of squares, without derivative: only the stopping rule uses it."""
         return small.total(small.total(jax.lax.stop_gradient(x) ** 2))
 
 
@@ -51,7 +51,7 @@ def smooth(cut: Array, descended: Array, config: SPLICConfig, blocks: int) -> Ar
 
     Args:
         cut: the matrix after line 7.
-        descended: it after the gradient step on the smoothed rank.
+        descended: the cut matrix after the gradient step on the smoothed rank.
         config: the settings.
         blocks: number of images side by side.
     """

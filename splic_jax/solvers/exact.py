@@ -1,10 +1,9 @@
 """The exact solver: a singular value decomposition of every iterate.
 
-The spectral half of a step is to cut to rank r, then to descend the smoothed rank.
-
-Both results are the matrix times a function of its Gram matrix, `X V diag(w) V^T`.
+The spectral part of a step cuts to rank r, then descends the smoothed rank. Both
+results are the matrix times a function of its Gram matrix, `X V diag(w) V^T`.
 Differentiating the SVD itself would divide by the gaps between all singular values,
-which vanish on flat images; the derivative of such a product needs only the divided
+which vanish on flat images. The derivative of such a product needs only the divided
 differences of `w`, which stay finite wherever the product is differentiable (Daleckii
 and Krein 1965; Higham, Functions of Matrices, theorem 3.11).
 """
@@ -24,12 +23,12 @@ _Pair = tuple[Array, Array]
 
 
 class Exact(arrays.OnArrays):
-    """A `Solver` of one matrix, by decompositions."""
+    """A `Solver` of one matrix, by an SVD in each step."""
 
     def init(self, given: arrays.Given) -> tuple[ArrayProblem, None, Array]:
         """The problem, no basis, and the largest singular value."""
         problem = arrays.problem_of(given, self.config)
-        # The values alone: their derivative, unlike that of the vectors, has no gaps.
+        # The values alone: unlike the vectors' derivative, theirs divides by no gaps.
         values = jnp.linalg.svd(problem.anchors, compute_uv=False)
         return problem, None, values[0]
 
@@ -69,15 +68,15 @@ def cut_and_descend(
 
     where ``g = step_size * delta^2`` if `relative`, else ``g = step_size``.
     Differentiable in `x` and `delta` wherever ``sigma_r > sigma_{r+1}``, whatever the
-    other gaps; at a tie of those two to rounding, where the cut jumps, the derivative
-    leaves the tied pair out. A delta under ``eps * sigma_1``, which could only act on
-    rounding errors, acts as that number.
+    other gaps. Where those two are equal up to rounding the cut is discontinuous, and
+    the derivative leaves the pair out. A delta under ``eps * sigma_1``, which could
+    only act on rounding errors, is raised to that number.
 
     Args:
         x: matrix, float32 or float64.
-        delta: width of the smoothed rank, in the unit of x's singular values; > 0, and
-            for a derivative above the fifth root of the dtype's smallest normal number.
-        rank: r, 1 to min(m, n); min(m, n) keeps all.
+        delta: width of the smoothed rank, in the unit of x's singular values; > 0. For
+            a derivative, above the fifth root of the dtype's smallest normal number.
+        rank: r, 1 to min(m, n); min(m, n) cuts nothing.
         step_size: mu.
         relative: multiply the gradient by delta^2 (reference [4]) or not (line 11).
 
@@ -129,7 +128,7 @@ def _cut_and_descend_jvp(
         lambda d: _weights(s, d, rank, step_size, relative), (delta,), (ddelta,)
     )
 
-    # In units of sigma_1 from here on, so that no square under- or overflows.
+    # In units of sigma_1, so that no square under- or overflows.
     unit = jnp.where(s[0] > 0, s[0], 1)
     width = _floor(delta, s) / unit
     s = s / unit

@@ -1,4 +1,4 @@
-"""A loop that stops when it is done and can still be differentiated."""
+"""A differentiable loop with an early stop."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,19 +19,19 @@ Unfinished = Callable[[Any], Bool[Array, ""]]
 def iterate(
     step: Step, unfinished: Unfinished, state: Any, problem: Any, most: int
 ) -> Any:
-    """Repeats a step while it is unfinished, at most a number of times.
+    """Repeats a step while `unfinished`, at most `most` times.
 
-    A `jax.lax.while_loop` that has a reverse-mode derivative: that of the steps taken,
-    whose number small changes leave as it is. (There is no forward mode.) What `step`
-    needs for its derivative is kept for each of them, so that memory grows with `most`;
-    a `jax.checkpoint` around it says what that is.
+    A `jax.lax.while_loop` with a reverse-mode derivative: that of the steps taken, as
+    small changes do not change their number. (There is no forward mode.) The residuals
+    of each step are stored, so memory grows with `most`; a `jax.checkpoint` around
+    `step` chooses which.
 
     Args:
         step: ``(state, problem) -> state``; differentiable.
         unfinished: ``state -> bool``.
         state: the first state, arrays.
         problem: arrays that every step reads.
-        most: number of steps at most.
+        most: maximum number of steps.
 
     Returns:
         The last state.
@@ -49,8 +49,8 @@ def iterate(
     return jax.lax.while_loop(going_on, advance, start)[1]
 
 
-# Takes cotangents of the numbers of the state after a step to those of the state before
-# it, followed by the problem's.
+# The pull-back of a step: from cotangents of the float arrays of the state after it to
+# those of the state before it, followed by the problem's.
 Pull = Callable[[list[Array]], tuple[list[Array]]]
 
 
@@ -67,8 +67,8 @@ def _forward(
     ]
     together: Callable[..., Any] | None = None
 
-    # Under `jax.vmap` all go on until the last one is done, and those that are keep
-    # their state: with one count for all nothing that is kept has to be selected.
+    # Under `jax.vmap` all run until the last one is done, and finished ones keep their
+    # state. With one count for all, the stored residuals need no selection.
     def going_on(carry: Any) -> Array:
         count, _, _, state = carry
         more: Array = (count < most) & anywhere(unfinished(state))
@@ -130,7 +130,7 @@ def _step_and_pull(step: Step, state: Any, problem: Any) -> tuple[Any, Pull]:
 
 
 def _taken_apart(pull: Any, problem: Any) -> tuple[list[Array], Callable[..., Any]]:
-    """The arrays of a pull that are not the problem's, and how to put it together."""
+    """The arrays of a pull-back that are not the problem's, and how to rebuild it."""
     leaves, structure = jax.tree.flatten(pull)
     shared = {id(a): place for place, a in enumerate(jax.tree.leaves(problem))}
     places = [shared.get(id(leaf)) for leaf in leaves]
@@ -145,7 +145,7 @@ def _taken_apart(pull: Any, problem: Any) -> tuple[list[Array], Callable[..., An
 
 
 def _is_number(a: Any) -> bool:
-    """Whether an array has a derivative, as integers and booleans have none."""
+    """Whether an array has a derivative; integers and booleans have none."""
     return bool(jnp.issubdtype(a.dtype, jnp.inexact))
 
 
@@ -159,7 +159,7 @@ def _with_numbers(tree: Any, numbers: Sequence[Array]) -> Any:
 
 
 def _cotangent(tree: Any, numbers: Sequence[Array]) -> Any:
-    """A cotangent of a tree, of which these are those of its numbers."""
+    """A cotangent of a tree, given those of its float arrays."""
     rest = iter(numbers)
     zero = jax.dtypes.float0
 

@@ -1,14 +1,13 @@
 """The kernel solver: the whole completion of a small matrix in one GPU program.
 
-The matrix stays on the chip: a program reads the anchors, the places to fill in, and a
-basis to start from, runs round after round until its own matrix has converged, and
-writes the result. The singular vectors are followed as in `splic_jax.solvers.tracked`,
-whose elementwise functions and constants serve here too, on tiles
-(`splic_jax.layout.tiles`).
+The matrix stays on the chip: a program reads the anchors, the mask of the targets and a
+first basis, runs rounds until its own matrix has converged, and writes the result. The
+singular vectors are tracked as in `splic_jax.solvers.tracked`, whose elementwise
+functions and constants are used here on tiles (`splic_jax.layout.tiles`).
 
 The basis comes from an eigendecomposition of ``X^T X`` by the GPU's library. That
-product too is made by a program for each matrix, so that nothing that a matrix's result
-depends on is computed together with other matrices' in an order that is theirs.
+product is computed by one program per matrix too, so that the order of its sums does
+not depend on the batch.
 """
 
 import functools
@@ -33,8 +32,8 @@ _EPSILON = float(jnp.finfo(jnp.float32).eps)
 
 _LARGEST_SIDE = 32
 _MOST_BLOCKS = 4
-# Of 1, 2, 4 and 8 warps the fastest on an H200, for one image and for three side by
-# side; and in float32 rather than three products in TF32, as tiles are small and each
+# The fastest of 1, 2, 4 and 8 warps on an H200, for one image and for three side by
+# side; float32 is faster than three products in TF32, as tiles are small and each
 # factor would have to be split (results/gpu/kernel.json).
 _WARPS = 4
 _PRODUCTS = "float32"
@@ -47,11 +46,11 @@ def supports(
     *,
     blocks: int = 1,
 ) -> bool:
-    """Whether `complete_fused` completes matrices of this shape with these settings.
+    """Whether `complete_fused` supports matrices of this shape with these settings.
 
-    Else it is for `splic_jax.complete` to do: double precision, the exact solver, no
-    rank cut, a TV over several scales, an image with a side above 32, or more than 4
-    of them side by side.
+    It does not support what the tracked solver does not (double precision, the exact
+    solver, no rank cut, sides below 16), a TV over several scales, an image with a side
+    above 32, or more than 4 of them side by side.
     """
     one_scale = config.tv_scales == 1 or config.tv_weight == 0
     height, width = shape
@@ -65,7 +64,7 @@ def supports(
 
 
 def is_wanted(config: SPLICConfig) -> bool:
-    """Whether settings ask for the kernel, on the devices there are."""
+    """Whether the settings ask for the kernel and JAX's default device is a GPU."""
     return config.solver == "fast" and jax.default_backend() == "gpu"
 
 
@@ -74,7 +73,7 @@ def complete_by_kernel(
 ) -> Callable[[Array, Array], Array]:
     """``(matrices, masks) -> matrices``, with a derivative in reverse mode.
 
-    That of the tracked solver for as many rounds as the kernel took of each matrix.
+    It is that of the tracked solver, for as many rounds as the kernel took.
     """
     solver = tracked.Tracked(config, blocks)
     run = functools.partial(
@@ -119,42 +118,42 @@ def complete_fused(
     products: str | None = None,
     interpret: bool = False,
 ) -> Completion:
-    """`jax.vmap(splic_jax.complete)` of the tracked solver, one GPU program a matrix.
+    """`jax.vmap(splic_jax.complete)` of the tracked solver, one GPU program per matrix.
 
-    For a matrix of 32 x 32 at rank 8 a program reads 10 KB and writes 4. Between steps
-    it holds 14 KB in float32: the iterate, and the differences of rows and of columns
-    (4 KB each), and the basis (2 KB); within one also the basis' images (2 KB), three
+    For a 32 x 32 matrix at rank 8 a program reads 10 KB and writes 4 KB. Between steps
+    it holds 14 KB in float32: the iterate and the difference matrices of rows and
+    columns (4 KB each), and the basis V (2 KB); within a step also X V (2 KB), three
     16 x 16 matrices (1 KB each) and the factors of a product. The anchors and the
-    places to fill in are read again in each step, from the nearest cache. A step takes
-    between half a MFLOP and one, as it makes one correction or three.
+    target mask are read again in each step, from the nearest cache. A step takes
+    0.5 to 1 MFLOP, with one to three corrections.
 
     Not differentiable by itself: see `complete_by_kernel`.
 
     Args:
         matrices: pixel values.
-        masks: True at the anchors, of which each matrix needs some: this is not
-            checked, nor that they are finite.
+        masks: True at the anchors. Each matrix needs at least one, and finite values
+            there; neither is checked.
         config, blocks: as in `splic_jax.complete`.
-        rule: when a matrix is done.
-        warps: of a program; None for what was the fastest.
-        products: of `tiles.PRODUCTS`; None for what was the fastest.
-        interpret: run the kernel without compiling it, on any device: for tests.
+        rule: when to stop.
+        warps: of a program; None for the fastest.
+        products: of `tiles.PRODUCTS`; None for the fastest.
+        interpret: run the kernel without compiling it, on any device, for tests.
 
     Returns:
         A `Completion` of arrays with a leading axis b, without trace.
 
     Raises:
-        ValueError: for what `supports` denies, or a rank above min(m, n).
+        ValueError: for what `supports` rejects, or a rank above min(m, n).
     """
     if matrices.ndim != 3 or matrices.shape != masks.shape:
         raise ValueError(
-            "matrices and masks must be [b, m, n] of one shape, got "
+            "matrices and masks must be [b, m, n] of the same shape, got "
             f"{matrices.shape} and {masks.shape}"
         )
     if not supports(config, matrices.shape[1:], matrices.dtype, blocks=blocks):
         raise ValueError(
-            f"matrices {matrices.shape[1:]} of {matrices.dtype} with {config} are not "
-            "for the fused kernel; use splic_jax.complete"
+            f"the fused kernel does not support {matrices.dtype} matrices of shape "
+            f"{matrices.shape[1:]} with {config}; use splic_jax.complete"
         )
     run = functools.partial(
         run_each,
@@ -164,7 +163,7 @@ def complete_fused(
     )
     count, m, n = matrices.shape
     rank = config.rank_of((m, n))
-    # A tile has a row for each entry of the singular vectors that are not tracked.
+    # Tiles are tall: right singular vectors are tracked, along the smaller side.
     wide = m < n
     side = min(m, n)
     shape = max(m, n) // blocks, side
@@ -235,7 +234,7 @@ def _kernel(
     whole: bool,
     rule: Rule,
 ) -> None:
-    """Algorithm 1, from the first four references into the others."""
+    """Algorithm 1; reads the first four references and writes the others."""
     differences = [
         difference_matrix(side, config.tv_form, padded)
         for side, padded in zip(shape, anchors.shape[1:], strict=True)
@@ -248,9 +247,9 @@ def _kernel(
 
 @dataclass(frozen=True)
 class References:
-    """What a program is given: a `Problem` that is read from memory where it is used.
+    """The inputs of a program: a `Problem` that is read from memory at each use.
 
-    Again each time, as registers are scarcer than what the nearest cache holds.
+    The nearest cache holds it, and registers are scarce.
     """
 
     anchors_at: jax.Ref
@@ -260,12 +259,12 @@ class References:
 
     @property
     def anchors(self) -> Tiles:
-        """Zeros where there is none."""
+        """The anchors, zero elsewhere."""
         return read(self.anchors_at)
 
     @property
     def free(self) -> Tiles:
-        """1 where there is no anchor."""
+        """1 at the targets, 0 at the anchors."""
         return read(self.free_at)
 
     @property
@@ -277,13 +276,13 @@ class References:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A `Solver` of one matrix that a single program holds, in tiles.
+    """A `Solver` of one matrix in tiles, held by a single program.
 
     Attributes:
         config: the settings.
         rank: r.
-        whole: whether the vectors span all there is.
-        differences: of the rows and of the columns of a tile, see `difference_matrix`.
+        whole: whether the vectors span the whole space.
+        differences: `difference_matrix` of the rows and of the columns of a tile.
         result: where the completed matrix is written; None for single steps.
     """
 
@@ -294,37 +293,37 @@ class Kernel:
     result: jax.Ref | None
 
     def init(self, given: References) -> tuple[Problem, Array, Array]:
-        """The problem, the vectors given, and the largest singular value."""
+        """The problem, the given vectors, and the largest singular value."""
         vectors = given.vectors_at[...]
-        squares = tiles.squares_of(tiles.images_of(given.anchors, vectors))
+        squares = tiles.squares_of(tiles.times(given.anchors, vectors))
         return given, vectors, jnp.sqrt(jnp.max(squares))
 
     def step(
         self, x: Tiles, basis: Array, delta: Array, unit: Array
     ) -> tuple[Tiles, Array]:
-        """Lines 4 to 11 of Algorithm 1; the total variation's part by factors."""
+        """Lines 4 to 11 of Algorithm 1; the TV gradient is ``D X + X D^T``."""
         config = self.config
-        now = follow(x, basis, delta, self.rank, self.whole)
-        squares = tiles.squares_of(now.images)
+        leading = follow(x, basis, delta, self.rank, self.whole)
+        squares = tiles.squares_of(leading.xv)
         kept = tiles.largest_ones(squares, self.rank)
         delta = jnp.maximum(delta, _EPSILON * jnp.sqrt(jnp.max(squares)))
         relative = config.step_scaling == "relative"
         width = delta if relative else delta * unit
         gain = spectrum.gain(width, config.step_size, relative)
         weights = spectrum.descended_weights(kept, squares / delta**2, gain)
-        parts = [tracked.times(tile, kept, weights) for tile in now.images]
+        parts = [tracked.times(tile, kept, weights) for tile in leading.xv]
         if not config.tv_weight:
-            back = [tiles.dot_nt(descended, now.vectors) for _, descended in parts]
-            return tuple(back), now.vectors
+            back = [tiles.dot_nt(descended, leading.vectors) for _, descended in parts]
+            return tuple(back), leading.vectors
         rows, columns = self.differences
         tv_step = config.step_size * config.tv_weight
-        across = tv_step * tiles.dot(columns, now.vectors)
+        across = tv_step * tiles.dot(columns, leading.vectors)
         smoothed = tuple(
-            tiles.dot_nt(descended - tv_step * tiles.dot(rows, cut), now.vectors)
+            tiles.dot_nt(descended - tv_step * tiles.dot(rows, cut), leading.vectors)
             - tiles.dot_nt(cut, across)
             for cut, descended in parts
         )
-        return smoothed, now.vectors
+        return smoothed, leading.vectors
 
     def finish(self, x: Tiles, given: References, unit: Array) -> None:
         """Writes the iterate, in its unit."""
@@ -339,31 +338,31 @@ class Kernel:
 
 
 class Leading(NamedTuple):
-    """`tracked.Leading` with its images as tiles."""
+    """`tracked.Leading` with X V in tiles."""
 
     vectors: Array
-    images: Tiles
+    xv: Tiles
 
 
-# How many times columns were mended, they, and their defect.
+# The number of re-orthonormalizations, the vectors, and their defect.
 _Mending = tuple[Array | int, Leading, Array]
 
 
 def follow(x: Tiles, vectors: Array, delta: Array, rank: int, whole: bool) -> Leading:
-    """`tracked.track`; `whole` says that there is nothing outside of the span."""
-    now = Leading(vectors, tiles.images_of(x, vectors))
-    gram = tiles.gram_of(now.images)
+    """`tracked.track`; `whole`: the vectors span the whole space."""
+    leading = Leading(vectors, tiles.times(x, vectors))
+    gram = tiles.gram_of(leading.xv)
 
     def correct(_: Array, carry: tuple[Leading, Array]) -> tuple[Leading, Array]:
-        now, gram = carry
-        now, gram = _turn_fully(now, gram, rank)
+        leading, gram = carry
+        leading, gram = _turn_fully(leading, gram, rank)
         if not whole:
-            now = _leave_span(x, now, gram)
-        return now, tiles.gram_of(now.images)
+            leading = _leave_span(x, leading, gram)
+        return leading, tiles.gram_of(leading.xv)
 
     wanted = _corrections(gram, delta, rank)
-    now, gram = jax.lax.fori_loop(0, wanted, correct, (now, gram))
-    return _settle(x, now, gram, rank, whole)
+    leading, gram = jax.lax.fori_loop(0, wanted, correct, (leading, gram))
+    return _settle(x, leading, gram, rank, whole)
 
 
 def _corrections(gram: Array, delta: Array, rank: int) -> Array:
@@ -381,9 +380,9 @@ def _angles(gram: Array, rank: int) -> Array:
     return tracked.limited(tangent, tiles.total(tangent**2))
 
 
-def _rotate(now: Leading, rotation: Array) -> Leading:
-    vectors = tiles.dot(now.vectors, rotation)
-    return Leading(vectors, tiles.images_of(now.images, rotation))
+def _rotate(leading: Leading, rotation: Array) -> Leading:
+    vectors = tiles.dot(leading.vectors, rotation)
+    return Leading(vectors, tiles.times(leading.xv, rotation))
 
 
 def _rotation(t: Array) -> Array:
@@ -392,22 +391,22 @@ def _rotation(t: Array) -> Array:
     return root + tiles.dot(t, root)
 
 
-def _turn_fully(now: Leading, gram: Array, rank: int) -> tuple[Leading, Array]:
+def _turn_fully(leading: Leading, gram: Array, rank: int) -> tuple[Leading, Array]:
     rotation = _rotation(_angles(gram, rank))
     for _ in range(2):
         newton = 1.5 * tiles.identity(gram) - tiles.dot_tn(rotation, rotation) / 2
         rotation = tiles.dot(rotation, newton)
-    return _rotate(now, rotation), tiles.dot_tn(rotation, tiles.dot(gram, rotation))
+    return _rotate(leading, rotation), tiles.dot_tn(rotation, tiles.dot(gram, rotation))
 
 
-def _leave_span(x: Tiles, now: Leading, gram: Array) -> Leading:
+def _leave_span(x: Tiles, leading: Leading, gram: Array) -> Leading:
     squares = tiles.diagonal(gram)
-    step = tracked.first_order(_outside(x, now, gram), _safe_inverse(squares))
-    now, defect = _mended(_move(x, now, step, squares))
-    return _orthonormal(now, defect)
+    step = tracked.first_order(_outside(x, leading, gram), _safe_inverse(squares))
+    leading, defect = _mended(_move(x, leading, step, squares))
+    return _orthonormal(leading, defect)
 
 
-def _mended(now: Leading) -> tuple[Leading, Array]:
+def _mended(leading: Leading) -> tuple[Leading, Array]:
     def far(carry: _Mending) -> Array:
         done, _, defect = carry
         square = tiles.total(defect**2) / len(defect)
@@ -415,65 +414,65 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
         return few & (square > tracked.LARGEST_DEFECT**2)
 
     def mend(carry: _Mending) -> _Mending:
-        done, now, defect = carry
-        return done + 1, *_mend(now, defect, tiles.products.get())
+        done, leading, defect = carry
+        return done + 1, *_mend(leading, defect, tiles.products.get())
 
-    start: _Mending = (jnp.int32(0), now, _defect(now))
-    _, now, defect = jax.lax.while_loop(far, mend, start)
-    return now, defect
+    start: _Mending = (jnp.int32(0), leading, _defect(leading))
+    _, leading, defect = jax.lax.while_loop(far, mend, start)
+    return leading, defect
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _mend(now: Leading, defect: Array, spelled: str) -> tuple[Leading, Array]:
-    del spelled  # traced anew for each of `PRODUCTS`
-    now = _orthonormal(now, defect)
-    return now, _defect(now)
+def _mend(leading: Leading, defect: Array, products: str) -> tuple[Leading, Array]:
+    del products  # an argument so that each of `PRODUCTS` is traced
+    leading = _orthonormal(leading, defect)
+    return leading, _defect(leading)
 
 
-def _orthonormal(now: Leading, defect: Array) -> Leading:
+def _orthonormal(leading: Leading, defect: Array) -> Leading:
     square = tiles.dot(defect, defect)
     root = tiles.identity(defect) + defect / 2 + square * 0.375
-    return _rotate(now, root + tiles.dot(square, defect) * 0.3125)
+    return _rotate(leading, root + tiles.dot(square, defect) * 0.3125)
 
 
-def _outside(x: Tiles, now: Leading, gram: Array) -> Array:
-    return tiles.pulled(x, now.images) - tiles.dot(now.vectors, gram)
+def _outside(x: Tiles, leading: Leading, gram: Array) -> Array:
+    return tiles.transpose_times(x, leading.xv) - tiles.dot(leading.vectors, gram)
 
 
-def _move(x: Tiles, now: Leading, step: Array, squares: Array) -> Leading:
-    images = tiles.images_of(x, step)
-    length, stretch = jnp.sum(step**2, axis=0), tiles.squares_of(images)
+def _move(x: Tiles, leading: Leading, step: Array, squares: Array) -> Leading:
+    xd = tiles.times(x, step)
+    length, stretch = jnp.sum(step**2, axis=0), tiles.squares_of(xd)
     rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
     scale = 1 / jnp.maximum(1 - rest, 0.3)
     norm = jnp.sqrt(jnp.sum(length * scale**2))
     scale *= jnp.minimum(1, tracked.LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
     return Leading(
-        tracked.moved(now.vectors, step, scale),
+        tracked.moved(leading.vectors, step, scale),
         tuple(
-            tracked.moved(tile, image, scale)
-            for tile, image in zip(now.images, images, strict=True)
+            tracked.moved(xv, moved, scale)
+            for xv, moved in zip(leading.xv, xd, strict=True)
         ),
     )
 
 
-def _settle(x: Tiles, now: Leading, gram: Array, rank: int, whole: bool) -> Leading:
+def _settle(x: Tiles, leading: Leading, gram: Array, rank: int, whole: bool) -> Leading:
     rotation = _rotation(_angles(gram, rank))
-    turned = _rotate(now, rotation)
+    turned = _rotate(leading, rotation)
     if not whole:
-        squares = tiles.squares_of(turned.images)
-        step = tiles.dot(_outside(x, now, gram), rotation) * _safe_inverse(squares)
+        squares = tiles.squares_of(turned.xv)
+        step = tiles.dot(_outside(x, leading, gram), rotation) * _safe_inverse(squares)
         turned = _move(x, turned, step, squares)
     turned, defect = _mended(turned)
-    gram = tiles.gram_of(turned.images)
+    gram = tiles.gram_of(turned.xv)
     t = _angles(tracked.of_orthonormal(gram, defect, tiles.diagonal(gram)), rank)
     both = t + defect / 2
     small = tiles.identity(t) + both + tiles.dot(both, both) / 2
     return _rotate(turned, small + tiles.dot(defect, defect) / 4)
 
 
-def _defect(now: Leading) -> Array:
-    gram = tiles.dot_tn(now.vectors, now.vectors)
-    # Columns that only fill up have no length to be missed.
+def _defect(leading: Leading) -> Array:
+    gram = tiles.dot_tn(leading.vectors, leading.vectors)
+    # Padding columns are zero, and have no defect.
     return jnp.where(gram > 0, tiles.identity(gram), 0) - gram
 
 

@@ -1,4 +1,4 @@
-"""What a step does to singular values, whichever way they are found."""
+"""What a step does to singular values, the same for all solvers."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,14 +10,14 @@ from splic_jax.objective.smoothed_rank_gradient import (
 
 
 def gain(delta: Array, step_size: float, relative: bool) -> Array:
-    """The gradient step times 1 / delta^2, relative to delta^2 or as printed."""
+    """The factor of the exponential in a step: mu if relative, else mu / delta^2."""
     return jnp.full_like(delta, step_size) if relative else step_size / delta**2
 
 
 def descended_weights(
     kept: Float[Array, " p"], squared_ratio: Float[Array, " p"], gain: Array
 ) -> Float[Array, " p"]:
-    """What lines 4 to 8, and line 11 of the smoothed rank, multiply singular values by.
+    """The factors of singular values in lines 4 to 8 and the rank's part of line 11.
 
     Args:
         kept: 1 where a singular value is among the first r, else 0: line 7.
@@ -34,9 +34,9 @@ def divided_differences(
     width: Float[Array, ""],
     gain: Float[Array, ""],
 ) -> tuple[Float[Array, "p p"], Float[Array, "p p"]]:
-    """Divided differences of both results' weights, as functions of sigma squared.
+    """Divided differences of the weights of cut and descent, in sigma squared.
 
-    Across the cut a weight jumps to 0; within the kept ones that of the cut is
+    At the cut a weight jumps to 0. Among the kept ones the weight of the cut is
     constant, and that of the descent is ``1 - gain exp(-sigma^2 / 2 width^2)``.
 
     Args:
@@ -44,10 +44,10 @@ def divided_differences(
         kept: 1 where a singular value is among the first r, else 0: the cut's weights.
         shrunk: the descent's weights.
         width: delta, in the unit of s.
-        gain: the gradient step times 1 / delta^2.
+        gain: of `gain`.
 
     Returns:
-        Those of the cut and of the descent, symmetric.
+        Those of the cut and of the descent, symmetric matrices.
     """
     gap = s[:, None] ** 2 - s[None, :] ** 2
     across = kept[:, None] * (1 - kept[None, :])

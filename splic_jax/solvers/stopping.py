@@ -1,7 +1,6 @@
-"""When Algorithm 1 stops, and how delta falls until then: lines 2 and 16.
+"""The stopping rule of Algorithm 1 and the decay of delta: lines 2 and 16.
 
-Pure functions of a small state. Every solver takes them from here, the kernel too,
-whose loop is compiled with them.
+Pure functions of a small state, used by every solver, the kernel included.
 """
 
 from collections.abc import Callable
@@ -15,11 +14,11 @@ from splic_jax.config import SPLICConfig
 
 
 class Progress(NamedTuple):
-    """How far a completion has come.
+    """The state of the stopping rule.
 
     Attributes:
         round: rounds done.
-        most: rounds at most.
+        most: maximum number of rounds.
         delta: width of the smoothed rank in the next round, in the solver's unit.
         change: relative change of the last step; infinite before the first.
     """
@@ -31,11 +30,11 @@ class Progress(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What decides on the number of rounds, and on delta in each of them.
+    """Decides on the number of rounds, and on delta in each.
 
     Attributes:
-        unfinished: whether to do one more round.
-        decayed: delta of the next round, from that of the last one.
+        unfinished: whether to do another round.
+        decayed: delta of the next round, given that of the last.
     """
 
     unfinished: Callable[[Progress, SPLICConfig], Array]
@@ -43,12 +42,12 @@ class Rule(NamedTuple):
 
 
 def unfinished(progress: Progress, config: SPLICConfig) -> Array:
-    """Line 2: tested once a round, on the last of its steps, as it is printed."""
+    """Line 2: tested once a round, on its last step, as printed."""
     return (progress.round < progress.most) & (progress.change > config.tolerance)
 
 
 def decayed(delta: Array, config: SPLICConfig) -> Array:
-    """Line 16, but that delta never vanishes."""
+    """Line 16, with a lower bound on delta."""
     return jnp.maximum(delta * config.delta_decay, smallest_delta(delta.dtype))
 
 
@@ -56,7 +55,7 @@ PRINTED = Rule(unfinished, decayed)
 
 
 def every_round(progress: Progress, config: SPLICConfig) -> Array:
-    """As many rounds as there are at most, whatever changes."""
+    """Always the maximum number of rounds, whatever the change."""
     del config
     return progress.round < progress.most
 
@@ -66,7 +65,7 @@ def begin(largest: Array, most: ArrayLike) -> Progress:
 
     Args:
         largest: that value.
-        most: rounds at most.
+        most: maximum number of rounds.
     """
     delta = jnp.maximum(largest, smallest_delta(largest.dtype))
     infinite = jnp.asarray(jnp.inf, delta.dtype)
@@ -76,13 +75,13 @@ def begin(largest: Array, most: ArrayLike) -> Progress:
 def after_round(
     progress: Progress, change: Array, config: SPLICConfig, rule: Rule
 ) -> Progress:
-    """The state after one more round, whose last step made this relative change."""
+    """The state after a round, given the relative change of its last step."""
     delta = rule.decayed(progress.delta, config)
     return progress._replace(round=progress.round + 1, delta=delta, change=change)
 
 
 def relative_change(moved: Array, size: Array) -> Array:
-    """``||X_{t+1} - X_t||_F / ||X_t||_F``; of a black matrix the numerator alone.
+    """``||X_{t+1} - X_t||_F / ||X_t||_F``; for X_t = 0 the numerator alone.
 
     Args:
         moved: the square of the numerator.
@@ -92,6 +91,6 @@ def relative_change(moved: Array, size: Array) -> Array:
 
 
 def smallest_delta(dtype: jnp.dtype) -> float:
-    """What stands for 0: a black image has no largest singular value."""
+    """The lower bound on delta, for a black image, whose singular values are 0."""
     smallest: float = float(jnp.finfo(dtype).tiny) ** 0.2  # 1 / delta^4 is finite
     return smallest

@@ -1,26 +1,24 @@
-"""The tracked solver: singular vectors followed from step to step by products.
+"""The tracked solver: follows singular vectors from step to step by matrix products.
 
-From one step to the next the matrix moves little, so its leading right singular vectors
-do too. `track` carries an orthonormal basis Q of up to 2r of them along, by matrix
-products alone. What is done to Q takes two parts, each right to second order in the
-error:
+The iterate changes little in a step, and so do its leading right singular vectors.
+`track` updates an orthonormal basis Q of them (`basis_size`) by matrix products alone.
+A correction of Q has two parts, each accurate to second order in the error:
 
-- within the span, S = Q^T X^T X Q is made diagonal by rotating all pairs of columns at
-  once by their Jacobi angles (Golub and Van Loan, section 8.5);
+- within the span, rotating all pairs of columns at once by their Jacobi angles
+  diagonalizes S = Q^T X^T X Q (Golub and Van Loan, section 8.5);
 - out of the span, column j gets D_j = (I - Q Q^T) X^T X q_j / (lambda_j - mu_j), the
   first-order perturbation of an eigenvector, where mu_j, the Rayleigh quotient of D_j,
-  stands for the eigenvalues that are left out (a step of Davidson's method). D is
-  orthogonal to Q, so however far the singular values lie apart nothing is amplified,
-  as it is in a power iteration.
+  approximates the eigenvalues outside the span (a step of Davidson's method). D is
+  orthogonal to Q, so nothing is amplified however far apart the singular values lie,
+  unlike in a power iteration.
 
-Where the columns turn far the two are done one after the other, as often as it takes;
-the last time, and most often the only one, both at once, which costs half as much.
+Where the columns turn far, full corrections do one part after the other. The last
+correction, most often the only one, does both at once at half the cost.
 
-The columns past the first r are there so that what is left out is far below sigma_r:
-the rank cut is discontinuous, and an error there would grow. docs/performance.md
-measures it.
+The columns beyond the first r keep what is left out far below sigma_r: the rank cut is
+discontinuous, and an error there would grow (measured in docs/performance.md).
 
-Functions of one matrix, to be mapped over many by `jax.vmap`.
+Functions of one matrix, for use under `jax.vmap`.
 """
 
 import functools
@@ -37,45 +35,45 @@ from splic_jax.layout.small import dot, dot_tn, kernel, product, product_nt, pro
 from splic_jax.solvers import arrays, spectrum
 from splic_jax.solvers.algorithm1 import VECTORS, ArrayProblem
 
-# Below, the whole decomposition is as cheap.
+# Below, the full decomposition is as cheap.
 SMALLEST_SIDE = 16
 
-# Full corrections before the last one, by delta in units of the singular value number
-# r: some while the smoothed rank still shrinks it, many while it has hardly begun to
-# tell it from the small ones, none when only its tail is cut off.
+# Full corrections before the last one, by delta / sigma_r: many while the smoothed rank
+# shrinks sigma_r like the small singular values, some while it still shrinks it, none
+# once only the tail is cut off.
 _MANY, _SOME, _NONE = 2, 1, 0
 _DELTA_OF_MANY, _DELTA_OF_SOME = 8, 1.2
-# Where columns have to turn by more than this, in radians, whatever delta is.
+# The same where columns turn by more than these angles, in radians, whatever delta is.
 _ANGLE_OF_MANY, _ANGLE_OF_SOME = 0.3, 0.1
 
-# A rotation of more than this (Frobenius norm over sqrt 2) is made in several steps.
+# The largest rotation in a correction (Frobenius norm over sqrt 2).
 LARGEST_ROTATION = 0.7
 _LARGEST_TAIL_ANGLE = 0.2
 
-# An accelerator does all matrices of a batch together, and asks the host before each
-# pass of a loop that depends on them: there it is always so many corrections and so
-# much mending.
+# An accelerator runs the whole batch together, and a data-dependent loop waits for the
+# host in each pass: there these numbers are fixed.
 _FIXED_CORRECTIONS = 1
 _FIXED_MENDING = 1
 
-# Columns farther from orthonormal than this (Frobenius norm of I - Q^T Q by the root of
-# their number) are brought nearer first, in so many steps at most. It takes ties, or
-# columns of rounding errors.
+# Columns farther from orthonormal than this (Frobenius norm of I - Q^T Q over the root
+# of their number) are first re-orthonormalized, in at most this many steps. Happens
+# with ties, or columns of rounding errors.
 LARGEST_DEFECT = 0.025
 MOST_MENDING = 8
 
-# Roundings of the largest squared singular value below which one is noise.
+# A squared singular value below this many rounding errors of the largest is noise.
 _ROUNDINGS = 8
 
-# Of the series in the derivative.
+# Terms of the series in the derivative.
 _SERIES_TERMS = 3
 
 
 def supports(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
-    """Whether matrices of this shape are tracked, and not decomposed.
+    """Whether matrices of this shape are tracked rather than decomposed.
 
-    Where nothing is cut, the smallest singular values matter as much as the largest;
-    small matrices cost little; and this is as good as single precision.
+    Needs a rank cut below full rank, as else the smallest singular values matter as
+    much as the largest; sides of at least 16, below which an SVD is cheap; and float32,
+    the accuracy of tracking.
     """
     return (
         config.solver != "exact"
@@ -87,15 +85,15 @@ def supports(config: SPLICConfig, shape: tuple[int, ...], dtype: Any) -> bool:
 
 
 class Tracked(arrays.OnArrays):
-    """A `Solver` of one matrix, whose basis is the leading singular vectors."""
+    """A `Solver` of one matrix; its basis is the leading singular vectors."""
 
     def init(self, given: arrays.Given) -> tuple[ArrayProblem, Array, Array]:
-        """The problem, singular vectors to begin with, and the largest value."""
+        """The problem, the first singular vectors, and the largest singular value."""
         problem = arrays.problem_of(given, self.config)
         anchors = problem.anchors
         rank = self.config.rank_of(anchors.shape)
-        # A power of two near the largest singular value: squares of its square neither
-        # overflow nor vanish, and nothing is rounded.
+        # A power of two near the largest singular value: fourth powers neither overflow
+        # nor underflow, and dividing by it rounds nothing.
         bound = jnp.sqrt(small.total(small.total(anchors**2)))
         unit = jax.lax.stop_gradient(power_of_two(bound))
         anchors = anchors / unit
@@ -119,21 +117,20 @@ class Tracked(arrays.OnArrays):
 
 
 def power_of_two(bound: Array) -> Array:
-    """The next one above; 1 for 0."""
+    """The next power of two above `bound`; 1 for 0."""
     return jnp.ldexp(jnp.ones_like(bound), jnp.frexp(bound)[1])
 
 
 class Leading(NamedTuple):
-    """The leading right singular vectors of a matrix, approximately.
+    """The approximate leading right singular vectors V of a matrix X.
 
     Attributes:
-        vectors: ``[n, p]``, orthonormal.
-        images: X times them, ``[m, p]``; orthogonal, of the length of the singular
-            values.
+        vectors: V, ``[n, p]``, orthonormal columns.
+        xv: X V, ``[m, p]``, orthogonal columns whose norms are the singular values.
     """
 
     vectors: Array
-    images: Array
+    xv: Array
 
 
 def basis_size(rank: int, smaller_side: int) -> int:
@@ -143,7 +140,7 @@ def basis_size(rank: int, smaller_side: int) -> int:
 
 
 def decompose(x: Array, size: int) -> tuple[Array, Array]:
-    """The leading right singular vectors by an eigendecomposition, to start from.
+    """The first leading right singular vectors, by an eigendecomposition.
 
     Args:
         x: ``[m, n]`` with entries of about 1.
@@ -164,15 +161,15 @@ def decompose(x: Array, size: int) -> tuple[Array, Array]:
 
 
 def eigenvectors(gram: Array) -> Array:
-    """Of the largest eigenvalues first."""
+    """Eigenvectors of a symmetric matrix, largest eigenvalues first."""
 
     def one(gram: Array) -> Array:
         vectors: Array = jnp.linalg.eigh(gram)[1]
         return vectors[:, ::-1]
 
     if jax.default_backend() == "cpu":
-        # One after another: LAPACK's batches share their threads with the programs on
-        # other CPU devices, and wait for one another for ever.
+        # One at a time: LAPACK's batches share threads with programs on other CPU
+        # devices, and deadlock.
         one = jax.custom_batching.sequential_vmap(one)
     return one(gram)
 
@@ -183,42 +180,41 @@ def track(x: Array, vectors: Array, delta: Array, rank: int) -> Leading:
     Args:
         x: ``[m, n]``, m >= n, with entries of about 1.
         vectors: ``[n, p]``, orthonormal; p of `basis_size`.
-        delta: width of the smoothed rank, which says how much the first r singular
-            values are moving.
-        rank: r, which column the space has to be exact for.
+        delta: width of the smoothed rank, which tells how much the first r singular
+            values are changing.
+        rank: r, the number of columns that must be accurate.
 
     Returns:
-        Vectors and images. Neither orthonormality nor accuracy depends on how far
-        apart the singular values lie; they do suffer where sigma_{p+1} is near
-        sigma_r.
+        V and X V. Orthonormality and accuracy do not depend on how far apart the
+        singular values lie, but suffer where sigma_{p+1} is near sigma_r.
     """
-    now = Leading(vectors, product(x, vectors))
-    gram = product_tn(now.images, now.images)
+    leading = Leading(vectors, product(x, vectors))
+    gram = product_tn(leading.xv, leading.xv)
 
     def correct(carry: _Correction) -> _Correction:
-        done, now, gram, angles = carry
-        now = _leave_span(x, *_turn_fully(now, gram, angles.t))
-        gram = product_tn(now.images, now.images)
-        return done + 1, now, gram, angles_of(gram, rank)
+        done, leading, gram, angles = carry
+        leading = _leave_span(x, *_turn_fully(leading, gram, angles.t))
+        gram = product_tn(leading.xv, leading.xv)
+        return done + 1, leading, gram, angles_of(gram, rank)
 
-    carry: _Correction = (0, now, gram, angles_of(gram, rank))
+    carry: _Correction = (0, leading, gram, angles_of(gram, rank))
     if jax.default_backend() == "cpu":
         wanted = corrections(carry[3].last, carry[3].turn, delta)
         carry = jax.lax.while_loop(lambda carry: carry[0] < wanted, correct, carry)
     else:
         for _ in range(_FIXED_CORRECTIONS):
             carry = correct(carry)
-    _, now, gram, angles = carry
-    return _settle(x, now, gram, angles.t, rank)
+    _, leading, gram, angles = carry
+    return _settle(x, leading, gram, angles.t, rank)
 
 
 class _Angles(NamedTuple):
-    t: Array  # of each pair of columns, as a rotation takes them; antisymmetric
-    turn: Array  # the square of the most that one of the first r columns turns
-    last: Array  # sigma_r^2, or what the diagonal has for it
+    t: Array  # angles between all pairs of columns, limited; antisymmetric
+    turn: Array  # squared angle of that of the first r columns that turns farthest
+    last: Array  # sigma_r^2, as the diagonal estimates it
 
 
-# How many corrections were made, and what the next one starts from.
+# The number of corrections done, and the input of the next one.
 _Correction = tuple[Array | int, Leading, Array, _Angles]
 
 
@@ -233,17 +229,17 @@ def angles_of(gram: Array, rank: int) -> _Angles:
 
 
 def corrections(last: Array, turn: Array, delta: Array) -> Array:
-    """How many full corrections a matrix wants; none where it is 0.
+    """The number of full corrections that a matrix needs; none if sigma_r is 0.
 
     Args:
-        last: sigma_r^2, or what stands for it.
-        turn: the square of the most that one of the first r columns turns.
+        last: sigma_r^2, or an estimate.
+        turn: squared angle of that of the first r columns that turns farthest.
         delta: width of the smoothed rank.
     """
     ratio = delta**2 / jnp.where(last > 0, last, 1)
     many = (ratio > _DELTA_OF_MANY**2) | (turn > _ANGLE_OF_MANY**2)
     some = (ratio > _DELTA_OF_SOME**2) | (turn > _ANGLE_OF_SOME**2)
-    # Triton takes untyped numbers for those of the type of the condition.
+    # Triton would give untyped numbers the type of the condition.
     none_of_them, some_of_them, many_of_them = map(jnp.int32, (_NONE, _SOME, _MANY))
     wanted = jnp.where(many, many_of_them, jnp.where(some, some_of_them, none_of_them))
     return jnp.where(last > 0, wanted, none_of_them)
@@ -251,9 +247,9 @@ def corrections(last: Array, turn: Array, delta: Array) -> Array:
 
 @kernel
 def jacobi_angles(gram: Array, values: Array, kept: Array) -> Array:
-    """The tangents that annihilate each pair's entry of `gram`; antisymmetric.
+    """Tangents of the angles that annihilate each entry of `gram`; antisymmetric.
 
-    Two columns that will both be cut off need not be told apart: they turn little.
+    Limited to a small angle between two columns that are both cut off.
     """
     gap, twice = values - values[:, None], 2 * gram
     distance = jnp.abs(gap)
@@ -271,12 +267,12 @@ def limited(tangent: Array, square: Array) -> Array:
 
 @kernel
 def _inverse_root(t2: Array) -> Array:
-    """``(I - T2)^{-1/2}`` of a small T2, to second order."""
+    """``(I - T2)^{-1/2}`` for a small T2, to second order."""
     return jnp.eye(len(t2), dtype=t2.dtype) + t2 / 2 + 0.375 * dot(t2, t2)
 
 
 def _rotation(t: Array) -> Array:
-    """``(I + T)(I - T^2)^{-1/2}``, nearly orthogonal for an antisymmetric T."""
+    """``(I + T)(I - T^2)^{-1/2}``, nearly orthogonal for antisymmetric T."""
     return _and_times(t, _inverse_root(product(t, t)))
 
 
@@ -287,42 +283,42 @@ def _and_times(t: Array, root: Array) -> Array:
 
 @kernel
 def _newton(rotation: Array) -> Array:
-    """What brings a matrix that is nearly orthogonal nearer, by Newton and Schulz."""
+    """The factor of a Newton-Schulz step towards an orthogonal matrix."""
     return (
         1.5 * jnp.eye(len(rotation), dtype=rotation.dtype)
         - dot_tn(rotation, rotation) / 2
     )
 
 
-def _rotate(now: Leading, rotation: Array) -> Leading:
-    return Leading(product(now.vectors, rotation), product(now.images, rotation))
+def _rotate(leading: Leading, rotation: Array) -> Leading:
+    return Leading(product(leading.vectors, rotation), product(leading.xv, rotation))
 
 
-def _turn_fully(now: Leading, gram: Array, t: Array) -> tuple[Leading, Array]:
-    """Rotates within the span; returns also the new gram."""
+def _turn_fully(leading: Leading, gram: Array, t: Array) -> tuple[Leading, Array]:
+    """Rotates within the span; also returns the new Gram matrix."""
     rotation = _rotation(t)
     for _ in range(2):
         rotation = product(rotation, _newton(rotation))
     gram = product_tn(rotation, product(gram, rotation))
-    return _rotate(now, rotation), gram
+    return _rotate(leading, rotation), gram
 
 
-def _leave_span(x: Array, now: Leading, gram: Array) -> Leading:
-    """Corrects the vectors by what lies outside of their span."""
-    if now.vectors.shape[0] == now.vectors.shape[1]:
-        return now
+def _leave_span(x: Array, leading: Leading, gram: Array) -> Leading:
+    """Corrects the vectors by their error outside the span."""
+    if leading.vectors.shape[0] == leading.vectors.shape[1]:
+        return leading
     squares = small.diagonal(gram)
-    step = first_order(_outside(x, now, gram), _safe_inverse(squares))
-    now, defect = _mended(_move(now, Leading(step, product(x, step)), squares))
-    return _orthonormal(now, defect)
+    step = first_order(_outside(x, leading, gram), _safe_inverse(squares))
+    leading, defect = _mended(_move(leading, Leading(step, product(x, step)), squares))
+    return _orthonormal(leading, defect)
 
 
-# How many times columns were mended, they, and their defect.
+# The number of re-orthonormalizations, the vectors, and their defect.
 _Mending = tuple[Array | int, Leading, Array]
 
 
-def _mended(now: Leading) -> tuple[Leading, Array]:
-    """Makes columns nearly orthonormal that are far from it; returns the defect too."""
+def _mended(leading: Leading) -> tuple[Leading, Array]:
+    """Re-orthonormalizes columns that are far from it; returns the defect too."""
 
     def far(carry: _Mending) -> Array:
         done, _, defect = carry
@@ -330,10 +326,10 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
         return (square > LARGEST_DEFECT**2) & (done < MOST_MENDING)
 
     def mend(carry: _Mending) -> _Mending:
-        done, now, defect = carry
-        return done + 1, *_mend(now, defect)
+        done, leading, defect = carry
+        return done + 1, *_mend(leading, defect)
 
-    carry: _Mending = (0, now, _defect(now.vectors))
+    carry: _Mending = (0, leading, _defect(leading.vectors))
     if jax.default_backend() == "cpu":
         carry = jax.lax.while_loop(far, mend, carry)
     else:
@@ -343,18 +339,18 @@ def _mended(now: Leading) -> tuple[Leading, Array]:
 
 
 @jax.jit
-def _mend(now: Leading, defect: Array) -> tuple[Leading, Array]:
-    now = _orthonormal(now, defect)
-    return now, _defect(now.vectors)
+def _mend(leading: Leading, defect: Array) -> tuple[Leading, Array]:
+    leading = _orthonormal(leading, defect)
+    return leading, _defect(leading.vectors)
 
 
-def _orthonormal(now: Leading, defect: Array) -> Leading:
-    return _rotate(now, _inverse_root_to_third(defect, product(defect, defect)))
+def _orthonormal(leading: Leading, defect: Array) -> Leading:
+    return _rotate(leading, _inverse_root_to_third(defect, product(defect, defect)))
 
 
-def _outside(x: Array, now: Leading, gram: Array) -> Array:
-    """What X^T X makes of the vectors outside of their span."""
-    return _rest(product_tn(x, now.images), now.vectors, gram)
+def _outside(x: Array, leading: Leading, gram: Array) -> Array:
+    """``(I - V V^T) X^T X V``."""
+    return _rest(product_tn(x, leading.xv), leading.vectors, gram)
 
 
 @kernel
@@ -367,19 +363,19 @@ def first_order(outside: Array, inverse: Array) -> Array:
     return outside * inverse
 
 
-def _move(now: Leading, step: Leading, squares: Array) -> Leading:
-    """Adds a step of first order, each column scaled by the quotient of its own."""
-    length, stretch = small.total(step.vectors**2), small.total(step.images**2)
+def _move(leading: Leading, step: Leading, squares: Array) -> Leading:
+    """Adds a first-order step, each column scaled by its Rayleigh quotient."""
+    length, stretch = small.total(step.vectors**2), small.total(step.xv**2)
     rest = stretch * _safe_inverse(squares) / jnp.where(length > 0, length, 1)
     scale = 1 / jnp.maximum(1 - rest, 0.3)
     norm = jnp.sqrt(small.total(length * scale**2))
     scale = scale * jnp.minimum(1, LARGEST_ROTATION / jnp.maximum(norm, 1e-9))
-    return Leading(*(moved(*of, scale) for of in zip(now, step, strict=True)))
+    return Leading(*(moved(*of, scale) for of in zip(leading, step, strict=True)))
 
 
 @kernel
-def moved(now: Array, step: Array, scale: Array) -> Array:
-    return now + step * scale
+def moved(leading: Array, step: Array, scale: Array) -> Array:
+    return leading + step * scale
 
 
 @kernel
@@ -394,29 +390,31 @@ def _inverse_root_to_third(defect: Array, square: Array) -> Array:
 
 
 def _safe_inverse(squares: Array) -> Array:
-    """1 / sigma^2, damped towards 0 where that is near a rounding error."""
+    """1 / sigma^2, damped towards 0 where sigma^2 is near a rounding error."""
     return damped_inverse(squares, small.largest(squares))
 
 
 def damped_inverse(squares: Array, largest: Array) -> Array:
-    """1 / sigma^2 of singular values, given the square of the largest of them."""
+    """`_safe_inverse`, given the largest of the squares."""
     least = _ROUNDINGS * float(jnp.finfo(squares.dtype).eps) * largest
     return squares / jnp.where(least > 0, squares**2 + least**2, 1)
 
 
-def _settle(x: Array, now: Leading, gram: Array, t: Array, rank: int) -> Leading:
-    """The last correction, within the span and out of it at once, to second order."""
+def _settle(x: Array, leading: Leading, gram: Array, t: Array, rank: int) -> Leading:
+    """The last correction, within and out of the span at once, to second order."""
     rotation = _rotation(t)
-    turned = _rotate(now, rotation)
-    if now.vectors.shape[0] != now.vectors.shape[1]:
-        # The turned columns' own: a mixture of two would get the correction of neither.
-        squares = small.total(turned.images**2)
-        step = _turned_step(_outside(x, now, gram), rotation, _safe_inverse(squares))
+    turned = _rotate(leading, rotation)
+    if leading.vectors.shape[0] != leading.vectors.shape[1]:
+        # Of the turned columns: a mixture of two would get the correction of neither.
+        squares = small.total(turned.xv**2)
+        step = _turned_step(
+            _outside(x, leading, gram), rotation, _safe_inverse(squares)
+        )
         turned = _move(turned, Leading(step, product(x, step)), squares)
-    # What that left, of second order, is mended at once: lengths, angles between the
-    # columns, and S.
+    # The second-order errors left are corrected at once: norms of the columns, angles
+    # between them, and S.
     turned, defect = _mended(turned)
-    gram = product_tn(turned.images, turned.images)
+    gram = product_tn(turned.xv, turned.xv)
     t = angles_of(of_orthonormal(gram, defect, small.diagonal(gram)), rank).t
     return _rotate(turned, _small_rotation(t, defect))
 
@@ -428,13 +426,13 @@ def _turned_step(outside: Array, rotation: Array, inverse: Array) -> Array:
 
 @kernel
 def of_orthonormal(gram: Array, defect: Array, values: Array) -> Array:
-    """To first order in the defect E, ``(I + E / 2) S (I + E / 2)``."""
+    """``(I + E / 2) S (I + E / 2)``, to first order in the defect E."""
     return gram + defect * (values + values[:, None]) / 2
 
 
 @kernel
 def _small_rotation(t: Array, defect: Array) -> Array:
-    """Rotates by T and makes orthonormal; both to second order."""
+    """Rotation by T and re-orthonormalization, both to second order."""
     both = t + defect / 2
     return (
         jnp.eye(len(t), dtype=t.dtype)
@@ -445,7 +443,7 @@ def _small_rotation(t: Array, defect: Array) -> Array:
 
 
 def _floor(delta: Array, squares: Array) -> Array:
-    # Below this delta could only act on rounding errors.
+    # Below this, delta could only act on rounding errors.
     epsilon = jnp.finfo(squares.dtype).eps
     return jnp.maximum(delta, epsilon * jnp.sqrt(small.largest(squares)))
 
@@ -456,10 +454,10 @@ def _gain(delta: Array, unit: Array | None, step_size: float) -> Array:
 
 
 def _weights(
-    now: Leading, delta: Array, unit: Array | None, rank: int, step_size: float
+    leading: Leading, delta: Array, unit: Array | None, rank: int, step_size: float
 ) -> tuple[Array, Array, Array]:
-    """Squares of the singular values, and their weights in the cut and the descent."""
-    squares = small.total(now.images**2)
+    """Squared singular values, and their weights in the cut and the descent."""
+    squares = small.total(leading.xv**2)
     kept = small.largest_ones(squares, rank)
     delta = _floor(delta, squares)
     gain = _gain(delta, unit, step_size)
@@ -467,8 +465,8 @@ def _weights(
 
 
 @kernel
-def times(images: Array, kept: Array, weights: Array) -> tuple[Array, Array]:
-    return kept * images, weights * images
+def times(xv: Array, kept: Array, weights: Array) -> tuple[Array, Array]:
+    return kept * xv, weights * xv
 
 
 def cut_and_descend(
@@ -484,12 +482,12 @@ def cut_and_descend(
 
     Args:
         x: ``[m, n]`` with entries of about 1.
-        vectors: those of the step before.
+        vectors: of the previous step.
         delta: width of the smoothed rank, in the unit of x.
         rank: r.
         step_size: mu.
-        unit: None for the step relative to delta^2; for the step as printed, the value
-            in the caller's unit of an entry of 1.
+        unit: None for the step relative to delta^2; for the step as printed, the
+            caller's value of an entry of 1.
 
     Returns:
         The cut matrix, the descended one, and the vectors for the next step.
@@ -520,10 +518,10 @@ def _cut_and_descend(
     rank: int,
     step_size: float,
 ) -> tuple[Array, Array, Array]:
-    now = track(x, vectors, delta, rank)
-    _, kept, weights = _weights(now, delta, unit, rank, step_size)
-    cut, descended = times(now.images, kept, weights)
-    back = small.transpose(now.vectors)
+    leading = track(x, vectors, delta, rank)
+    _, kept, weights = _weights(leading, delta, unit, rank, step_size)
+    cut, descended = times(leading.xv, kept, weights)
+    back = small.transpose(leading.vectors)
     cut = product(cut, back)
     if jax.default_backend() == "cpu":
         descended = jax.lax.cond(
@@ -533,7 +531,7 @@ def _cut_and_descend(
         )
     else:
         descended = product(descended, back)
-    return cut, descended, now.vectors
+    return cut, descended, leading.vectors
 
 
 def _with_residuals(
@@ -550,39 +548,39 @@ def _pull_back(
     residuals: _Inputs,
     cotangents: tuple[Array, Array, Array],
 ) -> _Inputs:
-    """The derivative in x and delta; the vectors only say where to start from.
+    """The derivative in x and delta; the vectors are only a starting point.
 
-    That of `splic_jax.solvers.exact`, transposed, with the derivative of the space as a
-    whole in two parts: towards the other columns of the basis by divided differences,
-    and out of it by the series for (lambda_j - X^T X)^{-1}, which converges as
-    (sigma_{p+1} / sigma_r)^2 does.
+    The transpose of that in `splic_jax.solvers.exact`. The derivative of the span has
+    two parts: towards the other columns of the basis by divided differences, and out of
+    it by the series for (lambda_j - X^T X)^{-1}, which converges at the rate
+    (sigma_{p+1} / sigma_r)^2.
     """
     x, vectors, delta, unit = residuals
     of_cut, of_descended, _ = cotangents
-    now = Leading(vectors, product(x, vectors))
+    leading = Leading(vectors, product(x, vectors))
     (squares, kept, weights), pull_weights = jax.vjp(
-        lambda d: _weights(now, d, unit, rank, step_size), delta
+        lambda d: _weights(leading, d, unit, rank, step_size), delta
     )
     width = _floor(delta, squares)
     differences = spectrum.divided_differences(
         jnp.sqrt(squares), kept, weights, width, _gain(width, unit, step_size)
     )
 
-    # Of Y = X V, to begin with, where Y stands on the left in the results.
+    # The cotangent of Y = X V, first where Y is the left factor of the results.
     turned = product(of_cut, vectors), product(of_descended, vectors)
-    images = _weighed(*turned, kept, weights)
+    of_xv = _weighed(*turned, kept, weights)
     zeros = jnp.zeros_like(kept)
-    of_weights = small.total(now.images * turned[1])
+    of_weights = small.total(leading.xv * turned[1])
     (of_delta,) = pull_weights((zeros, zeros, of_weights))
     gram = _of_gram(
-        product_tn(now.images, turned[0]),
-        product_tn(now.images, turned[1]),
+        product_tn(leading.xv, turned[0]),
+        product_tn(leading.xv, turned[1]),
         *differences,
     )
-    # Of the part of dV that leaves the span.
-    cut, descended = times(now.images, kept, weights)
+    # The cotangent of the part of dV outside the span.
+    cut, descended = times(leading.xv, kept, weights)
     leaving = product_tn(of_cut, cut) + product_tn(of_descended, descended)
-    leaving += product_tn(x, images)
+    leaving += product_tn(x, of_xv)
     inverse = kept * _safe_inverse(squares)
 
     def outside(v: Array) -> Array:
@@ -592,8 +590,8 @@ def _pull_back(
     for _ in range(_SERIES_TERMS):
         more = product_tn(x, product(x, pulled))
         pulled = outside((leaving + more) * inverse)
-    images += product(now.images, gram) + product(x, pulled)
-    of_x = product_nt(images, vectors) + product_nt(now.images, pulled)
+    of_xv += product(leading.xv, gram) + product(x, pulled)
+    of_x = product_nt(of_xv, vectors) + product_nt(leading.xv, pulled)
     of_unit = None if unit is None else jnp.zeros_like(unit)
     return of_x, jnp.zeros_like(vectors), of_delta, of_unit
 

@@ -25,7 +25,7 @@ def test_work_of_the_kernel():
     without = _floor.work((32, 32), SPLICConfig(tv_weight=0.0))
     assert work.each_step - without.each_step == 2 * m * m * p + m * m * p
     assert work.each_correction == without.each_correction
-    with pytest.raises(ValueError, match="not for the fused kernel"):
+    with pytest.raises(ValueError, match="the fused kernel does not support"):
         _floor.work((33, 32), SPLICConfig())
 
 

@@ -280,7 +280,7 @@ def test_sections_are_kept_beside_each_other(tmp_path):
     }
     for text in ("[]", "{", '{"rows": 3}'):
         path.write_text(text)
-        with pytest.raises(UserError, match="no JSON file of programs"):
+        with pytest.raises(UserError, match="is not a JSON file of programs"):
             offline.write_section(path, "after", {}, [])
         assert path.read_text() == text
 

@@ -161,10 +161,10 @@ def test_without_the_kernel_the_fast_solver_purifies(
         raise NotImplementedError("no kernel")
 
     monkeypatch.setattr(training, "purify_piece", fails)
-    config, failure = training._that_runs(3, settings.CHOSEN)
+    config, failure = training._with_working_kernel(3, settings.CHOSEN)
     assert config == dataclasses.replace(settings.CHOSEN, solver="tracked")
     assert failure == "NotImplementedError('no kernel')"
-    training._that_runs.cache_clear()
+    training._with_working_kernel.cache_clear()
 
 
 @pytest.mark.slow

@@ -64,15 +64,19 @@ MATRIX_CASES = {
 }
 MASK_CASES = {
     "list": (MASK.tolist(), TypeError, "^mask must be an array .* type list"),
-    "shape": (MASK[:3], ValueError, r"of one shape, got \(4, 4\) and \(3, 4\)"),
-    "floats": (MATRIX, ValueError, r"^mask must be of booleans, got float32\[4, 4\]"),
+    "shape": (MASK[:3], ValueError, r"of the same shape, got \(4, 4\) and \(3, 4\)"),
+    "floats": (MATRIX, ValueError, r"^mask must be boolean, got float32\[4, 4\]"),
 }
 KEY_CASES = {
     "int": (0, TypeError, "of jax.random.key, got a value of type int"),
     "none": (None, TypeError, "got a value of type NoneType"),
     "numpy": (np.zeros(2, np.uint32), TypeError, "of jax.random.key"),
     "old": (jax.random.key_data(KEY), TypeError, r"got uint32\[2\]; .*wrap_key_data"),
-    "two": (jax.random.split(KEY), ValueError, r"one key, got keys of shape \(2,\)"),
+    "two": (
+        jax.random.split(KEY),
+        ValueError,
+        r"a single key, got keys of shape \(2,\)",
+    ),
 }
 
 
@@ -151,7 +155,7 @@ def test_what_no_certificate_can_be_made_of_is_named():
         certificate.radius_of(0.9, 0.1, deltas.tolist())
     for value, error, message in (
         ([3, 4], TypeError, "votes must be an array .* type list"),
-        (np.ones(3), ValueError, r"votes must be a whole number .*float64\[3\]"),
+        (np.ones(3), ValueError, r"votes must be one integer .*float64\[3\]"),
         (np.ones((1, 3), int), ValueError, r"votes must be .*int64\[1, 3\]"),
     ):
         with pytest.raises(error, match=message):

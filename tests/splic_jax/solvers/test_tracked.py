@@ -186,12 +186,12 @@ def test_track_follows_a_turning_matrix():
     nearby = x + 0.01 * rng.normal(size=x.shape).astype(np.float32)
     vectors, largest = tracked.decompose(jnp.asarray(x), 16)
     np.testing.assert_allclose(largest, np.linalg.norm(x, 2), rtol=1e-5)
-    now = tracked.track(jnp.asarray(nearby), vectors, jnp.float32(1e-3), 8)
+    leading = tracked.track(jnp.asarray(nearby), vectors, jnp.float32(1e-3), 8)
     u, s, vt = np.linalg.svd(nearby.astype(np.float64))
-    squares = np.sort(np.sum(np.asarray(now.images) ** 2, axis=0))[::-1]
+    squares = np.sort(np.sum(np.asarray(leading.xv) ** 2, axis=0))[::-1]
     np.testing.assert_allclose(np.sqrt(squares[:8]), s[:8], rtol=1e-3)
-    kept = np.argsort(-np.sum(np.asarray(now.images) ** 2, axis=0))[:8]
-    cut = np.asarray(now.images)[:, kept] @ np.asarray(now.vectors)[:, kept].T
+    kept = np.argsort(-np.sum(np.asarray(leading.xv) ** 2, axis=0))[:8]
+    cut = np.asarray(leading.xv)[:, kept] @ np.asarray(leading.vectors)[:, kept].T
     np.testing.assert_allclose(cut, (u[:, :8] * s[:8]) @ vt[:8], atol=5e-3)
 
 
