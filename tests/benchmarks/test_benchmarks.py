@@ -48,7 +48,7 @@ def test_gradients(tmp_path):
     for row in record["timings"]:
         assert row["compile_seconds"] > 0
         assert row["route"] != "closed form" or row["ratio_to_closed_form"] == 1
-    colours = gradients.COLOURS.values()
+    colours = gradients.COLORS.values()
     assert drawn.colours_in(tmp_path / "g.png", colours) == list(colours)
 
 
