@@ -327,7 +327,7 @@ def test_table_3_in_front_of_a_network_that_is_given(tmp_path, schema_errors):
     flags += ("--dataset=cifar10", "--data_dir=.")
     done = run(*flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "out" / "table3.json").read_text())
+    record = read_record(tmp_path / "out" / "table3.json")
     assert schema_errors(record) == []
     assert record["networks"]["vanilla"]["function"] == "given_networks.py:logits"
     assert record["clean_accuracy"]["accuracy"] == 1
