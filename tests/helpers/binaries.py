@@ -49,7 +49,7 @@ def run(module: str, *arguments: object, cwd: pathlib.Path = ROOT) -> Done:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "argv", [module, *map(str, arguments)]),
-        mock.patch.dict(sys.modules, {"__main__": binary}),  # as results record it
+        _as_main(binary),
         warnings.catch_warnings(),
     ):
         try:
@@ -69,6 +69,20 @@ def start(module: str, *arguments: object, cwd: pathlib.Path = ROOT) -> Done:
         text=True,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def _as_main(binary) -> Iterator[None]:
+    """The binary is the main module, as results record it.
+
+    Other modules stay as they are: PyTorch's cannot be imported a second time.
+    """
+    before = sys.modules["__main__"]
+    sys.modules["__main__"] = binary
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
 
 
 @contextlib.contextmanager
