@@ -50,8 +50,8 @@ def batch_sizes(
     Only the full batch where an image's position in the batch could change its logits
     (the classifier uses its key or draws random numbers), or where the classifier or
     the loss rejects other batch sizes. A full batch may be sharded over all devices,
-    but a smaller one runs on each of them, so only sizes below 1 / devices of the batch
-    are used.
+    but a smaller one runs on each of them, so only sizes up to 1 / devices of the
+    batch are used.
 
     Args:
         logits_fn: ``(images, key) -> logits``.

@@ -271,8 +271,9 @@ def main(argv: Sequence[str]) -> None:
                     "ratio": median / fastest,
                 }
             )
-        alone[work] = fastest
-        if work in counts:
+        if work not in counts:
+            alone[work] = fastest
+        else:
             count = counts[work]
             derivative = alone[GRADIENT] - alone[LOGITS]
             network_s = count["logits"] * alone[LOGITS]
