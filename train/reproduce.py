@@ -43,6 +43,9 @@ def define_flags() -> None:
         "folder with the data set's files as its authors publish them; without it "
         "cifar10 and svhn_cropped are downloaded (shapes needs neither)",
     )
+    flags.DEFINE_string(
+        "test_data_dir", None, "the same of the test images, if they are elsewhere"
+    )
     network_flags.define_network_flags()
     flags.adopt_module_key_flags(network_flags)  # list them under --help too
     flags.DEFINE_string("out", "out/reproduce", "folder for everything it writes")
@@ -80,7 +83,16 @@ def main(argv: Sequence[str]) -> None:
     compilation.keep(folder / "compiled")
     run(
         names,
-        Workshop(scale, dataset, FLAGS.data_dir, folder, FLAGS.seed, Progress(), given),
+        Workshop(
+            scale,
+            dataset,
+            FLAGS.data_dir,
+            folder,
+            FLAGS.seed,
+            Progress(),
+            given,
+            FLAGS.test_data_dir,
+        ),
     )
 
 

@@ -131,7 +131,21 @@ attack_batch = jax.jit(
 )
 
 
-@partial(jax.jit, static_argnames=("votes", "vote"), compiler_options=COMPILER_OPTIONS)
+@partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+def transform_batch(
+    images: jax.Array, key: jax.Array, first_index: int, config: TransformConfig
+) -> jax.Array:
+    """`splic_jax.transform`, compiled by itself, whatever network comes after it."""
+    return transform(images, key, config, first_index=first_index)
+
+
+@jax.jit
+def _predict(
+    logits_fn: Callable[[jax.Array], jax.Array], images: jax.Array
+) -> jax.Array:
+    return logits_fn(images).argmax(axis=-1)
+
+
 def classify_batch(
     logits_fn: Callable[[jax.Array], jax.Array],
     images: jax.Array,
@@ -148,6 +162,17 @@ def classify_batch(
     With several `votes` the defence draws as often, and the mean of the logits decides,
     or with ``vote="majority"`` the class named most often (the first of equals).
     """
+    if votes == 1:
+        # Two programs: a network is compiled once, and not for each transform.
+        seen = images
+        if config is not None:
+            seen = transform_batch(images, key, first_index, config)
+        return _predict(logits_fn, seen), seen
+    return _vote(logits_fn, images, key, first_index, config, votes, vote)
+
+
+@partial(jax.jit, static_argnames=("votes", "vote"), compiler_options=COMPILER_OPTIONS)
+def _vote(logits_fn, images, key, first_index, config, votes, vote):
     if config is None:
         return logits_fn(images).argmax(axis=-1), images
 
@@ -155,9 +180,6 @@ def classify_batch(
         seen = transform(images, key, config, first_index=first_index)
         return logits_fn(seen), seen
 
-    if votes == 1:
-        logits, seen = look(key)
-        return logits.argmax(axis=-1), seen
     keys = jax.random.split(key, votes)
     logits, seen = look(keys[0])
 

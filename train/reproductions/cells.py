@@ -15,6 +15,9 @@ class Wanted(NamedTuple):
         config: settings of that transform, or None.
         threat: one of `train.evaluation.cells.THREATS`.
         attack: name of the preset; None where the threat is "clean".
+        whole: whether the images on which settings are chosen are in it too.
+        costly: whether it asks a defence thousands of times, for fewer images; by
+            default adaptive attacks and C&W through a defence.
     """
 
     row: str
@@ -24,3 +27,5 @@ class Wanted(NamedTuple):
     config: TransformConfig | None
     threat: str
     attack: str | None = None
+    whole: bool = False
+    costly: bool | None = None

@@ -13,6 +13,7 @@ from train.flags import require_known
 from train.networks.classifier import Classifier
 from train.records import provenance
 from train.records.storing import record_of, require_same, write_record
+from train.reproductions.choice import CHOICE
 from train.reproductions.networks import VANILLA, training_settings
 from train.reproductions.pictures import FIGURES, OF_FEATURES
 from train.reproductions.plan import Item
@@ -29,6 +30,7 @@ DATASETS = ("shapes", "cifar10", "svhn_cropped")  # the paper's, and what is dra
 ITEMS: Mapping[str, Item] = {
     **TABLES,
     **dict(sorted({**SWEEPS, **FIGURES}.items(), key=lambda item: int(item[0][6:]))),
+    **CHOICE,
 }
 
 
@@ -131,7 +133,7 @@ def reproduce(name: str, workshop: Workshop, inputs: Mapping[str, Any]) -> None:
 
 def inputs_of(workshop: Workshop) -> dict[str, Any]:
     """What all items of a reproduction have in common, for the record."""
-    test, training = workshop.test, workshop.training
+    test, training = workshop.whole_test, workshop.training
     values = {
         "format": FORMAT,
         "scale": dataclasses.asdict(workshop.scale),

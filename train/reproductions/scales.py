@@ -34,6 +34,9 @@ class Scale:
         photograph_ranks: of figure 5, on 112 x 112 pixels.
         retrains: whether figure 9 trains a network for each weight, or takes the one
             trained at the default.
+        chosen_on: of the test images, how many, from the first on, settings are chosen
+            on; tables and figures show the others.
+        variants: of the sweep of `choice`, by name; all where there are none.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Scale:
     keep_probabilities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     photograph_ranks: tuple[int, ...] = (112, 56, 28, 14, 7)
     retrains: bool = False
+    chosen_on: int = 0
+    variants: tuple[str, ...] = ()
 
     def attacks(self) -> Mapping[str, AttackSettings]:
         """The attacks by their preset's name, with this scale's numbers of steps."""
@@ -71,10 +76,13 @@ class Scale:
             "eot": eot,
             "gradient-eot": eot,
         }
-        return {
+        attacks = {
             name: dataclasses.replace(PRESETS[name], **values)
             for name, values in changed.items()
         }
+        # What an average over draws is to a defence without any.
+        bpda = dataclasses.replace(PRESETS["pgd"], steps=self.eot_steps)
+        return attacks | {"bpda": bpda}
 
 
 def _networks(model: str, surrogate: str) -> dict[str, str]:
@@ -109,26 +117,23 @@ SCALES: Mapping[str, Scale] = {
             tv_weights=(0.0, 0.02),
             keep_probabilities=(0.5, 0.9),
             photograph_ranks=(56, 7),
+            chosen_on=4,
+            variants=("none", "separate, lambda 0.02", "separate, lambda 0.15"),
         ),
         Scale(
-            "cpu",
-            "not the paper's setting but what two CPU cores do in an hour or two: a "
-            "small network, 10,000 training images, 6 epochs, adversarial training "
-            "with 2 steps of 5/255, 500 test images, 50 of them where an attack asks "
-            "a defence thousands of times, 50 steps of C&W, and adaptive attacks of 20 "
-            "steps over 5 masks",
-            **_networks("small", "small_denoise"),
-            **_images(10_000, 500, 50),
+            "workstation",
+            "what two CPU cores do in hours: the CIFAR ResNet-20, adversarial training "
+            "with one step, the test images after the first 200, on which settings "
+            "were chosen, 100 of them where an attack asks a defence thousands of "
+            "times, 50 steps of C&W, and adaptive attacks of 20 steps over 5 masks",
+            **_networks("resnet20", "resnet56"),
+            **_images(None, 600, 100),
             epochs=6,
-            masks_per_image=2,
-            training_steps=2,
-            training_step_size=5 / 255,
+            masks_per_image=4,
             cw_steps=50,
             eot_steps=20,
             eot_samples=5,
-            adaptive=("SPLIC", "SPLIC + PGD"),
-            # C&W through SPLIC asks it too often.
-            smoothers=("Clean", "FGSM", "PGD"),
+            chosen_on=200,
         ),
         Scale(
             "small",

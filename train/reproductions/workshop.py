@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from splic_jax.transforms import as_dict
+from splic_jax import method_of
+from splic_jax.transforms import TransformConfig, as_dict, fitted
 from train import models
 from train.data import loading
 from train.evaluation.cells import Cell, measure
@@ -35,6 +36,7 @@ class Workshop:
         seed: of the weights, the attacks and the masks.
         progress: where to show how far it is.
         given: what stands for the network `networks.VANILLA`, which is else trained.
+        test_data_dir: of the test images, where they are not in `data_dir`.
         known: summaries measured before, by what `identity` says of them.
     """
 
@@ -45,23 +47,46 @@ class Workshop:
     seed: int
     progress: Progress
     given: Classifier | None = None
+    test_data_dir: str | None = None
     known: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    _fitted: dict[str, TransformConfig] = dataclasses.field(default_factory=dict)
     _networks: dict[str, LoadedModel] = dataclasses.field(default_factory=dict)
     # By what is attacked and how many images: the same for all that stands before it.
-    _attacked: dict[tuple[str, int], dict] = dataclasses.field(default_factory=dict)
+    _attacked: dict[tuple[str, bool, int], dict] = dataclasses.field(
+        default_factory=dict
+    )
 
     @functools.cached_property
     def training(self) -> loading.Dataset:
         return self._load("train", self.scale.num_train)
 
     @functools.cached_property
-    def test(self) -> loading.Dataset:
+    def whole_test(self) -> loading.Dataset:
         return self._load("test", self.scale.num_test)
 
+    @functools.cached_property
+    def test(self) -> loading.Dataset:
+        """The test images that no setting was chosen on."""
+        return _part(self.whole_test, slice(self.scale.chosen_on, None))
+
     def _load(self, split: str, count: int | None) -> loading.Dataset:
+        given = self.test_data_dir if split == "test" else None
         return loading.load(
-            self.dataset_name, split, data_dir=self.data_dir, num_examples=count
+            self.dataset_name,
+            split,
+            data_dir=given or self.data_dir,
+            num_examples=count,
         )
+
+    def fitted(self, config: TransformConfig) -> TransformConfig:
+        """The settings with what the transform needs of the training images."""
+        if not method_of(config).fit:
+            return config
+        name = repr(config)
+        if name not in self._fitted:
+            key = jax.random.key(self.seed)
+            self._fitted[name] = fitted(config, self.training.images, key)
+        return self._fitted[name]
 
     @functools.cached_property
     def clean_accuracy(self) -> dict[str, Any] | None:
@@ -101,15 +126,13 @@ class Workshop:
 
     def images(self, wanted: Wanted) -> loading.Dataset:
         """The test images of a cell: fewer where a defence is asked very often."""
-        costly = wanted.threat == "adaptive" or (
-            wanted.attack == "cw" and wanted.threat == "white-box" and wanted.config
-        )
-        count = self.scale.num_costly if costly else None
-        return dataclasses.replace(
-            self.test,
-            images=self.test.images[:count],
-            labels=self.test.labels[:count],
-        )
+        costly = wanted.costly
+        if costly is None:
+            costly = wanted.threat == "adaptive" or (
+                wanted.attack == "cw" and wanted.threat == "white-box" and wanted.config
+            )
+        test = self.whole_test if wanted.whole else self.test
+        return _part(test, slice(self.scale.num_costly if costly else None))
 
     def attack(self, wanted: Wanted) -> AttackSettings:
         """The settings of a cell's attack."""
@@ -126,6 +149,7 @@ class Workshop:
             "threat": wanted.threat,
             "attack_settings": attack and dataclasses.asdict(attack),
             "count": len(self.images(wanted).images),
+            **({"whole": True} if wanted.whole else {}),
         }
         return json.loads(json.dumps(values))
 
@@ -148,7 +172,8 @@ class Workshop:
         images = self.images(wanted)
         transfers = wanted.threat == "black-box"
         target = "surrogate" if transfers else wanted.network
-        kept = self._attacked.setdefault((target, len(images.images)), {})
+        config = wanted.config and self.fitted(wanted.config)
+        kept = self._attacked.setdefault((target, wanted.whole, len(images.images)), {})
         if wanted.config is not None and knows_defense(wanted.threat):
             kept = {}
         name = f"{wanted.row}, {wanted.column}"
@@ -158,7 +183,7 @@ class Workshop:
                 images,
                 wanted.threat,
                 wanted.defense,
-                wanted.config,
+                config,
                 attack=self.attack(wanted),
                 seed=self.seed,
                 surrogate=self.logits("surrogate") if transfers else None,
@@ -169,3 +194,9 @@ class Workshop:
     def keys(self) -> tuple[jax.Array, jax.Array]:
         """The keys of attacks and masks, those of the cells."""
         return tuple(jax.random.split(jax.random.key(self.seed)))
+
+
+def _part(dataset: loading.Dataset, which: slice) -> loading.Dataset:
+    return dataclasses.replace(
+        dataset, images=dataset.images[which], labels=dataset.labels[which]
+    )
