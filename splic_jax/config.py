@@ -77,6 +77,16 @@ class SPLICConfig:
     mask_design: Design = "iid"
 
     @classmethod
+    def paper(cls) -> "SPLICConfig":
+        """The paper's constants for images of 32 x 32: lambda 0.02, rank 8.
+
+        With the exact derivative and the step relative to delta^2; `printed` has the
+        formulas to the letter. One mask for all channels, completed one by one, is how
+        the paper reads; it does not say.
+        """
+        return cls(rank=8, tv_weight=0.02, channels="separate", mask="shared")
+
+    @classmethod
     def printed(cls) -> "SPLICConfig":
         """The formulas as printed: line 11 unscaled, eq. (10), pixels in [0, 255]."""
         return cls(step_scaling="printed", tv_form="printed", pixel_scale=255.0)

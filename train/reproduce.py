@@ -18,6 +18,7 @@ import jax
 from absl import flags
 
 from train.networks import flags as network_flags
+from train.networks.classifier import from_weights
 from train.reproductions.run import DATASETS, ITEMS, chosen, planned, run
 from train.reproductions.scales import SCALES
 from train.reproductions.workshop import Workshop
@@ -45,6 +46,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_string(
         "test_data_dir", None, "the same of the test images, if they are elsewhere"
+    )
+    flags.DEFINE_string(
+        "surrogate",
+        None,
+        "weights of the network that a black-box attacker attacks, as --weights; by "
+        "default one is trained",
     )
     network_flags.define_network_flags()
     flags.adopt_module_key_flags(network_flags)  # list them under --help too
@@ -75,25 +82,26 @@ def main(argv: Sequence[str]) -> None:
     given = None
     if any(FLAGS[name].present for name in network_flags.NAMES):
         given = network_flags.network_from_flags()
-    names, scale, dataset = chosen(FLAGS.only, FLAGS.scale, FLAGS.dataset, given)
-    if FLAGS.dry_run:
-        print(planned(names, scale, FLAGS.seed, given))
-        return
+    surrogate = FLAGS.surrogate and from_weights(FLAGS.surrogate, None)
+    asked = FLAGS.only, FLAGS.scale, FLAGS.dataset
+    names, scale, dataset = chosen(*asked, given, surrogate)
     folder = pathlib.Path(FLAGS.out)
-    compilation.keep(folder / "compiled")
-    run(
-        names,
-        Workshop(
-            scale,
-            dataset,
-            FLAGS.data_dir,
-            folder,
-            FLAGS.seed,
-            Progress(),
-            given,
-            FLAGS.test_data_dir,
-        ),
+    workshop = Workshop(
+        scale,
+        dataset,
+        FLAGS.data_dir,
+        folder,
+        FLAGS.seed,
+        Progress(),
+        given,
+        surrogate=surrogate,
+        test_data_dir=FLAGS.test_data_dir,
     )
+    if FLAGS.dry_run:
+        print(planned(names, workshop))
+        return
+    compilation.keep(folder / "compiled")
+    run(names, workshop)
 
 
 if __name__ == "__main__":

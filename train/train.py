@@ -18,13 +18,16 @@ import pathlib
 from collections.abc import Sequence
 
 from absl import flags
+from flax import nnx
 
 from splic_jax import METHODS
 from splic_jax.transforms import RENAMED, TransformConfig
 from train import flags as shared_flags
 from train import models
 from train.networks import exported
+from train.networks.classifier import from_weights
 from train.recipes import RECIPES, Recipe, name_of
+from train.training.checkpoints import weights_checksum
 from train.training.loop import train
 from train.training.settings import COMPUTE_DTYPES, TrainSettings
 from train.utils import compilation, errors
@@ -55,6 +58,12 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     default = TrainSettings()
     flags.DEFINE_enum("model", default.model, models.NAMES, "the network")
+    flags.DEFINE_string(
+        "init",
+        None,
+        "file of the weights to start from, as `evaluate --weights` takes them without "
+        "--network; default weights drawn at random",
+    )
     flags.DEFINE(
         _DefenseParser(["none", *METHODS]),
         "defense",
@@ -120,8 +129,11 @@ def define_flags() -> None:
     flags.adopt_module_key_flags(compilation)
 
 
-def settings_from_flags() -> TrainSettings:
+def settings_from_flags(initial: nnx.State | None = None) -> TrainSettings:
     """Returns the settings that the flags ask for.
+
+    Args:
+        initial: the weights to start from, if any.
 
     Raises:
         UserError: for a value that makes no sense, naming the flag.
@@ -142,6 +154,7 @@ def settings_from_flags() -> TrainSettings:
             defense=defense,
             keep_range=keep_range,
             adversarial=adversarial,
+            initial_weights=initial and weights_checksum(initial),
             texture_bias=shared_flags.texture_bias_from_flags(),
             **shared_flags.values_of(*_PLAIN),
         )
@@ -181,7 +194,10 @@ def _defense_and_recipe_from_flags() -> tuple[TransformConfig | None, Recipe]:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    settings = settings_from_flags()
+    initial = None
+    if FLAGS.init:
+        initial = from_weights(FLAGS.init, FLAGS.model).split[1]
+    settings = settings_from_flags(initial)
     if FLAGS.export:
         exported.check_path(FLAGS.export)
     compilation.keep(pathlib.Path(FLAGS.out) / "compiled")
@@ -198,6 +214,7 @@ def main(argv: Sequence[str]) -> None:
         dataset,
         test_dataset,
         FLAGS.out,
+        initial=initial,
         cache_dir=FLAGS.cache_dir,
         checkpoint_every=FLAGS.checkpoint_every,
         progress=progress,

@@ -160,7 +160,7 @@ def cells_of(scale: Scale) -> Sequence[Wanted]:
                     defense=method_name(variant.config),
                     config=variant.config,
                     threat="adaptive" if random else "white-box",
-                    attack="eot" if random else "bpda",
+                    attack="sweep-eot" if random else "bpda",
                     costly=True,
                 )
             )

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from splic_jax import METHODS
+from splic_jax import METHODS, SPLICConfig, method_of
 from splic_jax.transforms import TransformConfig
 from train.recipes import RECIPES, Recipe
+from train.recipes.fast import Fast
 from train.reproductions.scales import Scale
 from train.training.settings import TrainSettings
 
@@ -18,7 +19,7 @@ class Row(NamedTuple):
     defense: str | None
 
 
-VANILLA = "vanilla"
+VANILLA, SURROGATE = "vanilla", "surrogate"
 # The paper's names of the methods that come with a network of their own.
 ROWS: Mapping[str, Row] = {
     "Vanilla": Row(VANILLA, None),
@@ -32,14 +33,22 @@ ROWS: Mapping[str, Row] = {
     "SPLIC": Row("splic", "splic"),
     # Not the paper's: its white-box rivals are adversarially trained, SPLIC is not.
     "SPLIC + PGD": Row("splic_pgd", "splic"),
+    "ME-Net, USVT": Row("me_net_usvt", "usvt"),
+    "Fast AT": Row("fast_at", None),
+    "SPLIC + Fast AT": Row("splic_fast_at", "splic"),
 }
+# Cheaper ones, for a scale that names its rows.
+_OTHERS = ("ME-Net, USVT", "Fast AT", "SPLIC + Fast AT")
 # The methods of Tables 3 and 4, which stand before the network Vanilla.
-UNTRAINED: Mapping[str, str] = {
-    "USVT": "usvt",
-    "Soft-Imp": "soft_impute",
-    "ME-Net": "nuclear_norm",
-    "SPLIC": "splic",
-    "SRF": "splic_no_tv",
+UNTRAINED: Mapping[str, TransformConfig] = {
+    "USVT": METHODS["usvt"].config,
+    "Soft-Imp": METHODS["soft_impute"].config,
+    "ME-Net": METHODS["nuclear_norm"].config,
+    "SPLIC": METHODS["splic"].config,
+    "SPLIC, lambda as printed": SPLICConfig.paper(),
+    "TV minimisation": METHODS["tv_minimisation"].config,
+    "JPEG": METHODS["jpeg"].config,
+    "SRF": METHODS["splic_no_tv"].config,
 }
 _RECIPES = {
     "madry": "pgd",
@@ -47,6 +56,8 @@ _RECIPES = {
     "tla_sa": "tla-sa",
     "tla": "tla",
     "splic_pgd": "pgd",
+    "fast_at": "fast",
+    "splic_fast_at": "fast",
 }
 _DEFENSES = {row.network: row.defense for row in ROWS.values()} | {
     "bilateral": "bilateral",
@@ -55,6 +66,11 @@ _DEFENSES = {row.network: row.defense for row in ROWS.values()} | {
 _TV_WEIGHT = "splic_tv_weight_"
 # ME-Net's recipe for its white-box results: keep probabilities from 0.4 to 0.6.
 _KEEP_RANGE = (0.4, 0.6)
+
+
+def rows_of(scale: Scale) -> list[str]:
+    """The rows of `ROWS` that the tables have at a scale."""
+    return list(scale.rows) or [row for row in ROWS if row not in _OTHERS]
 
 
 def config_of(defense: str | None) -> TransformConfig | None:
@@ -78,10 +94,11 @@ def training_settings(network: str, scale: Scale, seed: int) -> TrainSettings:
         model=scale.model,
         epochs=scale.epochs,
         batch_size=scale.batch_size,
+        learning_rate=scale.learning_rate,
         compute_dtype=scale.compute_dtype,
         seed=seed,
     )
-    if network == "surrogate":
+    if network == SURROGATE:
         return dataclasses.replace(settings, model=scale.surrogate, seed=seed + 1)
     if network.startswith(_TV_WEIGHT):
         weight = float(network.removeprefix(_TV_WEIGHT))
@@ -92,10 +109,16 @@ def training_settings(network: str, scale: Scale, seed: int) -> TrainSettings:
         defense=config_of(_DEFENSES[network]),
         adversarial=_recipe(network, scale),
     )
-    if network == "me_net":
+    if network.startswith("me_net"):
         settings = dataclasses.replace(
             settings, masks_per_image=scale.masks_per_image, keep_range=_KEEP_RANGE
         )
+    elif settings.defense and not settings.defends_in_step and scale.several_masks:
+        if method_of(settings.defense).random:
+            masks = scale.masks_per_image
+            settings = dataclasses.replace(settings, masks_per_image=masks)
+    if settings.defends_in_step and scale.epochs_in_step:
+        settings = dataclasses.replace(settings, epochs=scale.epochs_in_step)
     return settings
 
 
@@ -103,6 +126,8 @@ def _recipe(network: str, scale: Scale) -> Recipe:
     if network not in _RECIPES:
         return RECIPES["none"]
     recipe = RECIPES[_RECIPES[network]]
+    if isinstance(recipe, Fast):
+        return recipe
     return dataclasses.replace(
         recipe, steps=scale.training_steps, step_size=scale.training_step_size
     )

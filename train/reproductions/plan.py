@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from train.reproductions.cells import Wanted
+from train.reproductions.networks import SURROGATE
 from train.reproductions.scales import Scale
 from train.reproductions.workshop import Workshop
 
@@ -33,7 +34,7 @@ class Item(NamedTuple):
         """Every network of the item, each once, in the order of their use."""
         names = list(self.networks)
         for wanted in self.cells(scale):
-            names += ["surrogate"] if wanted.threat == "black-box" else []
+            names += [SURROGATE] if wanted.threat == "black-box" else []
             names.append(wanted.network)
         return list(dict.fromkeys(names))
 

@@ -14,7 +14,7 @@ from train.networks.classifier import Classifier
 from train.records import provenance
 from train.records.storing import record_of, require_same, write_record
 from train.reproductions.choice import CHOICE
-from train.reproductions.networks import VANILLA, training_settings
+from train.reproductions.networks import VANILLA
 from train.reproductions.pictures import FIGURES, OF_FEATURES
 from train.reproductions.plan import Item
 from train.reproductions.scales import SCALES, Scale
@@ -39,6 +39,7 @@ def chosen(
     scale: str,
     dataset: str | None,
     given: Classifier | None = None,
+    surrogate: Classifier | None = None,
 ) -> tuple[list[str], Scale, str]:
     """What the flags ask for: the items, the scale and the data set.
 
@@ -53,10 +54,17 @@ def chosen(
             f"{given.name} was trained on transformed images; what stands for Vanilla "
             "is a network for images as they are"
         )
+    if surrogate and surrogate.defense:
+        raise UserError(f"{surrogate.name} takes transformed images; give another")
     items = [name for name in ITEMS if not (given and name in OF_FEATURES)]
     names = items if only is None else list(dict.fromkeys(only))
     require_known("--only", names, items)
     require_known("--scale", [scale], SCALES)
+    if SCALES[scale].starts_from_given and not (given and given.split):
+        raise UserError(
+            f"--scale={scale} fine-tunes a network; give --weights, such as those of a "
+            f"published {SCALES[scale].model} (docs/networks.md)"
+        )
     dataset = dataset or ("shapes" if scale == "smoke" else "cifar10")
     require_known("--dataset", [dataset], DATASETS)
     return names, SCALES[scale], dataset
@@ -79,7 +87,10 @@ def run(names: Sequence[str], workshop: Workshop) -> None:
         path = folder / f"{name}.json"
         found = record_of(path, inputs)
         if found:  # where none was given there is no such entry
-            both = ({"given": values.get("given")} for values in (found, inputs))
+            both = (
+                {name: values.get(name) for name in ("given", "surrogate")}
+                for values in (found, inputs)
+            )
             require_same(path, *both)
         for cell in found.get("cells", []):
             workshop.remember(cell)
@@ -147,6 +158,7 @@ def inputs_of(workshop: Workshop) -> dict[str, Any]:
         "seed": workshop.seed,
         "platform": jax.default_backend(),
         **({"given": dict(workshop.given.record)} if workshop.given else {}),
+        **({"surrogate": dict(x.record)} if (x := workshop.surrogate) else {}),
     }
     return json.loads(json.dumps(values))
 
@@ -161,17 +173,15 @@ def is_finished(
     return found == [(w.row, w.column, workshop.identity(w)) for w in wanted]
 
 
-def planned(
-    names: Sequence[str], scale: Scale, seed: int, given: Classifier | None = None
-) -> str:
+def planned(names: Sequence[str], workshop: Workshop) -> str:
     """The networks and the cells of some items, a line each."""
-    lines = ["networks to train:"]
+    scale, lines = workshop.scale, ["networks to train:"]
     networks = dict.fromkeys(n for name in names for n in ITEMS[name].needs(scale))
     for network in networks:
-        if given and network == VANILLA:
+        if given := workshop.given_as(network):
             lines.append(f"  {network}: none, but {given.name}")
             continue
-        settings = training_settings(network, scale, seed).as_dict()
+        settings = workshop.training_settings(network).as_dict()
         defense = settings["defense"]
         lines.append(
             f"  {network}: {settings['model']}, {settings['epochs']} epochs, images "

@@ -22,13 +22,23 @@ class Scale:
             None for all.
         epochs: passes over the training images, for every network.
         batch_size: images in a training step.
+        learning_rate: of the training, at its first step.
+        epochs_in_step: of networks whose images are attacked or transformed in each
+            step; None for `epochs`.
+        several_masks: whether SPLIC, too, trains on `masks_per_image` versions.
+        starts_from_given: whether networks start from the weights of the one that
+            stands for Vanilla, which then has to be given.
+        rows: of Tables 1 and 2, by their names in `networks.ROWS`; the paper's where
+            there are none.
         compute_dtype: of the training, as `TrainSettings` has it.
         masks_per_image: of ME-Net: versions of each training image.
         training_steps, training_step_size: of PGD in adversarial training; the size in
             pixel values.
         pgd_steps, cw_steps, eot_steps, eot_samples: of the attacks.
+        sweep_eot_samples: masks of the adaptive attack in the sweep of `choice`.
         adaptive: rows of Table 2 that meet the adaptive attacks; None for all that
             have a random defence.
+        long_pgd: whether networks without a defence meet PGD of 100 steps in Table 2.
         smoothers: columns of figure 7.
         ranks, tv_weights, keep_probabilities: of the sweeps of figures 6, 9 and 11.
         photograph_ranks: of figure 5, on 112 x 112 pixels.
@@ -48,6 +58,11 @@ class Scale:
     num_costly: int | None
     epochs: int
     batch_size: int = 128
+    learning_rate: float = 0.1
+    epochs_in_step: int | None = None
+    several_masks: bool = False
+    starts_from_given: bool = False
+    rows: tuple[str, ...] = ()
     compute_dtype: str = "float32"
     masks_per_image: int = 10
     training_steps: int = 7
@@ -56,7 +71,9 @@ class Scale:
     cw_steps: int = PRESETS["cw"].steps
     eot_steps: int = PRESETS["eot"].steps
     eot_samples: int = PRESETS["eot"].eot_samples
+    sweep_eot_samples: int = 5
     adaptive: tuple[str, ...] | None = None
+    long_pgd: bool = True
     smoothers: tuple[str, ...] = ("Clean", "FGSM", "PGD", "CW")
     ranks: tuple[int, ...] = (2, 4, 6, 8, 12, 16, 32)
     tv_weights: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
@@ -80,9 +97,14 @@ class Scale:
             name: dataclasses.replace(PRESETS[name], **values)
             for name, values in changed.items()
         }
+        eot = dataclasses.replace(attacks["eot"], eot_samples=self.sweep_eot_samples)
         # What an average over draws is to a defence without any.
         bpda = dataclasses.replace(PRESETS["pgd"], steps=self.eot_steps)
-        return attacks | {"bpda": bpda}
+        return attacks | {
+            "pgd-100": PRESETS["pgd-100"],
+            "sweep-eot": eot,
+            "bpda": bpda,
+        }
 
 
 def _networks(model: str, surrogate: str) -> dict[str, str]:
@@ -112,6 +134,7 @@ SCALES: Mapping[str, Scale] = {
             eot_steps=2,
             eot_samples=2,
             adaptive=("SPLIC",),
+            long_pgd=False,
             smoothers=("Clean", "PGD"),
             ranks=(2, 8),
             tv_weights=(0.0, 0.02),
@@ -122,17 +145,32 @@ SCALES: Mapping[str, Scale] = {
         ),
         Scale(
             "workstation",
-            "what two CPU cores do in hours: the CIFAR ResNet-20, adversarial training "
-            "with one step, the test images after the first 200, on which settings "
-            "were chosen, 100 of them where an attack asks a defence thousands of "
-            "times, 50 steps of C&W, and adaptive attacks of 20 steps over 5 masks",
+            "what two CPU cores do in hours: networks fine-tuned from the one that is "
+            "given, adversarial training with one step, the test images after the "
+            "first 200, on which settings were chosen, 100 of them where an attack "
+            "asks a defence thousands of times, 50 steps of C&W, and adaptive attacks "
+            "of 20 steps over 20 masks",
             **_networks("resnet20", "resnet56"),
             **_images(None, 600, 100),
             epochs=6,
+            learning_rate=0.05,
+            epochs_in_step=6,
+            several_masks=True,
+            starts_from_given=True,
+            rows=(
+                "Vanilla",
+                "ME-Net",
+                "ME-Net, USVT",
+                "SPLIC",
+                "Fast AT",
+                "SPLIC + Fast AT",
+            ),
             masks_per_image=4,
             cw_steps=50,
             eot_steps=20,
-            eot_samples=5,
+            eot_samples=20,
+            # C&W through SPLIC asks it too often.
+            smoothers=("Clean", "FGSM", "PGD"),
             chosen_on=200,
         ),
         Scale(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from flax import nnx
 
 from splic_jax import method_of
 from splic_jax.transforms import TransformConfig, as_dict, fitted
@@ -16,12 +17,13 @@ from train.data import loading
 from train.evaluation.cells import Cell, measure
 from train.networks.classifier import Classifier
 from train.reproductions.cells import Wanted
-from train.reproductions.networks import VANILLA, training_settings
+from train.reproductions.networks import SURROGATE, VANILLA, training_settings
 from train.reproductions.scales import Scale
 from train.threats.attackers import AttackSettings, knows_defense
 from train.threats.defended import Network
-from train.training.checkpoints import LoadedModel
+from train.training.checkpoints import LoadedModel, weights_checksum
 from train.training.loop import train
+from train.training.settings import TrainSettings
 from train.utils.progress import Progress
 
 
@@ -36,6 +38,7 @@ class Workshop:
         seed: of the weights, the attacks and the masks.
         progress: where to show how far it is.
         given: what stands for the network `networks.VANILLA`, which is else trained.
+        surrogate: what stands for the surrogate, which is else trained.
         test_data_dir: of the test images, where they are not in `data_dir`.
         known: summaries measured before, by what `identity` says of them.
     """
@@ -48,6 +51,7 @@ class Workshop:
     progress: Progress
     given: Classifier | None = None
     test_data_dir: str | None = None
+    surrogate: Classifier | None = None
     known: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     _fitted: dict[str, TransformConfig] = dataclasses.field(default_factory=dict)
     _networks: dict[str, LoadedModel] = dataclasses.field(default_factory=dict)
@@ -97,21 +101,39 @@ class Workshop:
         """
         return self.given and self.given.fit(self.test)
 
+    def given_as(self, name: str) -> Classifier | None:
+        """What was given to stand for a network."""
+        return {VANILLA: self.given, SURROGATE: self.surrogate}.get(name)
+
+    def training_settings(self, name: str) -> TrainSettings:
+        """How a network is trained."""
+        settings = training_settings(name, self.scale, self.seed)
+        initial = self.initial(name)
+        if initial is None:
+            return settings
+        return dataclasses.replace(settings, initial_weights=weights_checksum(initial))
+
+    def initial(self, name: str) -> nnx.State | None:
+        """The weights that a network starts from; None where they are drawn."""
+        if not self.scale.starts_from_given or name == SURROGATE:
+            return None
+        return self.given.split[1]
+
     def network_record(self, name: str) -> dict[str, Any]:
         """How a network is trained, or what the one is that was given."""
-        if self.given and name == VANILLA:
-            return dict(self.given.record)
-        return training_settings(name, self.scale, self.seed).as_dict()
+        given = self.given_as(name)
+        return dict(given.record) if given else self.training_settings(name).as_dict()
 
     def network(self, name: str) -> LoadedModel:
         """A trained network; trains it, or goes on with its training, where needed."""
         if name not in self._networks:
             self.progress.line(f"network '{name}'")
             self._networks[name] = train(
-                training_settings(name, self.scale, self.seed),
+                self.training_settings(name),
                 self.training,
                 self.test,
                 self.folder / "networks" / name,
+                initial=self.initial(name),
                 cache_dir=self.folder / "purified",
                 progress=self.progress,
             )
@@ -119,8 +141,8 @@ class Workshop:
 
     def logits(self, name: str) -> Network:
         """A trained network as images -> logits."""
-        if self.given and name == VANILLA:
-            return self.given.logits
+        if given := self.given_as(name):
+            return given.logits
         loaded = self.network(name)
         return models.logits_function(loaded.graphdef, loaded.variables)
 
@@ -171,7 +193,7 @@ class Workshop:
     def _measure(self, wanted: Wanted) -> Cell:
         images = self.images(wanted)
         transfers = wanted.threat == "black-box"
-        target = "surrogate" if transfers else wanted.network
+        target = SURROGATE if transfers else wanted.network
         config = wanted.config and self.fitted(wanted.config)
         kept = self._attacked.setdefault((target, wanted.whole, len(images.images)), {})
         if wanted.config is not None and knows_defense(wanted.threat):
@@ -186,7 +208,7 @@ class Workshop:
                 config,
                 attack=self.attack(wanted),
                 seed=self.seed,
-                surrogate=self.logits("surrogate") if transfers else None,
+                surrogate=self.logits(SURROGATE) if transfers else None,
                 attacked=kept,
                 advance=advance,
             )

@@ -27,6 +27,7 @@ from splic_jax.transforms import TransformConfig, fitted, returns_images
 from train import models
 from train.data import loading
 from train.data.loading import Dataset
+from train.models import arrays
 from train.recipes import Recipe
 from train.recipes.ensemble import Ensemble
 from train.training import checkpoints
@@ -107,6 +108,7 @@ def train(
     test_dataset: Dataset,
     out_dir: str | os.PathLike[str],
     *,
+    initial: nnx.State | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
     progress: Progress | None = None,
@@ -123,6 +125,8 @@ def train(
         test_dataset: the images of the test accuracy after each epoch. With a defense
             they are transformed as well, with the same draws each time.
         out_dir: folder of the run; made where it is missing.
+        initial: variables of `settings.model` to start from, those whose checksum
+            `settings.initial_weights` is; None draws them.
         cache_dir: where purified images are kept; by default in `out_dir`.
         checkpoint_every: epochs between checkpoints; there is one after the last.
         progress: where to show how far it is; None shows nothing.
@@ -167,6 +171,8 @@ def train(
         channels=settings.input_channels(dataset.images.shape[-1]),
     )
     graphdef, variables = models.split(model)
+    if initial is not None:
+        variables = _initial(settings, variables, initial)
     parameters, statistics = nnx.split_state(variables, nnx.Param, ...)
     optimizer, schedule = make_optimizer(settings, total_steps)
     state = TrainState(jnp.int32(0), parameters, statistics, optimizer.init(parameters))
@@ -257,6 +263,20 @@ def train(
                 f"{seconds * (settings.epochs - epoch):.0f} s left"
             )
     return checkpoints.load_checkpoint(folder)
+
+
+def _initial(settings: TrainSettings, like: nnx.State, initial: nnx.State) -> nnx.State:
+    """A copy of the weights to start from, which the first step may overwrite."""
+    if checkpoints.weights_checksum(initial) != settings.initial_weights:
+        raise ValueError("initial must be the weights that initial_weights is of")
+    try:
+        copied = jax.tree.map(np.array, arrays.to_arrays(initial))
+        return arrays.from_arrays(like, copied)
+    except ValueError as error:
+        raise UserError(
+            f"the weights to start from are not of {settings.model} for these images "
+            f"and classes: {error}"
+        ) from error
 
 
 def _show_seen(

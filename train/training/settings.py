@@ -35,6 +35,8 @@ class TrainSettings:
         keep_range: the keep probability of the first and the last version, with those
             between spread evenly (ME-Net's recipe); that of `defense`, which tests use,
             is their mean. None for one keep probability, that of `defense`.
+        initial_weights: SHA-256 of the weights that training starts from; None draws
+            them from `seed`.
         adversarial: the recipe, of `train.recipes`: how batches are attacked, and the
             loss.
 
@@ -54,6 +56,7 @@ class TrainSettings:
     compute_dtype: str = "float32"
     texture_bias: float | None = None
     keep_range: tuple[float, float] | None = None
+    initial_weights: str | None = None
     adversarial: recipes.Recipe = recipes.RECIPES["none"]
 
     def __post_init__(self) -> None:
