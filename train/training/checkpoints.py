@@ -308,6 +308,8 @@ def _flags(run: dict) -> dict[str, Any]:
         "--mask_start": first,
         "--mask_end": last,
     }
+    start = settings.pop("initial_weights")
+    values["--init"] = start and f"weights of checksum {start[:8]}"
     values |= {f"--{name}": value for name, value in settings.items()}
     for field, value in defense.items():
         flag = f"option={method}.{field}"

@@ -887,3 +887,36 @@ def test_binary_trains_then_refuses(tmp_path: pathlib.Path) -> None:
 
 def load_run_settings(folder: pathlib.Path) -> dict:
     return json.loads((folder / "run.json").read_text())["settings"]
+
+
+def test_starts_from_given_weights(trained, tmp_path):
+    """One step at a rate of nearly nothing leaves them as they are."""
+    start = trained[0].variables
+    settings = dataclasses.replace(
+        SETTINGS,
+        epochs=1,
+        batch_size=72,
+        learning_rate=1e-30,
+        weight_decay=0.0,
+        initial_weights=checkpoints.weights_checksum(start),
+    )
+    done = train(settings, TRAINING, TEST, tmp_path / "on", initial=start)
+    parameters, given = (
+        nnx.filter_state(x, nnx.Param) for x in (done.variables, start)
+    )
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, parameters, given))
+    # They are those of the run: another start is another run.
+    with pytest.raises(UserError, match="--init"):
+        train(SETTINGS, TRAINING, TEST, tmp_path / "on")
+    with pytest.raises(ValueError, match="initial_weights"):
+        train(SETTINGS, TRAINING, TEST, tmp_path / "other", initial=start)
+
+
+def test_weights_of_another_network_are_refused_in_one_line(trained, tmp_path):
+    start = trained[0].variables
+    three = dataclasses.replace(TRAINING, class_names=("dark", "bright", "grey"))
+    settings = dataclasses.replace(
+        SETTINGS, initial_weights=checkpoints.weights_checksum(start)
+    )
+    with pytest.raises(UserError, match="not of small for these images and classes"):
+        train(settings, three, three, tmp_path / "run", initial=start)
