@@ -36,6 +36,7 @@ from splic_jax.transforms.random.ablation import AblationConfig, ablate
 from splic_jax.transforms.registry import TransformConfig
 
 NO_LABEL = -1
+_CHANNELS = 3  # of an image, at most
 
 
 class Certificate(NamedTuple):
@@ -266,7 +267,9 @@ def ablation_of(
 
     Returns:
         ``ablate(images, key, first_index=...)`` and :math:`\Delta_r` for r = 0 ... d:
-        the probability that any of r pixels is kept.
+        the probability that any of r pixels is kept. With a mask for each channel a
+        pixel is kept where any of its channels is: :math:`1 - (1 - \Delta_r)^3`, for
+        the three channels that an image has at most.
 
     Raises:
         ValueError: for a transform whose result depends on more than the pixels it
@@ -277,11 +280,6 @@ def ablation_of(
     elif isinstance(config, SPLICConfig):
         # Alternated or not, `purify` reads the anchors alone.
         apply = partial(purify, config=config)
-        if config.mask != "shared":
-            raise ValueError(
-                f"a certificate needs mask='shared', got {config.mask!r}: it counts "
-                "pixels, not channels"
-            )
     else:
         raise ValueError(
             "a certificate needs an AblationConfig or a SPLICConfig, whose result "
@@ -294,8 +292,12 @@ def ablation_of(
         )
     pixels = math.prod(shape)
     if config.mask_design == "exact":
-        return apply, exact_deltas(pixels, anchors_of(shape, config.keep_probability))
-    return apply, iid_deltas(pixels, config.keep_probability)
+        deltas = exact_deltas(pixels, anchors_of(shape, config.keep_probability))
+    else:
+        deltas = iid_deltas(pixels, config.keep_probability)
+    if isinstance(config, SPLICConfig) and config.mask == "independent":
+        deltas = 1 - (1 - deltas) ** _CHANNELS
+    return apply, deltas
 
 
 def exact_deltas(pixels: int, kept: int) -> Float64[np.ndarray, " radii"]:

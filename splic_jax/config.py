@@ -58,7 +58,7 @@ class SPLICConfig:
     """
 
     rank: int | None = None
-    tv_weight: float = 0.02
+    tv_weight: float = 0.15
     delta_decay: float = 0.45
     step_size: float = 0.5
     inner_steps: int = 7
@@ -71,8 +71,8 @@ class SPLICConfig:
     rank_cut: bool = True
     tv_scales: int = 1
     pixel_scale: float = 1.0
-    channels: Literal["separate", "concatenated"] = "separate"
-    mask: Literal["shared", "independent"] = "shared"
+    channels: Literal["separate", "concatenated"] = "concatenated"
+    mask: Literal["shared", "independent"] = "independent"
     solver: Literal["fast", "exact", "tracked"] = "fast"
     mask_design: Design = "iid"
 

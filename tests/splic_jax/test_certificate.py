@@ -275,7 +275,11 @@ def test_attack_never_beats_a_certificate():
 def test_splic():
     """Its output depends on the anchors alone, so certificates are for it too."""
     config = SPLICConfig(
-        keep_probability=0.2, max_steps=7, tolerance=0.0, mask_design="exact"
+        keep_probability=0.2,
+        max_steps=7,
+        tolerance=0.0,
+        mask="shared",
+        mask_design="exact",
     )
     apply, deltas = ablation_of(config, (6, 6))
     np.testing.assert_array_equal(deltas, exact_deltas(36, 7))
@@ -288,8 +292,22 @@ def test_splic():
     np.testing.assert_array_equal(found.p_lower[1], best)
     assert found.radius[1] == radius_of(best, 1 - best, deltas) > 0
     assert apply.func is purify
-    _, deltas = ablation_of(SPLICConfig(keep_probability=0.1), (6, 6))
+    config = SPLICConfig(keep_probability=0.1, mask="shared")
+    _, deltas = ablation_of(config, (6, 6))
     np.testing.assert_array_equal(deltas, iid_deltas(36, 0.1))
+
+
+@pytest.mark.parametrize("design", ["iid", "exact"])
+def test_a_mask_for_each_channel(design):
+    """How often any channel of the first two pixels is kept, counted in masks."""
+    config = SPLICConfig(keep_probability=0.1, mask="independent", mask_design=design)
+    _, deltas = ablation_of(config, (4, 4))
+    draw = lambda key: sample_mask(key, (4, 4, 3), 0.1, "independent", design)
+    masks = jax.vmap(draw)(jax.random.split(KEY, 4000))
+    for pixels in (1, 2):
+        seen = masks[:, 0, :pixels].any(axis=(1, 2)).mean()
+        assert abs(float(seen) - deltas[pixels]) < 4 * 0.5 / np.sqrt(4000)
+    assert deltas[0] == 0 and deltas[-1] == 1
 
 
 def test_answers_that_are_not_finite_count_for_no_class():
@@ -302,7 +320,6 @@ def test_answers_that_are_not_finite_count_for_no_class():
 def test_refuses():
     for config in (
         BitDepthConfig(),
-        SPLICConfig(mask="independent"),
         SPLICConfig(mask_design="blue_noise"),
     ):
         with pytest.raises(ValueError, match="a certificate"):

@@ -252,10 +252,10 @@ def test_a_workstation_starts_from_the_network_that_is_given(tmp_path):
     workshop = workshop_of(scale, given, given)
     plan = planned(names, workshop)
     assert plan.count(f"none, but {given.name}") == 2  # vanilla and the surrogate
-    assert "splic_fast_at: resnet20, 6 epochs, images splic, recipe fast" in plan
+    assert "splic_fast_at: resnet20, 2 epochs, images splic, recipe fast" in plan
     settings = workshop.training_settings("splic")
     assert settings.initial_weights == weights_checksum(given.split[1])
-    assert settings.masks_per_image == 4
+    assert settings.masks_per_image == 2
 
 
 def test_test_images_may_lie_elsewhere_and_some_are_set_aside(tmp_path):
