@@ -1,17 +1,25 @@
 """The settings of SPLIC, with the paper's symbols."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from splic_jax.fields import config, require_choice, require_integer, require_number
 from splic_jax.masks.designs import Design
+
+_PRINTED: dict[str, Any] = {
+    "tv_weight": 0.02,
+    "channels": "separate",
+    "mask": "shared",
+}
 
 
 @config
 class SPLICConfig:
     """Settings of the completion (paper Algorithm 1) and of the purification.
 
-    Frozen and hashable, so it can be a static argument of `jax.jit`.
+    Frozen and hashable, so it can be a static argument of `jax.jit`. The defaults are
+    the best of a sweep on CIFAR-10 (docs/findings.md); `paper` has the constants that
+    the paper prints.
 
     Attributes:
         rank: r, the rank each iterate is cut to; None means min(m, n) // 4, at least 1.
@@ -84,12 +92,17 @@ class SPLICConfig:
         formulas to the letter. One mask for all channels, completed one by one, is how
         the paper reads; it does not say.
         """
-        return cls(rank=8, tv_weight=0.02, channels="separate", mask="shared")
+        return cls(rank=8, **_PRINTED)
 
     @classmethod
     def printed(cls) -> "SPLICConfig":
-        """The formulas as printed: line 11 unscaled, eq. (10), pixels in [0, 255]."""
-        return cls(step_scaling="printed", tv_form="printed", pixel_scale=255.0)
+        """The formulas as printed: line 11 unscaled, eq. (10), pixels in [0, 255].
+
+        With the lambda of `paper`, and its masks and channels.
+        """
+        return cls(
+            step_scaling="printed", tv_form="printed", pixel_scale=255.0, **_PRINTED
+        )
 
     def __post_init__(self) -> None:
         require_integer(self, "inner_steps", "max_steps", "tv_scales")

@@ -6,9 +6,13 @@ import pytest
 from splic_jax import SPLICConfig
 
 
-def test_defaults_are_the_papers():
-    config = SPLICConfig()
-    assert config.tv_weight == 0.02
+def test_constants_are_the_papers():
+    paper, config = SPLICConfig.paper(), SPLICConfig()
+    assert (paper.tv_weight, paper.rank) == (0.02, 8)
+    assert (paper.channels, paper.mask) == ("separate", "shared")
+    # All else is as by default.
+    changed = {n: getattr(config, n) for n in ("tv_weight", "rank", "channels", "mask")}
+    assert dataclasses.replace(paper, **changed) == config
     assert config.delta_decay == 0.45
     assert config.step_size == 0.5
     assert config.inner_steps == 7
@@ -26,6 +30,7 @@ def test_printed_preset():
     config = SPLICConfig.printed()
     assert config.step_scaling == config.tv_form == "printed"
     assert config.pixel_scale == 255
+    assert (config.tv_weight, config.channels) == (0.02, "separate")
 
 
 @pytest.mark.parametrize(

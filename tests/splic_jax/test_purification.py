@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -31,11 +32,12 @@ def pictures(n=7, h=12, w=10, c=3, seed=0):
 
 def test_is_the_completion_of_each_channel():
     images = pictures(2)
-    got = np.asarray(purify(images, KEY, SHORT))
+    config = dataclasses.replace(SHORT, channels="separate", mask="shared")
+    got = np.asarray(purify(images, KEY, config))
     for i, image in enumerate(images):
         mask = sample_mask(jax.random.fold_in(KEY, i), image.shape)
         for c in range(3):
-            expected = complete_alternating(image[..., c], mask[..., c], SHORT)
+            expected = complete_alternating(image[..., c], mask[..., c], config)
             np.testing.assert_allclose(
                 got[i, ..., c], np.clip(expected, 0, 1), atol=1e-5
             )
@@ -214,10 +216,11 @@ def test_floats_come_back_in_their_dtype(dtype):
 
 def test_float64(x64):
     images = pictures(1).astype(np.float64)
-    got = purify(images, KEY, SHORT)
+    config = dataclasses.replace(SHORT, channels="separate", mask="shared")
+    got = purify(images, KEY, config)
     assert got.dtype == jnp.float64
     mask = sample_mask(jax.random.fold_in(KEY, 0), images.shape[1:])
-    expected = complete_alternating(images[0, ..., 0], mask[..., 0], SHORT)
+    expected = complete_alternating(images[0, ..., 0], mask[..., 0], config)
     np.testing.assert_allclose(got[0, ..., 0], np.clip(expected, 0, 1), atol=1e-12)
 
 
@@ -255,8 +258,10 @@ def test_black_comes_back_black_among_others():
     images[2, ..., 1] = 0  # one black channel
     got = np.asarray(purify(images, KEY))
     assert (got[1] == 0).all()
-    assert (got[2, ..., 1] == 0).all()
     assert (got[0] > 0).any()
+    got = np.asarray(purify(images, KEY, SPLICConfig(channels="separate")))
+    assert (got[1] == 0).all()
+    assert (got[2, ..., 1] == 0).all()
 
 
 @pytest.mark.parametrize("value", [0.1, 0.5, 1.0])
@@ -314,7 +319,11 @@ def test_refuses_values_out_of_range_with_index_and_value(monkeypatch, value):
 
 
 def test_refuses_settings_that_do_not_fit():
-    with pytest.raises(ValueError, match="rank=11 exceeds .* 12 x 10"):
-        purify(pictures(1), KEY, SPLICConfig(rank=11))
+    for channels, rank, size in (
+        ("separate", 11, "12 x 10"),
+        ("concatenated", 13, "12 x 30"),
+    ):
+        with pytest.raises(ValueError, match=rf"rank={rank} exceeds .* {size}"):
+            purify(pictures(1), KEY, SPLICConfig(rank=rank, channels=channels))
     with pytest.raises(ValueError, match="chunk_size must be at least 1"):
         purify(pictures(1), KEY, chunk_size=0)

@@ -159,11 +159,11 @@ SCALES: Mapping[str, Scale] = {
             starts_from_given=True,
             rows=(
                 "Vanilla",
-                "ME-Net",
-                "ME-Net, USVT",
                 "SPLIC",
                 "Fast AT",
+                "ME-Net, USVT",
                 "SPLIC + Fast AT",
+                "ME-Net",
             ),
             masks_per_image=2,
             cw_steps=50,

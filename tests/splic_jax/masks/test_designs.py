@@ -138,7 +138,8 @@ def test_purify_depends_on_the_anchors_of_the_design_alone():
     others = images.copy()
     for i, image in enumerate(others):
         image_key = jax.random.fold_in(key, i)
-        mask = np.asarray(sample_mask(image_key, image.shape, 0.5, "shared", design))
+        mask = sample_mask(image_key, image.shape, 0.5, config.mask, design)
+        mask = np.asarray(mask)
         image[~mask] = 1 - image[~mask]
     got = np.asarray(purify(images, key, config))
     np.testing.assert_array_equal(purify(others, key, config), got)

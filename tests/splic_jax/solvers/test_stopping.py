@@ -1,5 +1,6 @@
 """The stopping rule, and that every solver takes it from one place."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,7 +14,8 @@ from splic_jax.solvers import stopping
 from splic_jax.solvers.kernel import complete_fused
 from splic_jax.solvers.stopping import PRINTED, Progress, Rule
 
-CONFIG = SPLICConfig(max_steps=70)
+# Slow to converge, so that the printed rule takes all of its steps.
+CONFIG = SPLICConfig(max_steps=70, tv_weight=0.02)
 
 
 def matrices():
@@ -24,7 +26,7 @@ def matrices():
 
 
 def one_by_one(solver, rule):
-    config = SPLICConfig(max_steps=70, solver=solver)
+    config = dataclasses.replace(CONFIG, solver=solver)
     return jax.vmap(functools.partial(run_one, config=config, rule=rule))
 
 
