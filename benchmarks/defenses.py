@@ -40,14 +40,14 @@ FLAGS = flags.FLAGS
 ATTACKS = {name: PRESETS[name] for name in ("fgsm", "pgd")}
 # Field of SPLICConfig -> values beside the default.
 SWEEPS: Mapping[str, Sequence[Any]] = {
-    "tv_weight": (0.0, 0.005, 0.1, 0.2, 0.5),
+    "tv_weight": (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5),
     "rank": (2, 4, 6, 12, 16),
     "rank_cut": (False,),
     "keep_probability": (0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9),
     "alternate": (False,),
     "max_steps": (14, 28, 56, 420),
-    "channels": ("concatenated",),
-    "mask": ("independent",),
+    "channels": ("separate",),
+    "mask": ("shared",),
     "mask_design": ("exact", "checkerboard", "blue_noise", "blocks"),
 }
 TIMED_IMAGES = 64

@@ -19,7 +19,7 @@ print(f"{'no defence':26} {row[0]:6.0f} {row[1]:9.0f}")
 # The registry holds every transform with its default settings; `splic` is among them.
 configs = {METHODS[name].title: METHODS[name].config for name in ("jpeg", "bilateral")}
 configs["SPLIC"] = SPLICConfig()
-configs["SPLIC, more variation cost"] = SPLICConfig(tv_weight=0.1)
+configs["SPLIC, more variation cost"] = SPLICConfig(tv_weight=0.3)
 for title, config in configs.items():
     row = [
         accuracy(logits_fn(transform(x, defense_key, config), key))

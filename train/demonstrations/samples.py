@@ -39,7 +39,7 @@ VIEWS = ("clean", "attacked", "purified")
 GRID: Mapping[str, tuple[Any, ...]] = {
     "keep_probability": (0.3, 0.5, 0.7),
     "rank": (2, 4, 8, 16),
-    "tv_weight": (0.0, 0.02, 0.2),
+    "tv_weight": (0.0, 0.02, 0.15),
 }
 
 Tiles = UInt8[np.ndarray, "n h w c"]

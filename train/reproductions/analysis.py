@@ -14,6 +14,7 @@ from sklearn.manifold import TSNE
 
 from splic_jax import SPLICConfig, complete, sample_mask, transform
 from splic_jax.keys import mappable
+from splic_jax.layout.channels import to_matrices
 from splic_jax.transforms import TransformConfig, replace
 from train.utils.quality import Quality, quality
 
@@ -102,29 +103,34 @@ def convergence(
     images: Float[Array, "n h w c"],
     key: PRNGKeyArray,
     config: SPLICConfig = SPLICConfig(),
-) -> Float[Array, "n c steps"]:
-    """The relative change of every step of pass 1, channel by channel (figure 4).
+) -> Float[Array, "n matrices steps"]:
+    """The relative change of every step of pass 1 (figure 4).
 
     The masks are those that `purify` draws.
 
     Args:
         images: the images.
         key: as `purify` takes it.
-        config: the settings; channels are completed separately.
+        config: the settings.
 
     Returns:
-        ``||X_{t+1} - X_t||_F / ||X_t||_F``, NaN after the last step.
+        ``||X_{t+1} - X_t||_F / ||X_t||_F`` for each matrix of an image, a channel or
+        all of them side by side; NaN after the last step.
     """
     shape = images.shape[1:]
 
+    blocks = 1 if config.channels == "separate" else shape[-1]
+
     def trace(image, index):
         image_key = jax.random.fold_in(mappable(key), index)
-        mask = sample_mask(image_key, shape, config.keep_probability, config.mask)
+        kept = config.keep_probability, config.mask, config.mask_design
+        mask = sample_mask(image_key, shape, *kept)
 
-        def of_channel(channel, mask):
-            return complete(channel, mask, config, trace=True).trace
+        def of_matrix(matrix, mask):
+            return complete(matrix, mask, config, trace=True, blocks=blocks).trace
 
-        return jax.vmap(of_channel, in_axes=-1)(image, mask)
+        matrices = (to_matrices(x, config.channels) for x in (image, mask))
+        return jax.vmap(of_matrix)(*matrices)
 
     return jax.jit(jax.vmap(trace))(images, jnp.arange(len(images)))
 

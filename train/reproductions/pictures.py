@@ -93,9 +93,9 @@ def convergence(workshop: Workshop, cells: Cells, path: pathlib.Path) -> dict[st
     del cells
     images, _ = _batch(workshop)
     traces = analysis.convergence(images[:TRACED], workshop.keys()[1])
-    channels = np.asarray(traces)
     means = [
-        np.nanmean(image[:, ~np.isnan(image).all(axis=0)], axis=0) for image in channels
+        np.nanmean(image[:, ~np.isnan(image).all(axis=0)], axis=0)
+        for image in np.asarray(traces)
     ]
 
     def paint(figure: Figure) -> None:
@@ -105,7 +105,7 @@ def convergence(workshop: Workshop, cells: Cells, path: pathlib.Path) -> dict[st
             axis.semilogy(steps, values, color=colour, label=f"image {index}")
         axis.axhline(SPLICConfig().tolerance, linestyle=":", color="#1b1e23")
         axis.set_xlabel("gradient step (dotted: the tolerance)")
-        axis.set_ylabel("relative change, mean of channels")
+        axis.set_ylabel("relative change, mean of the matrices")
         handles, names = axis.get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=TRACED)
 

@@ -76,7 +76,7 @@ class Scale:
     long_pgd: bool = True
     smoothers: tuple[str, ...] = ("Clean", "FGSM", "PGD", "CW")
     ranks: tuple[int, ...] = (2, 4, 6, 8, 12, 16, 32)
-    tv_weights: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+    tv_weights: tuple[float, ...] = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.5)
     keep_probabilities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
     photograph_ranks: tuple[int, ...] = (112, 56, 28, 14, 7)
     retrains: bool = False
@@ -137,7 +137,7 @@ SCALES: Mapping[str, Scale] = {
             long_pgd=False,
             smoothers=("Clean", "PGD"),
             ranks=(2, 8),
-            tv_weights=(0.0, 0.02),
+            tv_weights=(0.0, 0.15),
             keep_probabilities=(0.5, 0.9),
             photograph_ranks=(56, 7),
             chosen_on=4,

@@ -68,11 +68,16 @@ def test_sweep_takes_any_method_and_refuses_what_it_lacks():
         )
 
 
-def test_convergence_falls_and_ends_in_nan():
+@pytest.mark.parametrize(
+    ("channels", "matrices"), [("separate", 3), ("concatenated", 1)]
+)
+def test_convergence_falls_and_ends_in_nan(channels, matrices):
     smooth = jnp.broadcast_to(jnp.linspace(0, 1, 16)[None, None, :, None], SHAPE)
-    config = SPLICConfig(max_steps=70, tolerance=0.05, solver="exact")
+    config = SPLICConfig(
+        max_steps=70, tolerance=0.05, solver="exact", channels=channels
+    )
     traces = np.asarray(analysis.convergence(smooth, jax.random.key(3), config))
-    assert traces.shape == (3, 3, 70)
+    assert traces.shape == (3, matrices, 70)
     taken = np.isfinite(traces).sum(axis=-1)
     assert ((taken > 0) & (taken < 70) & (taken % config.inner_steps == 0)).all()
     last = np.take_along_axis(traces, taken[..., None] - 1, axis=-1)[..., 0]
