@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attacks import Attacked, Status
-from splic_jax import transform
+from splic_jax import SPLICConfig, purify, transform
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.transforms import TransformConfig
 from train.data.loading import Dataset
@@ -42,6 +42,7 @@ from train.evaluation.statistics import mean_interval, wilson_interval
 from train.threats import attackers
 from train.threats.attackers import PRESETS, THREATS, AttackSettings
 from train.utils import quality
+from train.utils.devices import spread
 from train.utils.finite import is_finite, require_finite
 from train.utils.progress import Progress
 
@@ -131,11 +132,22 @@ attack_batch = jax.jit(
 )
 
 
-@partial(jax.jit, compiler_options=COMPILER_OPTIONS)
 def transform_batch(
     images: jax.Array, key: jax.Array, first_index: int, config: TransformConfig
 ) -> jax.Array:
-    """`splic_jax.transform`, compiled by itself, whatever network comes after it."""
+    """`splic_jax.transform`, compiled by itself, whatever network comes after it.
+
+    SPLIC runs on all cores of a CPU.
+    """
+    if isinstance(config, SPLICConfig) and (devices := spread()):
+        return purify(images, key, config, first_index=first_index, devices=devices)
+    return _transformed(images, key, first_index, config)
+
+
+@partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+def _transformed(
+    images: jax.Array, key: jax.Array, first_index: int, config: TransformConfig
+) -> jax.Array:
     return transform(images, key, config, first_index=first_index)
 
 
