@@ -112,6 +112,7 @@ FORMATS: Mapping[str, Callable[..., str]] = _Formats(
         "mean percent": lambda *of: f"{100 * statistics.fmean(of):.1f}",
         "mean decimal": lambda *of: f"{statistics.fmean(of):.1f}",
         "two accuracies": lambda *both: ", ".join(f"{100 * x:.1f}" for x in both),
+        "SPLIC with": lambda x: f"SPLIC, {x}",
         "settings": lambda x: ", ".join(f"{k}={v}" for k, v in x.items()) or "defaults",
         "gradient error": _gradient_error,
         "three digits": three_digits,

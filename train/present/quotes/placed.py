@@ -47,7 +47,7 @@ def verdict(place: str, results: Results) -> str:
         return _ABSENT
     rows = [x for x in results.value(f"{file}#/comparison") if x["row"] == row]
     apart, count = paper.outside(rows)
-    return f"{count - apart} of {count} printed values inside our intervals"
+    return f"{count - apart} of {count} printed values lie inside our intervals"
 
 
 def accuracy(source: str, results: Results) -> str:

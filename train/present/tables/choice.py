@@ -98,16 +98,17 @@ def settings(results: Results, file: str) -> Table:
 
 def transforms(results: Results, file: str) -> Table:
     """Every transform, and SPLIC among them, by accuracy under PGD."""
-    beside = {row_of(results, file, name): f"SPLIC, {name}" for name in _BESIDE}
-    rows = _of_groups(results, file, (_OTHERS, "none"))
-    rows += [row for row in beside if row]
+    beside = [row for name in _BESIDE if (row := row_of(results, file, name))]
+    rows = [*_of_groups(results, file, (_OTHERS, "none")), *beside]
 
     def attacked(row: str) -> float:
         accuracy: float = results.value(f"{row}/held_out/PGD/accuracy")
         return accuracy
 
     def title(row: str) -> Shown:
-        return beside.get(row) or defense_title(results.value(f"{row}/row"))
+        if row in beside:
+            return results.show(f"{row}/row", "SPLIC with")
+        return defense_title(results.value(f"{row}/row"))
 
     return make_table(
         results,
@@ -190,7 +191,11 @@ def near(results: Results, files: Sequence[str]) -> Table:
         results,
         "Candidates within two points of the best score, by PSNR",
         (
-            Column("setting", lambda name: name, words=True),
+            Column(
+                "setting",
+                lambda name: results.show(f"{found[name][0]}/row", "text"),
+                words=True,
+            ),
             shown("score, %", SCORE, "mean percent"),
             shown("PSNR attacked, dB", PSNR, "mean decimal"),
         ),
