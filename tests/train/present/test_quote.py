@@ -276,7 +276,7 @@ def test_the_criterion_chooses_the_clearest_of_those_near_the_best(tmp_path):
     (tmp_path / "reproduction" / "choice_resnet20.json").unlink()
     text = BLOCKS["choice_chosen"](Results(tmp_path))
     assert "**separate, lambda 0.02** is chosen" in text and "resnet20" not in text
-    assert "is another setting: concatenated, lambda 0.15." in text
+    assert "is another: concatenated, lambda 0.15." in text
 
 
 def test_the_sweeps_tables_say_what_is_left_of_the_perturbation(folders):
@@ -298,5 +298,5 @@ def test_the_first_figure_says_how_often_its_network_is_right(folders):
     full, bare = map(Results, folders)
     text = BLOCKS["purified"](full)
     assert "](docs/purified.png)" in text
-    assert "right 3 clean, 0 attacked, 2 attacked, then purified" in text
+    assert "right on 3 of them clean, 0 attacked and 2 attacked and purified" in text
     assert BLOCKS["purified"](bare).endswith("has not been measured yet.")

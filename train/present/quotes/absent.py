@@ -5,6 +5,7 @@ from collections.abc import Callable
 from train.present.results import Results
 
 Block = Callable[[Results], str]
+NO_NUMBER = "(not measured yet)"  # amid the text
 
 
 def not_yet(what: str) -> str:

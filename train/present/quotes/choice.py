@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from train.present.markdown import markdown
-from train.present.quotes.absent import Block, not_yet
+from train.present.quotes.absent import NO_NUMBER, Block, not_yet
 from train.present.results import Results
 from train.present.sentences import dataset_name, given_network, made_by
 from train.present.table import Table
@@ -51,10 +51,9 @@ def chosen(results: Results) -> str:
     best, count = next(iter(found)), len(choice.candidates(results, files))
     networks = " and ".join(given_network(results.record(file)) for file in files)
     default = choice.default(results, files[0])
-    is_default = (
-        f"`SPLICConfig()` is {'this' if default == best else 'another'} setting"
-        + ("" if default == best else f": {default or 'none of the sweep'}")
-    )
+    is_default = "`SPLICConfig()` is this setting"
+    if default != best:
+        is_default = f"`SPLICConfig()` is another: {default or 'none of the sweep'}"
     return (
         f"> {results.record(files[0])['criterion']}\n\n"
         f"By this criterion, of {count} candidates **{best}** is chosen, from "
@@ -70,7 +69,7 @@ def value(place: str, results: Results) -> str:
     file = choice.file_of(network)
     row = file in choice.measured(results) and choice.row_of(results, file, name)
     if not row:
-        return "(not measured yet)"
+        return NO_NUMBER
     if column == "left":
         return (
             f"{results.show(f'{row}/perturbation_left/mean', 'whole percent').text} %"

@@ -75,13 +75,15 @@ def purified(results: Results) -> str:
     if not paper.is_finished(results, file):
         return not_yet("The first figure, of images attacked and purified,")
     record = results.record(file)
-    labels, right = record["labels"], []
-    for title, answers in record["predicted"].items():
-        hits = sum(map(int.__eq__, labels, answers))
-        right.append(f"{hits} {' '.join(title.split())}")
+    labels = record["labels"]
+    clean, attacked, purified = (
+        sum(map(int.__eq__, labels, answers))
+        for answers in record["predicted"].values()
+    )
     return (
         f"![{len(labels)} test images, clean, attacked, and purified after the attack, "
         f"with a network's answers]({_FIGURE})\n\n"
         f"{len(labels)} test images with the answers of {given_network(record)}: "
-        f"right {', '.join(right)}. {record['attack']}. {dataset_name(record)}."
+        f"right on {clean} of them clean, {attacked} attacked and {purified} attacked "
+        f"and purified. {record['attack']}; {dataset_name(record)}."
     )

@@ -6,10 +6,9 @@
 from collections.abc import Callable, Mapping
 
 from train.present.quotes import choice
+from train.present.quotes.absent import NO_NUMBER
 from train.present.results import Results
 from train.present.tables import paper
-
-_ABSENT = "(not measured yet)"
 
 
 def _table(place: str) -> tuple[int, str, str]:
@@ -24,7 +23,7 @@ def _accuracy(results: Results, source: str) -> str:
 def ours(place: str, results: Results) -> str:
     """Our accuracy in a cell of a table of the paper, with its interval."""
     source = paper.ours(results, *_table(place))
-    return _accuracy(results, source) if source else _ABSENT
+    return _accuracy(results, source) if source else NO_NUMBER
 
 
 def printed(place: str, results: Results) -> str:
@@ -44,7 +43,7 @@ def verdict(place: str, results: Results) -> str:
     table, row = place.split("/")
     file = paper.file_of(int(table.removeprefix("table")))
     if not paper.is_finished(results, file):
-        return _ABSENT
+        return NO_NUMBER
     rows = [x for x in results.value(f"{file}#/comparison") if x["row"] == row]
     apart, count = paper.outside(rows)
     return f"{count - apart} of {count} printed values lie inside our intervals"
