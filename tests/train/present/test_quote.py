@@ -179,6 +179,8 @@ def folders(tmp_path_factory):
                 (folder / name).parent.mkdir(exist_ok=True)
                 shutil.copy(path, folder / name)
     made_up.write(full, {**coming, "adaptive.json": files["adaptive.json"]})
+    for network in made_up.REPRODUCED:
+        (full / "reproduction" / f"choice_{network}.png").touch()
     return full, bare
 
 
@@ -264,18 +266,20 @@ def test_the_criterion_chooses_the_clearest_of_those_near_the_best(tmp_path):
     }
     sweeps(tmp_path, settings)
     text = BLOCKS["choice_chosen"](Results(tmp_path))
-    assert "of 3 candidates **concatenated, lambda 0.15** is chosen" in text
+    assert (
+        "of 3 candidates **concatenated, lambda 0.15** (concatenated channels)" in text
+    )
     assert "resnet56" in text and "resnet20" in text
     assert text.splitlines()[6:8] == [
-        "| concatenated, lambda 0.15 | 43.0 | 23.5 |",
-        "| separate, lambda 0.15 | 45.0 | 22.5 |",
+        "| concatenated channels | concatenated, lambda 0.15 | 43.0 | 23.5 |",
+        "| separate channels | separate, lambda 0.15 | 45.0 | 22.5 |",
     ]
     assert "`SPLICConfig()` is this setting." in text
     assert text.startswith("> The score of a setting is")
     # Without the second network the first decides alone.
     (tmp_path / "reproduction" / "choice_resnet20.json").unlink()
     text = BLOCKS["choice_chosen"](Results(tmp_path))
-    assert "**separate, lambda 0.02** is chosen" in text and "resnet20" not in text
+    assert "**separate, lambda 0.02** (separate" in text and "resnet20" not in text
     assert "is another: concatenated, lambda 0.15." in text
 
 

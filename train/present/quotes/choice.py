@@ -49,6 +49,7 @@ def chosen(results: Results) -> str:
         return not_yet("The sweep that the defaults are chosen by")
     found = choice.near_the_best(results, files)
     best, count = next(iter(found)), len(choice.candidates(results, files))
+    group = results.value(f"{found[best][0]}/group")
     networks = " and ".join(given_network(results.record(file)) for file in files)
     default = choice.default(results, files[0])
     is_default = "`SPLICConfig()` is this setting"
@@ -56,11 +57,22 @@ def chosen(results: Results) -> str:
         is_default = f"`SPLICConfig()` is another: {default or 'none of the sweep'}"
     return (
         f"> {results.record(files[0])['criterion']}\n\n"
-        f"By this criterion, of {count} candidates **{best}** is chosen, from "
-        f"{networks}. Those within two points of the best score, the highest PSNR "
+        f"By this criterion, of {count} candidates **{best}** ({group}) is chosen, "
+        f"from {networks}. Those within two points of the best score, the highest PSNR "
         "first:\n\n"
         f"{markdown(choice.near(results, files))}\n\n{is_default}."
     )
+
+
+def picture(results: Results) -> str:
+    """The picture of each sweep that has been drawn."""
+    drawn = [
+        f"![Clean against attacked accuracy in front of {network}: every transform a "
+        f"point, SPLIC by lambda a curve](../results/{name})"
+        for network in choice.NETWORKS
+        if results.has(name := choice.file_of(network).replace(".json", ".png"))
+    ]
+    return "\n\n".join(drawn) or not_yet("The picture of the sweep")
 
 
 def value(place: str, results: Results) -> str:
@@ -80,6 +92,7 @@ def value(place: str, results: Results) -> str:
 
 CHOICE: dict[str, Block] = {
     "choice_chosen": chosen,
+    "choice_picture": picture,
     "finding_formulas": _block(choice.formulas, "resnet56"),
     **{
         f"choice_{name}_{network}": _block(table, network)

@@ -26,7 +26,6 @@ _HEADLINE = (
     ("adaptive", 2, "SPLIC", "EOT"),
     ("adaptive", 2, "SPLIC", "gradient EOT"),
 )
-_IN_FRONT = "images as they are"
 
 
 def headline(results: Results) -> dict[str, Any]:
@@ -35,10 +34,13 @@ def headline(results: Results) -> dict[str, Any]:
         row: source for row in _HEADLINE if (source := paper.ours(results, *row[1:]))
     }
 
+    def defense(row: tuple[str, int, str, str]) -> str:
+        return "none" if row[2] == "Vanilla" else row[2]
+
     def trained_on(row: tuple[str, int, str, str]) -> str:
         # Table 3 puts a defence before a network that does not know it.
-        _, table, name, _ = row
-        return _IN_FRONT if table == 3 or name == "Vanilla" else "purified images"
+        bare = row[1] == 3 or defense(row) == "none"
+        return NETWORKS["bare" if bare else "splic"]
 
     def model(row: tuple[str, int, str, str]) -> Shown:
         at = f"{paper.file_of(row[1])}#/scale/model"
@@ -49,6 +51,8 @@ def headline(results: Results) -> dict[str, Any]:
         source = paper.printed(results, *row[1:])
         return results.show(source, "printed") if source else ""
 
+    tables = {number: f"{paper.file_of(number)}#" for _, number, *_ in sorted(found)}
+    scales = {results.value(f"{at}/scale/about"): at for at in tables.values()}
     return {
         "table": make_table(
             results,
@@ -56,7 +60,7 @@ def headline(results: Results) -> dict[str, Any]:
             (
                 Column("threat", lambda row: row[0], words=True),
                 Column("attack", lambda row: row[3], words=True),
-                Column("defence", lambda row: row[2], words=True),
+                Column("defence", defense, words=True),
                 Column("network", model, words=True),
                 Column("trained on", trained_on, words=True),
                 Column("ours, %", lambda row: results.show(found[row], "accuracy")),
@@ -65,13 +69,12 @@ def headline(results: Results) -> dict[str, Any]:
                     lambda row: results.show(f"{found[row]}/count", "integer"),
                 ),
                 Column("paper, %", printed),
-                Column("paper's table", lambda row: f"Table {row[1]}", words=True),
+                Column("table", lambda row: f"Table {row[1]}", words=True),
             ),
             found,
         ),
-        "tables": [
-            f"{paper.file_of(n)}#" for n in dict.fromkeys(row[1] for row in found)
-        ],
+        "tables": tables,
+        "scales": scales.values(),
     }
 
 
