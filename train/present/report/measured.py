@@ -51,7 +51,8 @@ def headline(results: Results) -> dict[str, Any]:
         source = paper.printed(results, *row[1:])
         return results.show(source, "printed") if source else ""
 
-    tables = {number: f"{paper.file_of(number)}#" for _, number, *_ in sorted(found)}
+    numbers = sorted({number for _, number, *_ in found})
+    tables = {number: f"{paper.file_of(number)}#" for number in numbers}
     scales = {results.value(f"{at}/scale/about"): at for at in tables.values()}
     return {
         "table": make_table(
