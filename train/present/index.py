@@ -41,7 +41,10 @@ def table(results: Results) -> Table:
             part = source.partition("#/")[2]
             rows.append((f"{file}, {part}" if part else file, what, source))
     for file, source in _INDEX["pictures"].items():
-        what = _INDEX["what"][source.partition("#")[0]]
+        if not (results.folder / file).is_file():
+            continue
+        about = source.partition("#")[0]
+        what = _INDEX["what"].get(about) or results.value(f"{about}#/title")
         rows.append((file, f"Picture: {what}", source))
 
     def fact(head: str, at: str) -> Column:

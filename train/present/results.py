@@ -101,9 +101,7 @@ FORMATS: Mapping[str, Callable[..., str]] = _Formats(
         "interval": lambda x: _range(x, 100),
         "printed interval": lambda x: _range(x, 1),
         "accuracy": _accuracy,
-        "mean accuracy": lambda x: (
-            f"{100 * x['mean']:.1f} {_half(100 * x['half_width'])}"
-        ),
+        "mean share": lambda x: f"{100 * x['mean']:.1f} {_half(100 * x['half_width'])}",
         "plus-minus": lambda x: _half(100 * x["half_width"]),
         "change": _change(2),
         "change, 3 digits": _change(3),
@@ -111,7 +109,10 @@ FORMATS: Mapping[str, Callable[..., str]] = _Formats(
         "points": _signed,
         # Of a share and of a printed value in %, in points.
         "difference": lambda ours, printed: _signed(100 * ours - printed),
+        "mean percent": lambda *of: f"{100 * statistics.fmean(of):.1f}",
+        "mean decimal": lambda *of: f"{statistics.fmean(of):.1f}",
         "two accuracies": lambda *both: ", ".join(f"{100 * x:.1f}" for x in both),
+        "SPLIC with": lambda x: f"SPLIC, {x}",
         "settings": lambda x: ", ".join(f"{k}={v}" for k, v in x.items()) or "defaults",
         "gradient error": _gradient_error,
         "three digits": three_digits,
@@ -222,7 +223,7 @@ class Results:
         sources = (source, *others)
         values = [self.value(one) for one in sources]
         text = FORMATS[format](*values)
-        return Traced(text, " ".join(sources), format, _key(values, text))
+        return Traced(text, " ".join(sources), format, _key(values, format, text))
 
     def each(self, source: str, **wanted: Any) -> list[str]:
         """The sources of those entries of a list that have these values."""
@@ -237,8 +238,10 @@ class Results:
         return next(iter(self.each(source, **wanted)), None)
 
 
-def _key(values: Sequence[Any], text: str) -> Any:
+def _key(values: Sequence[Any], format: str, text: str) -> Any:
     """What a table sorts a value by."""
+    if format.startswith("mean ") and len(values) > 1:
+        return statistics.fmean(values)
     first = values[0]
     if isinstance(first, Mapping):
         first = first.get("accuracy", first.get("mean"))

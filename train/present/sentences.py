@@ -39,9 +39,16 @@ def network_of(record: Mapping[str, Any]) -> str:
         return f"{record['recipe']['model']}, {record['epochs']} epochs"
     for names in (record.get("training"), record.get("networks")):
         if isinstance(names, Mapping):
-            return ", ".join(names)
+            return ", ".join(_named(*item) for item in names.items())
     sets = record.get("sets", {}).values()
     return "; ".join(dict.fromkeys(found["network"] for found in sets))
+
+
+def _named(name: str, network: Any) -> str:
+    """A network of a reproduction: its name, and the model where it was given."""
+    if isinstance(network, Mapping) and "weights_sha256" in network:
+        return f"{name} ({network_of({'network': network})})"
+    return name
 
 
 def _trained(settings: Mapping[str, Any]) -> str:
@@ -73,3 +80,19 @@ def note(results: Results, name: str) -> str:
         link=link(file, about["up"]),
         made_by=made_by(record, file, about["up"]),
     )
+
+
+def given_network(record: Mapping[str, Any]) -> str:
+    """The network that a reproduction was given as Vanilla, and its clean accuracy.
+
+    Of one that the reproduction trained itself there is nothing to say.
+    """
+    if "given" not in record:
+        return "the network Vanilla"
+    words = network_of({"network": record["given"]})
+    if "settings" not in record["given"]:
+        words = f"the published {words}"
+    clean = record.get("clean_accuracy")
+    if not clean:
+        return words
+    return f"{words} ({100 * clean['accuracy']:.1f} % of {clean['count']} clean images)"

@@ -3,7 +3,7 @@
     Table(
         "What is left under attack",
         (Column("attack through", "/attack", "text", words=True),
-         Column("accuracy, %", "/accuracy", "mean accuracy")),
+         Column("accuracy, %", "/accuracy", "mean share")),
         results.each("adaptive.json#/rows"),
         results,
     )

@@ -1,5 +1,6 @@
 """The report, from small results made here and from those of the checkout."""
 
+import functools
 import html.parser
 import json
 import pathlib
@@ -8,6 +9,7 @@ import re
 import binaries
 import jax
 import jax.numpy as jnp
+import made_up
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,11 +77,16 @@ class Page(html.parser.HTMLParser):
             self.urls += [("text", "", u) for u in re.findall(r"https?://\S+", data)]
 
 
-def look_up(folder, source):
+def read(folder, name):
+    return json.loads(
+        (PRINTED if name == "printed.json" else folder / name).read_text()
+    )
+
+
+def look_up(source, read):
     """What stands at FILE#/json/pointer, found without the report's own code."""
     name, pointer = source.split("#")
-    path = PRINTED if name == "printed.json" else folder / name
-    value = json.loads(path.read_text())
+    value = read(name)
     for word in pointer.split("/")[1:]:
         value = value[int(word)] if isinstance(value, list) else value[word]
     return value
@@ -87,198 +94,20 @@ def look_up(folder, source):
 
 def edited(page, folder):
     """The sources whose number on the page is not the one in the file."""
-    wrong = []
+    wrong, once = [], functools.cache(functools.partial(read, folder))
     for source, format, text in Page(page).sources:
-        values = [look_up(folder, one) for one in source.split(" ")]
+        values = [look_up(one, once) for one in source.split(" ")]
         if FORMATS[format](*values) != text:
             wrong.append(source)
     return wrong
 
 
-def cell(defense, threat, attack, correct, psnr=None, count=128):
-    share = correct / count
-    return {
-        "threat": threat,
-        "attack": attack,
-        "defense": defense,
-        "count": count,
-        "correct": correct,
-        "accuracy": share,
-        "accuracy_interval": [0.9 * share, min(1, 1.1 * share)],
-        "psnr_db": psnr and {"mean": psnr, "half_width": 0.25},
-    }
-
-
-PGD = "PGD-7, L-inf 8/255, step 2/255"
-NETWORK = {
-    "settings": {"model": "small", "epochs": 3},
-    "training_set": {"num_train": 2000, "image_shape": [32, 32, 3]},
-}
-
-
-def made_up():
-    """Small results of every kind."""
-    facts = {
-        "command": "python -m x --a=<b> --c",
-        "date": "2026-01-02",
-        "commit": "0a1b2c",
-        "hardware": "a machine",
-        "versions": {"jax": "1.2.3"},
-    }
-    base = {"provenance": facts, "seed": 0}
-    count = {"name": "shapes", "count": 128}
-    bare = [
-        cell("none", "clean", "none", 100),
-        cell("none", "white-box", PGD, 4),
-        cell("splic", "clean", "none", 82, 23.0),
-        cell("splic", "gray-box", PGD, 36, 22.0),
-        cell("splic", "white-box", f"BPDA ({PGD})", 34, 22.0),
-    ]
-    splic = [*bare, cell("splic", "black-box", PGD, 63, 22.0)]
-    gap = {"mean": -2.714, "half_width": 0.07}
-    comparison = {"other": "splic_no_tv", "threat": "clean", "psnr_difference_db": gap}
-    finding = {"check": "random", "tripped": True, "sentence": "It <differs>."}
-    real = {**base, "dataset": {"name": "cifar10", "count": 128}, "network": NETWORK}
-    files = {
-        "quickstart.json": {
-            **base,
-            "dataset": count,
-            "training": {"bare": {"num_train": 2000, "epochs": 3}},
-            "attack": {"steps": 7, "epsilon": 8 / 255},
-            "networks": {"bare": bare, "splic": splic},
-        },
-        "cifar10_bare.json": {
-            **real,
-            "cells": bare,
-            "comparisons": [comparison],
-            "soundness": {"splic": [finding, {**finding, "tripped": False}]},
-        },
-        "cifar10_splic.json": {**real, "cells": splic, "comparisons": []},
-        "adaptive.json": {
-            **real,
-            "epsilon": 8 / 255,
-            "budget": 100,
-            "evaluations": 10,
-            "rows": [
-                {
-                    "attack": name,
-                    "steps": steps,
-                    "masks_a_step": steps and 5,
-                    "accuracy": {"mean": mean, "half_width": 0.0312},
-                    "majority": mean,
-                }
-                for name, steps, mean in (
-                    ("no attack", None, 0.5),
-                    ("network alone", 100, 0.25),
-                    ("BPDA + EOT", 20, 0.0406),
-                )
-            ],
-        },
-        **{
-            f"cue_conflict_{name}.json": {**base, "dataset": count, "cells": bare[::2]}
-            for name in ("bare", "splic")
-        },
-        "defenses_small.json": {
-            **real,
-            "attacks": {"pgd": {"epsilon": 8 / 255}},
-            "votes": 10,
-            "settings": {
-                "splic": {"rank": None, "tv_weight": 0.02, "keep_probability": 0.5}
-            },
-            "bare": three("none", "white-box"),
-            "methods": [*three("splic"), *three("usvt"), *three("jpeg")],
-            "sweeps": [*three("rank=2"), *three("tv_weight=0.0")],
-            "voted": three("splic"),
-            "costs": [
-                {"defense": "splic", "seconds": 0.0061, "ratio_to_splic": 1.0},
-                {"defense": "usvt", "seconds": 0.003, "ratio_to_splic": 0.49},
-            ],
-        },
-    }
-    files["reproduction/table2.json"] = {
-        **base,
-        "finished": True,
-        "scale": {"name": "cpu", "about": "a small network, 6 epochs"},
-        "dataset": {"name": "cifar10"},
-        "cells": [
-            {**bare[4], "row": "SPLIC", "column": column} for column in ("BPDA", "EOT")
-        ],
-        "comparison": [
-            {
-                "row": "SPLIC",
-                "column": column,
-                "paper": paper,
-                "ours": 26.6,
-                "difference": paper and 26.6 - paper,
-                "interval": [19.7, 34.8],
-                "count": 128,
-                "verdict": verdict,
-            }
-            for column, paper, verdict in (
-                ("BPDA", 68.5, "disagrees"),
-                ("EOT", None, "not printed"),
-            )
-        ],
-    }
-    files["reproduction/figure6.json"] = {
-        **base,
-        "finished": True,
-        "dataset": {"name": "cifar10"},
-        "cells": [
-            {**bare[k], "row": "clean", "column": rank}
-            for k, rank in enumerate(("2", "4", "8"))
-        ],
-    }
-    views = {
-        view: {
-            "psnr_db": None if view == "clean" else 31.5,
-            "top": {
-                name: [
-                    {"class": kind, "probability": share}
-                    for kind, share in (("<i>", 0.6), ("ring", 0.3), ("leaf", 0.1))
-                ]
-                for name in ("bare", "splic")
-            },
-        }
-        for view in ("clean", "attacked", "purified")
-    }
-    files["samples.json"] = {
-        **base,
-        "dataset": count,
-        "attack": {"words": PGD},
-        "views": list(views),
-        "grid": {"keep_probability": [0.5], "rank": [2, 8], "tv_weight": [0.02]},
-        "explored": 1,
-        "rows_an_image": 1,
-        "images": [{"index": i, "label": "<i>", "views": views} for i in range(2)],
-        "explorer": [
-            {
-                "keep_probability": 0.5,
-                "rank": rank,
-                "tv_weight": 0.02,
-                "images": [{"psnr_db": 20.25, "class": "<i>", "probability": 0.5}],
-            }
-            for rank in (2, 8)
-        ],
-    }
-    return files
-
-
-def three(name, threat="gray-box"):
-    return [
-        cell(name, "clean", "none", 80, 25.0),
-        cell(name, threat, "FGSM, L-inf 8/255", 40, 22.0),
-        cell(name, threat, PGD, 20, 22.0),
-    ]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    (folder / "reproduction").mkdir()
-    for name, record in made_up().items():
-        (folder / name).write_text(json.dumps(record))
-    for name in ("samples.png", "explorer.png", "gradients.png", "growth.png"):
+    made_up.write(folder, made_up.results())
+    pictures = ("samples.png", "explorer.png", "gradients.png", "growth.png")
+    for name in (*pictures, "reproduction/choice_resnet56.png"):
         Image.fromarray(np.zeros((6, 4, 3), np.uint8)).save(folder / name)
     return folder
 
@@ -357,17 +186,50 @@ def test_text_of_files_cannot_become_markup(page):
     assert str(Traced("a", '"><b>', "text", "<b>").__html__()).count("<") == 2
 
 
-def test_findings_and_comparisons_are_there(page):
-    for text in ("What they found", "Table 3; ours: SPLIC, gray-box", "BPDA + EOT"):
+def test_findings_and_comparisons_are_there(page, folder):
+    for text in ("What they found", "BPDA + EOT"):
         assert text in page
-    kinds = ("difference", "points")
-    differences = [s for s, f, _ in Page(page).sources if f in kinds]
-    # 5 of Tables 1 and 2; 4 of Table 3; 1 of Table 2 as reproduced.
-    assert len(differences) == 10
+    differences = [s for s, f, _ in Page(page).sources if f == "points"]
+    printed = [
+        row
+        for number in (1, 2, 3, 4)
+        for row in read(folder, f"reproduction/table{number}.json")["comparison"]
+        if row["paper"] is not None
+    ]
+    assert len(differences) == len(printed) > 10
     assert "Table 2, rerun on CIFAR-10" in page and "disagrees" in page
-    assert any("defenses_small.json" in source for source in differences)
-    assert "Figure 6, rerun: accuracy against the target rank r" in page
-    assert "Figure 9, rerun" not in page
+    for number, setting in ((6, "target rank r"), (11, "keep probability p")):
+        assert f"Figure {number}, rerun: accuracy against the {setting}" in page
+
+
+def test_at_a_glance_has_a_row_for_each_situation_that_was_measured(folder, tmp_path):
+    at = lambda page: re.search(r'<section id="headline".*?</section>', page, re.S)[0]
+    found = at(make_page(folder)[0])
+    assert found.count("<tr>") == 13
+    cells = read(folder, "reproduction/table2.json")["cells"]
+    (place,) = [
+        i
+        for i, cell in enumerate(cells)
+        if (cell["row"], cell["column"]) == ("SPLIC", "gradient EOT")
+    ]
+    assert f'data-source="reproduction/table2.json#/cells/{place}"' in found
+    assert ">68.5</data>" in found  # what the paper prints for BPDA
+    # One table is enough for its rows.
+    name = "reproduction/table3.json"
+    made_up.write(tmp_path, {name: read(folder, name)})
+    page, missing = make_page(tmp_path)
+    assert name not in missing
+    assert at(page).count("<tr>") == 6
+    assert "table2.json" not in at(page)
+
+
+def test_the_sweep_is_there_with_its_picture(page):
+    section = re.search(r'<section id="choice".*?</section>', page, re.S)[0]
+    for text in ("separate, lambda 0.02", "Pareto front", "keep probability"):
+        assert text in section
+    assert section.count("<img") == 1  # of the two networks one has a picture
+    for name in made_up.REPRODUCED:
+        assert f">{name}</data>" in section
 
 
 def test_without_results_says_which_command_makes_them(tmp_path):
@@ -397,7 +259,7 @@ def test_the_command_writes_the_page(folder, tmp_path):
     done = binaries.start("train.report", f"--results={folder}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     assert out.read_text().startswith("<!DOCTYPE html>")
-    assert "0.1 MB" in done.stdout or "0.2 MB" in done.stdout
+    assert re.search(r"\(0\.\d MB\)", done.stdout)
     done = binaries.start("train.report", f"--results={tmp_path / 'no'}")
     assert done.returncode == 1
     assert done.stderr.startswith("error: --results=") and done.stderr.count("\n") == 1

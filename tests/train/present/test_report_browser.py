@@ -155,7 +155,7 @@ def test_the_explorer_shows_what_the_table_says(opened):
 
 def test_tables_sort_by_click_and_by_enter(opened):
     page = opened()
-    table = page.locator("#cifar10 table")
+    table = page.locator("#quickstart table")
     heading = table.locator("thead button").nth(3)
 
     def numbers():

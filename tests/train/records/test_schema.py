@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 
+import made_up
 import pytest
 
 from train.evaluation.cells import Cell
@@ -103,7 +104,7 @@ def test_results_are_valid(path, schema_errors):
 
 
 def test_every_kind_of_results_is_there():
-    kinds = {"evaluate", "quickstart", "defenses"}
+    kinds = {"evaluate", "quickstart", "reproduce"}
     commands = [
         json.loads(path.read_text()).get("provenance", {}).get("command", "")
         for path in FILES
@@ -155,6 +156,31 @@ def test_a_broken_record_is_refused(keys, value, message, schema_errors):
     else:
         place[last] = value
     assert message in " ".join(schema_errors(record))
+
+
+@pytest.mark.parametrize("item", ["table1", "table3", "figure3", "choice"])
+def test_a_reproduction_of_given_networks_is_valid(item, schema_errors):
+    record = made_up.reproduction(item, "resnet20")
+    assert schema_errors(record | {"surrogate": made_up.PUBLISHED}) == []
+    assert schema_errors(record | {"surrogate": {"model": "resnet20"}}) != []
+
+
+def test_a_broken_sweep_is_refused(schema_errors):
+    record = made_up.reproduction("choice", "resnet20")
+    for name in ("criterion", "chosen_on", "rows"):
+        found = schema_errors({x: y for x, y in record.items() if x != name})
+        assert f"'{name}' is a required" in " ".join(found)
+    row = record["rows"][0]
+    for broken in (
+        {**row, "score_where_chosen": 50},
+        {**row, "held_out": {**row["held_out"], "EOT": row["held_out"]["PGD"]}},
+        {name: value for name, value in row.items() if name != "perturbation_left"},
+    ):
+        assert schema_errors(record | {"rows": [broken]}) != []
+    # One that is not finished has cells alone.
+    record = {**record, "finished": False}
+    del record["rows"]
+    assert schema_errors(record) == []
 
 
 def test_the_schema_has_the_codes_names():

@@ -1,8 +1,9 @@
 """Blocks about accuracy, clean and under attack."""
 
 from train.present.markdown import markdown
+from train.present.quotes.absent import not_yet
 from train.present.results import Results
-from train.present.sentences import dataset_name, link, made_by, provenance_line
+from train.present.sentences import link, made_by, provenance_line
 from train.present.tables import accuracy, defenses
 from train.present.tables.accuracy import NETWORKS
 
@@ -29,36 +30,14 @@ def quickstart(results: Results) -> str:
     )
 
 
-def cifar10(results: Results) -> str:
-    """CIFAR-10: the same for a network trained bare and one on purified images."""
-    lists = {name: f"cifar10_{name}.json#/cells" for name in NETWORKS}
-    record = results.record("cifar10_bare.json")
-    network, gaps = record["network"], []
-    for where, threat in (("clean", "clean"), ("attacked", "gray-box")):
-        row = results.find(
-            "cifar10_bare.json#/comparisons", other="splic_no_tv", threat=threat
-        )
-        gap = results.value(f"{row}/psnr_difference_db")
-        gaps.append(
-            f"{gap['mean']:+.2f} dB (+- {gap['half_width']:.2f}) on {where} images"
-        )
-    return (
-        f"{_by_network(results, lists)}\n\n"
-        f"{dataset_name(record)}; the first {record['dataset']['count']} test images; "
-        f"`{network['settings']['model']}` network, "
-        f"{network['training_set']['num_train']:,} training images, "
-        f"{network['settings']['epochs']} epochs; seed {record['seed']}. The total "
-        f"variation changes the PSNR of the purified images by {' and '.join(gaps)}, "
-        "paired, 95 %. "
-        "[bare](results/cifar10_bare.json), [splic](results/cifar10_splic.json)"
-    )
-
-
 def method_table(results: Results) -> str:
     """One row a method, from the registry, with the measured cost."""
+    table = defenses.registry(results)
+    if not results.has(defenses.FILE):
+        return f"{markdown(table.without('cost'))}\n\n{not_yet('What each costs')}"
     splic = results.find(f"{defenses.FILE}#/costs", defense="splic")
     return (
-        f"{markdown(defenses.registry(results))}\n\nCost: time of an image as a "
+        f"{markdown(table)}\n\nCost: time of an image as a "
         f"multiple of SPLIC's ({1000 * results.value(f'{splic}/seconds'):.1f} ms) in "
         f"one run, {provenance_line(results.record(defenses.FILE))}. "
         f"{link(defenses.FILE)}"

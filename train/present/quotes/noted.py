@@ -4,13 +4,12 @@ import functools
 from collections.abc import Callable
 
 from train.present.markdown import markdown
+from train.present.quotes.absent import Block, where_measured
 from train.present.results import Results
 from train.present.sentences import note
 from train.present.table import Table
-from train.present.tables import accuracy, defenses, gpu, paper, speed
+from train.present.tables import accuracy, defenses, gpu, speed
 from train.present.tables.listed import listed
-
-Block = Callable[[Results], str]
 
 
 def _block(table: Callable[[Results], Table], name: str, before: str = "") -> Block:
@@ -28,9 +27,8 @@ def _cue_conflict(results: Results) -> Table:
     return accuracy.cells(results, lists).without("attack", "images", "PSNR, dB")
 
 
-def _table3(results: Results) -> Table:
-    table = paper.side_by_side(results, [key for key in paper.OURS if key[0] == 3])
-    return table.without("printed in", "images")
+def _defenses(table: Callable[[Results], Table], before: str = "") -> Block:
+    return where_measured(defenses.FILE, _block(table, "network", before))
 
 
 _GRAY_BOX = (
@@ -46,14 +44,9 @@ NOTED: dict[str, Block] = {
     "attack_speed": _block(speed.attacks, "attacks"),
     "tests": _block(speed.tests, "tests"),
     "cue_conflict": _block(_cue_conflict, "cue_conflict"),
-    "finding_cost": _block(accuracy.cost_of_purifying, "cost_of_purifying"),
-    "finding_table3": _block(_table3, "network"),
-    "finding_formulas": _block(defenses.formulas, "network"),
-    "defenses_small": _block(defenses.methods, "network", _GRAY_BOX),
-    "defenses_sweeps": _block(defenses.sweeps, "network"),
-    "defenses_votes": _block(
-        defenses.votes, "network", "The mean of the logits decides. "
-    ),
+    "defenses_methods": _defenses(defenses.methods, _GRAY_BOX),
+    "defenses_sweeps": _defenses(defenses.sweeps),
+    "defenses_votes": _defenses(defenses.votes, "The mean of the logits decides. "),
     "gpu_training": _block(gpu.training, "gpu_training"),
     "gpu_white_box": _block(gpu.white_box, "gpu_white_box"),
     "gpu_attack_speed": _block(gpu.attack_speed, "gpu_attack_speed"),

@@ -6,7 +6,10 @@ import re
 
 from train.present.index import index
 from train.present.quotes import accuracy, gpu, paper, speed
-from train.present.quotes.noted import NOTED, Block
+from train.present.quotes.absent import Block
+from train.present.quotes.choice import CHOICE
+from train.present.quotes.noted import NOTED
+from train.present.quotes.placed import PLACED
 from train.present.results import Results
 
 _DOCS = ("formulas", "performance", "attacks", "defenses", "findings")
@@ -14,8 +17,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 PAGES = ("README.md", *(f"docs/{page}.md" for page in _DOCS))
 BLOCKS: dict[str, Block] = {
     **NOTED,
+    **CHOICE,
+    "purified": paper.purified,
     "quickstart": accuracy.quickstart,
-    "cifar10": accuracy.cifar10,
     "purification_speed": speed.purification,
     "profile": speed.profile,
     "gpu_in_short": gpu.in_short,
@@ -37,18 +41,12 @@ BLOCKS: dict[str, Block] = {
 VALUES: dict[str, Block] = {
     "cited_bpda": functools.partial(paper.cited, "ME-Net under BPDA"),
     "cited_eot": functools.partial(paper.cited, "ME-Net under BPDA and EOT"),
-    "printed_vanilla_clean": functools.partial(
-        paper.printed_value, 1, "Vanilla", "Clean"
-    ),
-    "printed_splic_clean": functools.partial(paper.printed_value, 1, "SPLIC", "Clean"),
-    "printed_splic_bpda": functools.partial(paper.printed_value, 2, "SPLIC", "BPDA"),
-    "printed_splic_pgd": functools.partial(paper.printed_value, 3, "SPLIC", "PGD"),
     "gap_of_stopping": speed.gap_of_stopping,
     "share_near": speed.share_near,
 }
 QUOTED = re.compile(
-    rf"<!-- (?P<name>{'|'.join([*BLOCKS, *VALUES])}) -->(?P<old>.*?)"
-    r"<!-- end (?P=name) -->",
+    rf"<!-- (?P<name>{'|'.join([*BLOCKS, *VALUES, *PLACED])})(?: (?P<place>[^>]+?))? "
+    r"-->(?P<old>.*?)<!-- end (?P=name) -->",
     re.DOTALL,
 )
 
@@ -61,7 +59,10 @@ def fill(text: str, results: Results) -> str:
     """
 
     def replace(match: re.Match[str]) -> str:
-        name = match["name"]
+        name, place = match["name"], match["place"]
+        if name in PLACED:
+            new = PLACED[name](place, results)
+            return f"<!-- {name} {place} -->{new}<!-- end {name} -->"
         if name in VALUES:
             new = VALUES[name](results)
         else:

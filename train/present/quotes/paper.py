@@ -1,16 +1,16 @@
 """Blocks that set our numbers beside the paper's."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from train.present.markdown import markdown
+from train.present.quotes.absent import not_yet
 from train.present.results import PRINTED, Results
-from train.present.sentences import dataset_name, link, provenance_line
+from train.present.sentences import dataset_name, given_network, link, provenance_line
 from train.present.tables import paper
 from train.present.tables.listed import listed
 
-
-def printed_value(table: int, method: str, column: str, results: Results) -> str:
-    """A value that the paper prints for CIFAR-10."""
-    source = paper.printed(results, table, method, column)
-    return f"{results.show(source, 'printed').text} %"
+_FIGURE = "docs/purified.png"
 
 
 def cited(name: str, results: Results) -> str:
@@ -20,9 +20,9 @@ def cited(name: str, results: Results) -> str:
 
 def reproduced_table(number: int, results: Results) -> str:
     """A table of the paper as `reproduce` measured it, beside the printed values."""
-    file = f"reproduction/table{number}.json"
+    file = paper.file_of(number)
     if not paper.is_finished(results, file):
-        return f"Table {number} has not been run on real images yet."
+        return not_yet(f"Table {number}")
     record = results.record(file)
     apart, count = paper.outside(record["comparison"])
     verdict = "the paper prints none of these"
@@ -33,24 +33,31 @@ def reproduced_table(number: int, results: Results) -> str:
         )
     return (
         f"{markdown(listed(results, 'reproduced', number=number))}\n\n"
-        f"Table {number}, {record['title']}: {verdict}. "
-        f"{dataset_name(record)}; scale {record['scale']['name']}: "
-        f"{record['scale']['about']}; seed {record['seed']}; "
+        f"Table {number}, {record['title']}: {verdict}. {_of_what(record)}; "
         f"{provenance_line(record)}. {link(file)}"
     )
+
+
+def _of_what(record: Mapping[str, Any]) -> str:
+    """Images, network, scale and seed of a reproduction, in words."""
+    counts = " or ".join(map(str, sorted({cell["count"] for cell in record["cells"]})))
+    facts = [f"{dataset_name(record)}, {counts} test images"]
+    if "given" in record:
+        facts.append(f"Vanilla is {given_network(record)}")
+    scale = record["scale"]
+    facts += [f"scale {scale['name']}: {scale['about']}", f"seed {record['seed']}"]
+    return "; ".join(facts)
 
 
 def reproduced_figure(number: int, results: Results) -> str:
     """A sweep of the paper as `reproduce` measured it: a row for each of its rows."""
     file = f"reproduction/figure{number}.json"
     if not paper.is_finished(results, file):
-        return f"Figure {number} has not been run on real images yet."
+        return not_yet(f"Figure {number}")
     record = results.record(file)
-    counts = sorted({cell["count"] for cell in record["cells"]})
     facts = [
         f"Figure {number}, {record['title']}",
-        f"{dataset_name(record)}, {' or '.join(map(str, counts))} test images, scale "
-        f"{record['scale']['name']}, seed {record['seed']}",
+        _of_what(record),
         provenance_line(record),
     ]
     for column, db in record.get("splic_minus_srf_db", {}).items():
@@ -60,3 +67,23 @@ def reproduced_figure(number: int, results: Results) -> str:
         )
     table = markdown(paper.swept(results, file))
     return f"{table}\n\n{'; '.join(facts)}. {link(file)}"
+
+
+def purified(results: Results) -> str:
+    """The first figure of the README, and how often its network is right."""
+    file = "reproduction/figure3.json"
+    if not paper.is_finished(results, file):
+        return not_yet("The first figure, of images attacked and purified,")
+    record = results.record(file)
+    labels = record["labels"]
+    clean, attacked, purified = (
+        sum(map(int.__eq__, labels, answers))
+        for answers in record["predicted"].values()
+    )
+    return (
+        f"![{len(labels)} test images, clean, attacked, and purified after the attack, "
+        f"with a network's answers]({_FIGURE})\n\n"
+        f"{len(labels)} test images with the answers of {given_network(record)}: "
+        f"right on {clean} of them clean, {attacked} attacked and {purified} attacked "
+        f"and purified. {record['attack']}; {dataset_name(record)}."
+    )

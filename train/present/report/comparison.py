@@ -1,12 +1,13 @@
-"""The section of the paper's printed values, and ours beside them."""
+"""The sections of the paper's tables beside ours, and of the sweep of settings."""
 
 from typing import Any
 
 from markupsafe import Markup
 
+from train.present.report.pictures import picture
 from train.present.report.plotted import curves
 from train.present.results import PRINTED, Results
-from train.present.tables import paper
+from train.present.tables import choice, paper
 from train.present.tables.listed import listed
 
 
@@ -18,10 +19,8 @@ def reproduced(results: Results) -> list[dict[str, Any]]:
         if not _is_done(results, file):
             continue
         caption = f"Table {number}, rerun on CIFAR-10: paper and ours in %"
-        at = f"{file}#/scale"
-        about = [results.show(f"{at}/{x}", "text") for x in ("name", "about")]
         table = listed(results, "reproduced", number=number)
-        found.append({"table": table.titled(caption), "about": about})
+        found.append({"table": table.titled(caption), "at": f"{file}#"})
     return found
 
 
@@ -56,8 +55,30 @@ def swept(results: Results) -> list[Markup]:
 def beside(results: Results) -> dict[str, Any]:
     """The paper's tables, and ours beside them."""
     return {
-        "table": paper.side_by_side(results).without("the paper's value is"),
         "reproduced": reproduced(results),
         "swept": swept(results),
         "printed": paper.as_printed(results),
+    }
+
+
+def chosen(results: Results) -> dict[str, Any]:
+    """The sweep behind the defaults, in front of each network that it was run for."""
+    files = choice.measured(results)
+    pictures = {file: file.replace(".json", ".png") for file in files}
+    return {
+        "near": choice.near(results, files),
+        "at": f"{files[0]}#",
+        "networks": [
+            {
+                "at": f"{file}#",
+                "held_out": f"{file}#/rows/0/held_out/Clean/count",
+                "sheet": picture(results, pictures[file])
+                if results.has(pictures[file])
+                else None,
+                "by_lambda": choice.by_lambda(results, file),
+                "settings": choice.settings(results, file),
+                "transforms": choice.transforms(results, file),
+            }
+            for file in files
+        ],
     }

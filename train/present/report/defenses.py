@@ -42,7 +42,8 @@ def defenses(results: Results) -> dict[str, Any]:
 def _sweeps(results: Results, count: str) -> list[Markup]:
     """A plot for each setting that is a number."""
     figures, swept = [], cells_of(results, "sweeps")
-    side = results.value(f"{FILE}#/network/training_set/image_shape/0")
+    # Of every image set that the paper names, where the network does not say.
+    side = results.get(f"{FILE}#/network/training_set/image_shape/0") or 32
     for field, words in (
         ("rank", "rank r"),
         ("tv_weight", "weight \N{GREEK SMALL LETTER LAMDA}"),

@@ -5,64 +5,78 @@ from typing import Any
 
 from train.present.plots import Point, Series
 from train.present.report.plotted import by_network, dots
-from train.present.results import Results, Traced
+from train.present.results import Results
 from train.present.table import Column, Shown, Table, make_table
 from train.present.tables import accuracy, paper
-from train.present.tables.accuracy import NETWORKS, defense_title
+from train.present.tables.accuracy import NETWORKS
 from train.present.tables.listed import listed
 
-# Network, defence and threat of a row, and what the paper prints of it.
+# What is known to the attacker, and our cell: table, row, column.
 _HEADLINE = (
-    ("bare", "none", "clean", (1, "Vanilla", "Clean")),
-    ("bare", "none", "white-box", (2, "Vanilla", "BPDA")),
-    ("splic", "splic", "clean", (1, "SPLIC", "Clean")),
-    ("splic", "splic", "black-box", (1, "SPLIC", "PGD")),
-    ("bare", "splic", "gray-box", (3, "SPLIC", "PGD")),
-    ("splic", "splic", "white-box", (2, "SPLIC", "BPDA")),
-    ("splic", "splic", "adaptive", None),
+    ("clean", 1, "Vanilla", "Clean"),
+    ("white-box", 2, "Vanilla", "BPDA"),
+    ("gray-box", 3, "SPLIC", "FGSM"),
+    ("gray-box", 3, "SPLIC", "PGD"),
+    ("gray-box", 3, "SPLIC, lambda as printed", "PGD"),
+    ("gray-box", 3, "TV minimisation", "PGD"),
+    ("gray-box", 3, "JPEG", "PGD"),
+    ("clean", 1, "SPLIC", "Clean"),
+    ("black-box", 1, "SPLIC", "PGD"),
+    ("white-box", 2, "SPLIC", "BPDA"),
+    ("adaptive", 2, "SPLIC", "EOT"),
+    ("adaptive", 2, "SPLIC", "gradient EOT"),
 )
 
 
 def headline(results: Results) -> dict[str, Any]:
-    """A row for each situation: two data sets of ours, and the paper's CIFAR-10."""
-    strongest = results.has("adaptive.json") and _strongest(results)
+    """A row for each situation that Tables 1 to 3 have been measured in."""
+    found = {
+        row: source for row in _HEADLINE if (source := paper.ours(results, *row[1:]))
+    }
 
-    def ours(head: str, place: str) -> Column:
-        def cell(row: tuple) -> Shown:
-            network, defense, threat, _ = row
-            if threat == "adaptive":
-                if head != "CIFAR-10, %":
-                    return ""
-                return results.show(f"{strongest}/accuracy", "mean accuracy")
-            wanted = {"defense": defense, "threat": threat}
-            found = results.find(place.format(network), **wanted)
-            return found and results.show(found, "accuracy")
+    def defense(row: tuple[str, int, str, str]) -> str:
+        return "none" if row[2] == "Vanilla" else row[2]
 
-        return Column(head, cell)
+    def trained_on(row: tuple[str, int, str, str]) -> str:
+        # Table 3 puts a defence before a network that does not know it.
+        bare = row[1] == 3 or defense(row) == "none"
+        return NETWORKS["bare" if bare else "splic"]
 
-    def printed(row: tuple) -> Shown:
-        source = row[3] and paper.printed(results, *row[3])
+    def model(row: tuple[str, int, str, str]) -> Shown:
+        at = f"{paper.file_of(row[1])}#/scale/model"
+        given = f"{paper.file_of(row[1])}#/given/model"
+        return results.show(given if results.get(given) else at, "text")
+
+    def printed(row: tuple[str, int, str, str]) -> Shown:
+        source = paper.printed(results, *row[1:])
         return results.show(source, "printed") if source else ""
 
-    table = make_table(
-        results,
-        "Accuracy, with its 95 % interval below",
-        (
-            Column("threat", lambda row: row[2], words=True),
-            Column("defence", lambda row: defense_title(row[1]), words=True),
-            Column("network trained on", lambda row: NETWORKS[row[0]], words=True),
-            ours("shapes, %", "quickstart.json#/networks/{}"),
-            ours("CIFAR-10, %", "cifar10_{}.json#/cells"),
-            Column("paper, %", printed),
-            Column(
-                "paper's table",
-                lambda row: f"Table {row[3][0]}" if row[3] else "",
-                words=True,
+    numbers = sorted({number for _, number, *_ in found})
+    tables = {number: f"{paper.file_of(number)}#" for number in numbers}
+    scales = {results.value(f"{at}/scale/about"): at for at in tables.values()}
+    return {
+        "table": make_table(
+            results,
+            "Accuracy on CIFAR-10, with its 95 % interval below",
+            (
+                Column("threat", lambda row: row[0], words=True),
+                Column("attack", lambda row: row[3], words=True),
+                Column("defence", defense, words=True),
+                Column("network", model, words=True),
+                Column("trained on", trained_on, words=True),
+                Column("ours, %", lambda row: results.show(found[row], "accuracy")),
+                Column(
+                    "images",
+                    lambda row: results.show(f"{found[row]}/count", "integer"),
+                ),
+                Column("paper, %", printed),
+                Column("table", lambda row: f"Table {row[1]}", words=True),
             ),
+            found,
         ),
-        [row for row in _HEADLINE if row[2] != "adaptive" or strongest],
-    )
-    return {"table": table}
+        "tables": tables,
+        "scales": scales.values(),
+    }
 
 
 def _strongest(results: Results) -> str:
@@ -98,7 +112,7 @@ def hero(results: Results) -> dict[str, Any] | None:
 
 
 def _both_networks(
-    results: Results, name: str, what: str, lists: Mapping[str, str], file: str
+    results: Results, name: str, lists: Mapping[str, str], file: str
 ) -> dict[str, Any]:
     """A table of both networks' cells, and a plot of it."""
     categories, series = by_network(results, lists)
@@ -106,8 +120,8 @@ def _both_networks(
     if all(category.startswith("clean") for category in categories):
         categories = [x.removeprefix("clean \N{MIDDLE DOT} ") for x in categories]
     alt = (
-        f"Dot plot of the accuracies{what} in the table, one row for each threat and "
-        "defence, one dot with its interval for each of the two networks"
+        "Dot plot of the accuracies in the table, one row for each threat and defence, "
+        "one dot with its interval for each of the two networks"
     )
     count = results.show(f"{file}#/dataset/count", "integer").text
     return {
@@ -124,30 +138,7 @@ def _short(table: Table) -> Table:
 def quickstart(results: Results) -> dict[str, Any]:
     """The quickstart's table and plot."""
     lists = {name: f"quickstart.json#/networks/{name}" for name in NETWORKS}
-    return _both_networks(results, "quickstart", "", lists, "quickstart.json")
-
-
-def cifar10(results: Results) -> dict[str, Any]:
-    """CIFAR-10: the same, and what the total variation does to the PSNR."""
-    file = "cifar10_bare.json"
-    lists = {name: f"cifar10_{name}.json#/cells" for name in NETWORKS}
-    gaps = []
-    for threat, images in (("clean", "clean images"), ("gray-box", "attacked images")):
-        row = results.find(f"{file}#/comparisons", other="splic_no_tv", threat=threat)
-        if row and results.get(f"{row}/psnr_difference_db"):
-            shown = results.show(f"{row}/psnr_difference_db", "change")
-            gaps.append({"images": images, "change": shown})
-    return {
-        **_both_networks(results, "cifar10", " on CIFAR-10", lists, file),
-        "attack": _attack(results, lists["bare"]),
-        "gaps": gaps,
-    }
-
-
-def _attack(results: Results, source: str) -> Traced | str:
-    """What the bare network was attacked with."""
-    cell = results.find(source, defense="none", threat="white-box")
-    return results.show(f"{cell}/attack", "text") if cell else ""
+    return _both_networks(results, "quickstart", lists, "quickstart.json")
 
 
 def adaptive(results: Results) -> dict[str, Any]:
@@ -174,4 +165,4 @@ def adaptive(results: Results) -> dict[str, Any]:
 def cue_conflict(results: Results) -> dict[str, Any]:
     """Accuracy by shape where shape and texture disagree."""
     lists = {name: f"cue_conflict_{name}.json#/cells" for name in NETWORKS}
-    return _both_networks(results, "cue", "", lists, "cue_conflict_bare.json")
+    return _both_networks(results, "cue", lists, "cue_conflict_bare.json")

@@ -50,6 +50,7 @@ def make_page(folder: pathlib.Path) -> tuple[str, list[str]]:
         sections=parts,
         hero=hero(results),
         show=results.show,
+        get=results.get,
         sort_key=sort_key,
         unbroken=unbroken,
         style=_text("report.css"),

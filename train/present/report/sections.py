@@ -26,9 +26,9 @@ class Section:
     build: Callable[[Results], dict[str, Any]]
 
 
-_EVALUATE = (
-    "./launch.sh evaluate --dataset=cifar10 --num_test=300 "
-    "--defenses=none,splic,splic_no_tv"
+_REPRODUCE = (
+    "./launch.sh reproduce --scale=workstation --weights={}.npz --data_dir=DIR "
+    "--test_data_dir=ORIGINALS --only={}"
 )
 _CUE = (
     "./launch.sh evaluate --split=cue_conflict --threats=clean --num_test=400 "
@@ -38,14 +38,10 @@ _SAMPLES = "python -m train.samples --out=results"
 _QUICKSTART = {
     "quickstart.json": "./launch.sh && cp out/quickstart/quickstart.json results/"
 }
-_CIFAR10 = {
-    "cifar10_bare.json": f"{_EVALUATE} --checkpoint=out/cifar10_bare "
-    "--out=results/cifar10_bare.json",
-    "cifar10_splic.json": f"{_EVALUATE} --checkpoint=out/cifar10_splic "
-    "--surrogate=out/cifar10_bare --out=results/cifar10_splic.json",
-}
+_TABLE3 = {"reproduction/table3.json": _REPRODUCE.format("resnet56", "table3")}
+_CHOICE = {"reproduction/choice_resnet56.json": _REPRODUCE.format("resnet56", "choice")}
 SECTIONS = (
-    Section("headline", "At a glance", _QUICKSTART | _CIFAR10, measured.headline),
+    Section("headline", "At a glance", _TABLE3, measured.headline),
     Section(
         "see",
         "See it",
@@ -58,14 +54,14 @@ SECTIONS = (
         {"samples.json": _SAMPLES, "explorer.png": _SAMPLES},
         pictures.explorer,
     ),
-    Section("quickstart", "Generated shapes", _QUICKSTART, measured.quickstart),
-    Section("cifar10", "CIFAR-10", _CIFAR10, measured.cifar10),
+    Section("choice", "Which setting", _CHOICE, comparison.chosen),
+    Section("paper", "Beside the paper", {}, comparison.beside),
     Section(
         "adaptive",
         "Attackers who know the defence",
         {
             "adaptive.json": "./launch.sh bench adaptive --defense=splic "
-            "--checkpoint=out/cifar10_splic --dataset=cifar10 "
+            "--checkpoint=out/reproduce/networks/splic --dataset=cifar10 "
             "--out=results/adaptive.json"
         },
         measured.adaptive,
@@ -74,19 +70,18 @@ SECTIONS = (
         "defenses",
         "Other defences, other settings",
         {
-            "defenses_small.json": "./launch.sh bench defenses "
-            "--checkpoint=out/cifar10_bare --dataset=cifar10 "
-            "--out=results/defenses_small.json"
+            "defenses.json": "./launch.sh bench defenses "
+            "--weights=resnet56.npz --dataset=cifar10 --out=results/defenses.json"
         },
         defenses.defenses,
     ),
+    Section("quickstart", "A toy: generated shapes", _QUICKSTART, measured.quickstart),
     Section(
         "cues",
-        "Shape or texture",
+        "The toy again: shape or texture",
         {f"cue_conflict_{name}.json": _CUE.format(name) for name in ("bare", "splic")},
         measured.cue_conflict,
     ),
-    Section("paper", "Beside the paper", {}, comparison.beside),
     Section(
         "figures",
         "Gradients and growth",

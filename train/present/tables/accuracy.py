@@ -41,28 +41,3 @@ def cells(results: Results, lists: Mapping[str, str]) -> Table:
         Column("PSNR, dB", "/psnr_db/mean", ":.2f"),
     )
     return make_table(results, "Accuracy", columns, network)
-
-
-def cost_of_purifying(results: Results) -> Table:
-    """What purification costs in clean accuracy, with and without retraining."""
-
-    def clean(network: str, defense: str) -> str:
-        found = results.find(
-            f"cifar10_{network}.json#/cells", threat="clean", defense=defense
-        )
-        assert found is not None
-        return f"{found}/accuracy"
-
-    return make_table(
-        results,
-        "Clean accuracy",
-        (
-            Column("images", lambda _: "CIFAR-10, JPEG export", words=True),
-            Column("network trained on", lambda name: NETWORKS[name], words=True),
-            *(
-                Column(head, lambda n, d=defense: results.show(clean(n, d), "percent"))
-                for head, defense in (("bare %", "none"), ("behind SPLIC %", "splic"))
-            ),
-        ),
-        NETWORKS,
-    )

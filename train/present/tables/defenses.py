@@ -1,13 +1,13 @@
 """All input transforms in front of one network, and settings of SPLIC."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from splic_jax import METHODS
 from train.present.results import Results
 from train.present.table import Code, Column, Shown, Table, make_table
 from train.present.tables.accuracy import defense_title
 
-FILE = "defenses_small.json"
+FILE = "defenses.json"
 ATTACKS = ("none", "FGSM", "PGD-7")
 
 # What a row is about: its name, and its cells by the attack's first word.
@@ -95,6 +95,8 @@ def registry(results: Results) -> Table:
     """One row a method, from the registry, with the measured cost."""
 
     def cost(name: str) -> Shown:
+        if not results.has(FILE):
+            return None
         found = results.find(f"{FILE}#/costs", defense=name)
         return found and results.show(f"{found}/ratio_to_splic", ":.2g")
 
@@ -120,32 +122,4 @@ def registry(results: Results) -> Table:
             Column("how to break it", lambda name: METHODS[name].attack, words=True),
         ),
         METHODS,
-    )
-
-
-def formulas(results: Results) -> Table:
-    """The formulas as derived and as printed, and SPLIC with and without TV."""
-    found, swept = cells_of(results, "methods"), cells_of(results, "sweeps")
-    rows: Sequence[Row] = (
-        ("exact gradient of (6), step scaled by delta^2", found["splic"]),
-        ("eq. (10) and line 11 as printed", swept["formulas=as printed"]),
-        ("without total variation", found["splic_no_tv"]),
-        ("pass 1 alone, no alternation", swept["alternate=False"]),
-        ("no rank cut", swept["rank_cut=False"]),
-    )
-    accuracy, psnr = ("/accuracy", "percent"), ("/psnr_db/mean", "decimal")
-    return make_table(
-        results,
-        "SPLIC, gray-box",
-        [
-            Column("SPLIC", lambda row: row[0], words=True),
-            *_columns(
-                results,
-                ("clean %", "none", *accuracy),
-                ("PGD-7 %", "PGD-7", *accuracy),
-                ("PSNR clean, dB", "none", *psnr),
-                ("PSNR attacked, dB", "PGD-7", *psnr),
-            ),
-        ],
-        rows,
     )

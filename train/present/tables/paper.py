@@ -1,44 +1,9 @@
-"""The paper's printed values, and ours beside them."""
+"""The paper's tables and figures: as printed, and as `reproduce` measured them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from train.present.results import PRINTED, Results
 from train.present.table import Column, Shown, Table, make_table
-from train.present.tables import defenses
-from train.present.tables.accuracy import defense_title
-
-# (table, method, column) of the paper's CIFAR-10 -> where ours is: file, list, defence,
-# threat, beginning of the attack's name.
-Key = tuple[int, str, str]
-OURS: dict[Key, tuple[str, str, str, str, str]] = {
-    (1, "Vanilla", "Clean"): ("cifar10_bare.json", "cells", "none", "clean", ""),
-    (1, "SPLIC", "Clean"): ("cifar10_splic.json", "cells", "splic", "clean", ""),
-    (1, "SPLIC", "PGD"): ("cifar10_splic.json", "cells", "splic", "black-box", "PGD-7"),
-    (2, "Vanilla", "BPDA"): (
-        "cifar10_bare.json",
-        "cells",
-        "none",
-        "white-box",
-        "PGD-7",
-    ),
-    (2, "SPLIC", "BPDA"): (
-        "cifar10_splic.json",
-        "cells",
-        "splic",
-        "white-box",
-        "BPDA (PGD-7",
-    ),
-    **{
-        (3, method, column): (defenses.FILE, "methods", ours, "gray-box", attack)
-        for method, ours in (
-            ("USVT", "usvt"),
-            ("Soft-Imp", "soft_impute"),
-            ("ME-Net", "nuclear_norm"),
-            ("SPLIC", "splic"),
-        )
-        for column, attack in (("FGSM", "FGSM"), ("PGD", "PGD-7"))
-    },
-}
 
 
 def printed(
@@ -57,63 +22,17 @@ def printed(
     return f"{source}/value"
 
 
-def ours(results: Results, key: Key) -> str | None:
-    """The source of our cell for a printed value on CIFAR-10, None without one."""
-    name, cells, defense, threat, attack = OURS[key]
-    if not results.has(name) or results.record(name)["dataset"]["name"] != "cifar10":
+def file_of(table: int) -> str:
+    """The file of a table as `reproduce` measured it."""
+    return f"reproduction/table{table}.json"
+
+
+def ours(results: Results, table: int, row: str, column: str) -> str | None:
+    """The source of our cell of a table; None where it has not been measured."""
+    file = file_of(table)
+    if not results.has(file):
         return None
-    for source in results.each(f"{name}#/{cells}", defense=defense, threat=threat):
-        if results.value(source)["attack"].startswith(attack):
-            return source
-    return None
-
-
-def side_by_side(results: Results, keys: Iterable[Key] = OURS) -> Table:
-    """Every printed value that there is one of ours for, without retelling the paper.
-
-    Args:
-        results: where to look.
-        keys: which of `OURS`.
-    """
-    found = {key: (printed(results, *key), ours(results, key)) for key in keys}
-
-    def place(key: Key) -> str:
-        cell = results.value(found[key][1])
-        return (
-            f"Table {key[0]}; ours: {defense_title(cell['defense'])}, {cell['threat']}"
-        )
-
-    def verdict(key: Key) -> str:
-        theirs, mine = found[key]
-        low, high = results.value(f"{mine}/accuracy_interval")
-        return (
-            "inside" if 100 * low <= results.value(theirs) <= 100 * high else "outside"
-        )
-
-    def shown(head: str, at: str, format: str) -> Column:
-        return Column(head, lambda key: results.show(f"{found[key][1]}{at}", format))
-
-    return make_table(
-        results,
-        "CIFAR-10: the paper's values, ours, and the difference in points",
-        (
-            Column("method", lambda key: key[1], words=True),
-            Column("attack", lambda key: key[2], words=True),
-            Column("printed in", place, words=True),
-            Column("paper %", lambda key: results.show(found[key][0], "printed")),
-            shown("ours %", "/accuracy", "percent"),
-            shown("95 % interval", "/accuracy_interval", "interval"),
-            shown("images", "/count", "integer"),
-            Column(
-                "difference",
-                lambda key: results.show(
-                    f"{found[key][1]}/accuracy", "difference", found[key][0]
-                ),
-            ),
-            Column("the paper's value is", verdict),
-        ),
-        [key for key in found if all(found[key])],
-    )
+    return results.find(f"{file}#/cells", row=row, column=column)
 
 
 def as_printed(results: Results) -> list[Table]:
