@@ -38,7 +38,7 @@ _DATA_FLAGS = ("data_dir", "resize", "num_train", "num_test", "texture_bias", "s
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    shared_flags.define_data_flags()
+    shared_flags.define_data_flags(judged=False)
     shared_flags.define_splic_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     flags.DEFINE_multi_string(

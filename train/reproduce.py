@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
+from train import flags as shared_flags
 from train.networks import flags as network_flags
 from train.reproductions.run import DATASETS, ITEMS, chosen, planned, run
 from train.reproductions.scales import SCALES
@@ -46,8 +47,10 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "test_data_dir", None, "the same of the test images, if they are elsewhere"
     )
+    shared_flags.define_note_flag()
+    flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     network_flags.define_network_flags()
-    flags.adopt_module_key_flags(network_flags)  # list them under --help too
+    flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_string("out", "out/reproduce", "folder for everything it writes")
     flags.DEFINE_integer(
         "seed",
@@ -92,6 +95,7 @@ def main(argv: Sequence[str]) -> None:
             Progress(),
             given,
             FLAGS.test_data_dir,
+            FLAGS.images_note,
         ),
     )
 

@@ -37,6 +37,7 @@ class Workshop:
         progress: where to show how far it is.
         given: what stands for the network `networks.VANILLA`, which is else trained.
         test_data_dir: of the test images, where they are not in `data_dir`.
+        images_note: which test images these are, in words.
         known: summaries measured before, by what `identity` says of them.
     """
 
@@ -48,6 +49,7 @@ class Workshop:
     progress: Progress
     given: Classifier | None = None
     test_data_dir: str | None = None
+    images_note: str | None = None
     known: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     _fitted: dict[str, TransformConfig] = dataclasses.field(default_factory=dict)
     _networks: dict[str, LoadedModel] = dataclasses.field(default_factory=dict)

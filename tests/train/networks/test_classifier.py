@@ -31,7 +31,8 @@ def folder(tmp_path_factory):
 
 
 def evaluate(folder, *flags):
-    common = ("--dataset=cifar10", "--data_dir=.", "--defenses=none", "--nosoundness")
+    common = ("--dataset=cifar10", "--data_dir=.", "--images_note=greys")
+    common += ("--defenses=none", "--nosoundness")
     common += ("--threats=clean,white-box", "--attacks=fgsm")
     return binaries.run("train.evaluate", *common, *flags, cwd=folder)
 
@@ -55,6 +56,7 @@ def test_each_kind_of_network_is_evaluated(folder, schema_errors, name, weights)
     assert done.returncode == 0, done.stderr
     record = read_record(folder / f"{name}.json")
     assert schema_errors(record) == []
+    assert record["dataset"]["images"] == "greys"
     assert record["network"]["function"] == f"{FILE.name}:{name}"
     assert ("weights_sha256" in record["network"]) == bool(weights)
     assert record["clean_accuracy"] == {"count": 20, "correct": 20, "accuracy": 1.0}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from splic_jax import METHODS
 from train.present.results import Results
+from train.present.sentences import dataset_name
 from train.present.table import Column, Table, make_table
 
 NETWORKS = {"bare": "images as they are", "splic": "purified images"}
@@ -53,11 +54,12 @@ def cost_of_purifying(results: Results) -> Table:
         assert found is not None
         return f"{found}/accuracy"
 
+    images = dataset_name(results.record("cifar10_bare.json"))
     return make_table(
         results,
         "Clean accuracy",
         (
-            Column("images", lambda _: "CIFAR-10, JPEG export", words=True),
+            Column("images", lambda _: images, words=True),
             Column("network trained on", lambda name: NETWORKS[name], words=True),
             *(
                 Column(head, lambda n, d=defense: results.show(clean(n, d), "percent"))
