@@ -57,7 +57,7 @@ SETTINGS = {
 }
 VIEWS = (("clean", ""), ("attacked", "PGD-7"), *SETTINGS)
 NOISY = ("noisy", "+-8/255 everywhere")  # the second of a photograph
-CROP, ENLARGED = (96, 144), 3  # of photographs; of a test image's pixels
+CROP, ENLARGED = (88, 136), 3  # of photographs; of a test image's pixels
 
 View = tuple[str, str]
 

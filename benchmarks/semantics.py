@@ -6,7 +6,8 @@ Foolbox 1 and 2 look for the smallest perturbation that the bare network gets wr
 a transform undoes a small one more easily. Gray-box: the bare network is attacked, then
 a transform with a new mask and the network answer. Writes out/semantics.json.
 
-The rules of Foolbox 2.4 (its 1.x has the same), in the ball of `epsilon`:
+The rules of Foolbox 2 (foolbox/v1/attacks/gradient.py, iterative_projected_gradient.py,
+adversarial.py; 1.x had them too), in the ball of `epsilon`:
 
     GradientSignAttack: one gradient, then 1,000 step sizes from 0.001 to 1, from the
         smallest up to the first success; again 20 finer ones below it where it is one
