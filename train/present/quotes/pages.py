@@ -42,6 +42,12 @@ VALUES: dict[str, Block] = {
     ),
     "printed_splic_clean": functools.partial(paper.printed_value, 1, "SPLIC", "Clean"),
     "printed_splic_bpda": functools.partial(paper.printed_value, 2, "SPLIC", "BPDA"),
+    "printed_soft_impute_fgsm": functools.partial(
+        paper.printed_value, 3, "Soft-Imp", "FGSM"
+    ),
+    "printed_soft_impute_pgd": functools.partial(
+        paper.printed_value, 3, "Soft-Imp", "PGD"
+    ),
     "printed_splic_pgd": functools.partial(paper.printed_value, 3, "SPLIC", "PGD"),
     "gap_of_stopping": speed.gap_of_stopping,
     "share_near": speed.share_near,
