@@ -165,7 +165,7 @@ def main(argv: Sequence[str]) -> None:
     path, progress, rows = pathlib.Path(FLAGS.out), Progress(), []
     record = {
         "provenance": provenance.provenance(),
-        "dataset": {"name": dataset.name, "split": "test", "count": len(images)},
+        "dataset": dataset.record("test", len(images)),
         "network": classifier.record,
         "defense": FLAGS.defense,
         "epsilon": FLAGS.epsilon / 255,

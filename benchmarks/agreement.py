@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
 
     show(rows)
     record = {
-        "dataset": {"name": dataset.name, "split": "test", "count": len(clean)},
+        "dataset": dataset.record("test", len(clean)),
         "seed": FLAGS.seed,
         "defaults": dataclasses.asdict(SPLICConfig()),
         "bar": {"mean_difference": MEAN, "near": NEAR, "share_near": SHARE},

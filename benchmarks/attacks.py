@@ -246,7 +246,7 @@ def main(argv: Sequence[str]) -> None:
     alone = {}
     record = {
         "provenance": provenance.provenance(),
-        "dataset": {"name": dataset.name, "split": "test", "count": len(images)},
+        "dataset": dataset.record("test", len(images)),
         "network": classifier.record,
         "clean_accuracy": float(correct.mean()),
         "largest_difference_of_logits": twins_differ,

@@ -119,8 +119,7 @@ def main(argv: Sequence[str]) -> None:
     inputs = {
         "format": 1,
         "dataset": {
-            "name": dataset.name,
-            "count": len(dataset.images),
+            **dataset.record("test"),
             "sha256": checkpoints.dataset_checksum(dataset),
         },
         "network": network.record,

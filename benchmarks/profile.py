@@ -474,7 +474,7 @@ def main(argv: Sequence[str]) -> None:
     clean = mosaics(dataset.images, count, FLAGS.image_side).astype(np.float32) / 255
     progress = Progress()
     record = {
-        "dataset": {"name": dataset.name, "split": "test", "count": count},
+        "dataset": dataset.record("test", count),
         "image_side": FLAGS.image_side,
         "step": [
             profile_step(dataset.images, int(side), progress) for side in FLAGS.sides

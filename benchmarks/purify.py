@@ -130,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
         )
 
     record = {
-        "dataset": {"name": dataset.name, "split": "test"},
+        "dataset": dataset.record("test"),
         "settings": dataclasses.asdict(config),
         "devices": len(jax.local_devices()),
         "rows": rows,

@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
     rich.console.Console().print(table)
     record = {
         "provenance": provenance.provenance(),
-        "dataset": {"name": dataset.name, "split": "test", "count": len(clean)},
+        "dataset": dataset.record("test", len(clean)),
         "seed": FLAGS.seed,
         "defaults": dataclasses.asdict(SPLICConfig()),
         "rows": rows,

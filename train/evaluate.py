@@ -21,7 +21,7 @@ from splic_jax.transforms import TransformConfig, as_dict, returns_images
 from train import flags as shared_flags
 from train.evaluation.run import Evaluation, fitting_defenses, run
 from train.networks import flags as network_flags
-from train.networks.classifier import from_checkpoint
+from train.networks.classifier import from_one
 from train.threats.attackers import ATTACKS_OF, PRESETS, THREATS, AttackSettings
 from train.threats.defended import list_defenses
 from train.utils import compilation, errors
@@ -67,7 +67,9 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "surrogate",
         None,
-        "folder of the training run that a black-box attacker attacks instead",
+        "the network that a black-box attacker attacks instead: the folder of a "
+        "training run, a file as --weights alone takes it, or FILE_OR_MODULE:NAME, and "
+        "after a comma the file of its weights",
     )
     flags.DEFINE_list(
         "attacks",
@@ -173,7 +175,9 @@ def evaluation_from_flags() -> Evaluation:
     network = network_flags.network_from_flags()
     defenses = defenses_from_flags(FLAGS.defenses, network.defense)
     shared_flags.require_known("--threats", FLAGS.threats, THREATS)
-    surrogate = from_checkpoint(FLAGS.surrogate) if FLAGS.surrogate else None
+    surrogate = None
+    if FLAGS.surrogate:
+        surrogate = from_one(FLAGS.surrogate, f"--surrogate={FLAGS.surrogate}")
     if "black-box" in FLAGS.threats and FLAGS["threats"].present and not surrogate:
         raise UserError("--threats=black-box needs --surrogate, the network to attack")
     attacks = attacks_from_flags()

@@ -55,8 +55,12 @@ def values_of(*names: str) -> dict[str, Any]:
     return {name: FLAGS[name].value for name in names}
 
 
-def define_data_flags() -> None:
-    """Defines the flags that choose images: --dataset, --data_dir and the like."""
+def define_data_flags(*, judged: bool = True) -> None:
+    """Defines the flags that choose images: --dataset, --data_dir and the like.
+
+    Args:
+        judged: whether there are results on them, and --images_note with these.
+    """
     if "dataset" in FLAGS:
         return
     flags.DEFINE_string(
@@ -72,6 +76,8 @@ def define_data_flags() -> None:
         "folder it holds train/CLASS/*.png (or .jpg) and test/CLASS/*.png, and for npz "
         "train.npz and test.npz with images and labels",
     )
+    if judged:
+        define_note_flag()
     flags.DEFINE_integer(
         "resize",
         None,
@@ -95,6 +101,16 @@ def define_data_flags() -> None:
     )
 
 
+def define_note_flag() -> None:
+    """Defines --images_note."""
+    flags.DEFINE_string(
+        "images_note",
+        None,
+        "for the results, which images of that name are judged on, in words: "
+        '"600 original test images", "JPEG export"',
+    )
+
+
 def dataset_from_flags(split: str) -> loading.Dataset:
     """Loads the split ("train", "test", "cue_conflict") that the flags ask for.
 
@@ -103,7 +119,7 @@ def dataset_from_flags(split: str) -> loading.Dataset:
     """
     texture_bias = texture_bias_from_flags()
     options = {} if texture_bias is None else {"texture_bias": texture_bias}
-    return loading.load(
+    dataset = loading.load(
         FLAGS.dataset,
         split,
         data_dir=FLAGS.data_dir,
@@ -111,6 +127,9 @@ def dataset_from_flags(split: str) -> loading.Dataset:
         resize=FLAGS.resize,
         **options,
     )
+    if split == "train" or "images_note" not in FLAGS:
+        return dataset
+    return dataclasses.replace(dataset, note=FLAGS.images_note)
 
 
 def texture_bias_from_flags() -> float | None:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from train import flags as shared_flags
+from train.data.loading import CLASS_NAMES
 from train.files.pieces import Purifier, Tally
 from train.files.runner import purify_dataset, purify_files
 from train.networks import flags as network_flags
@@ -38,7 +39,7 @@ _DATA_FLAGS = ("data_dir", "resize", "num_train", "num_test", "texture_bias", "s
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    shared_flags.define_data_flags()
+    shared_flags.define_data_flags(judged=False)
     shared_flags.define_splic_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     flags.DEFINE_multi_string(
@@ -63,6 +64,13 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "classify", False, "print what a network says of each picture, and purified"
     )
+    flags.DEFINE_enum(
+        "class_names",
+        None,
+        CLASS_NAMES,
+        "for --classify, the data set whose names the network's classes have, where it "
+        "has numbers alone, as published weights do",
+    )
     network_flags.define_network_flags()
     flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_bool("overwrite", False, "replace what is in the way")
@@ -83,10 +91,12 @@ def _purify() -> Tally:
     purifier = Purifier(shared_flags.splic_config_from_flags(), FLAGS.seed, FLAGS.batch)
     if FLAGS.classify and has_dataset:
         raise UserError("--classify is for pictures, --input; use evaluate for a set")
-    for name in network_flags.NAMES:
+    for name in (*network_flags.NAMES, "class_names"):
         if FLAGS[name].present and not FLAGS.classify:
             raise UserError(f"--{name} needs --classify")
     network = network_flags.network_from_flags() if FLAGS.classify else None
+    if network and FLAGS.class_names:
+        network = network.named(CLASS_NAMES[FLAGS.class_names])
     if not has_dataset:
         return purify_files(
             inputs, output, purifier, overwrite=FLAGS.overwrite, network=network

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
+from train import flags as shared_flags
 from train.networks import flags as network_flags
 from train.networks.classifier import from_weights
 from train.reproductions.run import DATASETS, ITEMS, chosen, planned, run
@@ -53,8 +54,10 @@ def define_flags() -> None:
         "weights of the network that a black-box attacker attacks, as --weights; by "
         "default one is trained",
     )
+    shared_flags.define_note_flag()
+    flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     network_flags.define_network_flags()
-    flags.adopt_module_key_flags(network_flags)  # list them under --help too
+    flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_string("out", "out/reproduce", "folder for everything it writes")
     flags.DEFINE_integer(
         "seed",
@@ -96,6 +99,7 @@ def main(argv: Sequence[str]) -> None:
         given,
         surrogate=surrogate,
         test_data_dir=FLAGS.test_data_dir,
+        images_note=FLAGS.images_note,
     )
     if FLAGS.dry_run:
         print(planned(names, workshop))

@@ -53,7 +53,7 @@ class _DefenseParser(flags.EnumParser):
 
 def define_flags() -> None:
     """Defines the flags of this binary."""
-    shared_flags.define_data_flags()
+    shared_flags.define_data_flags(judged=False)
     shared_flags.define_splic_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
     default = TrainSettings()

@@ -37,6 +37,11 @@ def logits(images):
     return means(images) @ WEIGHTS["kernel"] + WEIGHTS["bias"]
 
 
+def upside_down(images):
+    """Logits of other classes than those it is shown."""
+    return logits(images)[:, ::-1]
+
+
 def plain(weights):
     return lambda images: means(images) @ weights["kernel"] + weights["bias"]
 

@@ -73,13 +73,33 @@ Labels = Int32[np.ndarray, " n"]
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A split in memory; `texture_labels` is set for `shapes` only (see there)."""
+    """A split in memory.
+
+    Attributes:
+        name: as `load` has it.
+        images, labels, class_names: see there.
+        texture_labels: of `shapes` only (see there).
+        note: which images of that name these are, in words, where somebody says it, as
+            "600 original test images".
+    """
 
     name: str
     images: Images
     labels: Labels
     class_names: tuple[str, ...]
     texture_labels: Labels | None = None
+    note: str | None = None
+
+    def record(self, split: str, count: int | None = None) -> dict[str, Any]:
+        """What results say of it.
+
+        Args:
+            split: what it is of the set.
+            count: how many of its images were used; None for all.
+        """
+        count = len(self.images) if count is None else count
+        words = {"name": self.name, "split": split, "count": count}
+        return words | {"images": self.note}
 
 
 def load(

@@ -90,9 +90,7 @@ class Evaluation:
         values = {
             "format": FORMAT,
             "dataset": {
-                "name": self.dataset.name,
-                "split": self.split,
-                "count": len(self.dataset.images),
+                **self.dataset.record(self.split),
                 "sha256": dataset_checksum(self.dataset),
             },
             "network": self.network.record,

@@ -11,6 +11,7 @@ from train.files.pictures import Source
 from train.networks.checking import check_logits
 from train.networks.classifier import Classifier
 from train.present.table import Column, Table
+from train.utils.errors import UserError
 
 BATCH = 64
 
@@ -50,6 +51,12 @@ def _predictions(network: Classifier, paths: Sequence[pathlib.Path]) -> list[str
                 network.source,
                 jnp.stack([images[number] for number in piece]),
             )
+            names = network.class_names
+            if names and logits.shape[1] != len(names):
+                raise UserError(
+                    f"{network.name} returns {logits.shape[1]} logits an image; there "
+                    f"are {len(names)} names ({names[0]}, ...)"
+                )
             for number, row in zip(piece, logits, strict=True):
                 found[number] = network.class_name(int(row.argmax()))
     return found

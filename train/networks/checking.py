@@ -76,7 +76,7 @@ def check(name: str, function: Function, source: str, dataset: Dataset) -> dict:
     correct = int((logits.argmax(axis=1) == labels).sum())
     accuracy = correct / count
     found = f"{name} is right on {accuracy:.1%} of {count} clean images"
-    best, meant = _another_convention(function, images, labels)
+    best, meant = _another_convention(name, function, images, labels)
     better = scipy.stats.binom.sf(best - 1, count, (correct + 1) / (count + 2)) < 0.01
     if better and best / count > accuracy + MARGIN:
         raise UserError(
@@ -104,7 +104,7 @@ def check_logits(
     """
     count = min(BATCH, len(images))
     try:
-        outline = jax.eval_shape(_plain(function), images[:BATCH])
+        outline = jax.eval_shape(_plain(name, function), images[:BATCH])
     except UserError:
         raise
     except Exception as error:
@@ -128,7 +128,7 @@ def check_logits(
         )
     if not jnp.issubdtype(outline.dtype, jnp.floating):
         raise UserError(f"{name} returns {outline.dtype.name}; logits are floats")
-    run = jax.jit(_plain(function))
+    run = jax.jit(_plain(name, function))
     try:
         logits = _logits(run, images)
     except Exception as error:
@@ -164,14 +164,14 @@ def _logits(run: Function, images: jax.Array) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _plain(function: Function) -> Function:
+def _plain(name: str, function: Function) -> Function:
     """The function, whose result is told apart from another function."""
 
     def call(images: jax.Array) -> Any:
         logits = function(images)
         if callable(logits) and not isinstance(logits, jax.Array):
             raise UserError(
-                "--network names a factory, for it returns a function; give --weights"
+                f"{name} names a factory, for it returns a function; give its weights"
             )
         return logits
 
@@ -187,10 +187,10 @@ def _accepts(function: Function, outline: jax.ShapeDtypeStruct) -> bool:
 
 
 def _another_convention(
-    function: Function, images: jax.Array, labels: np.ndarray
+    name: str, function: Function, images: jax.Array, labels: np.ndarray
 ) -> tuple[int, str]:
     """How many are right in the best of the other conventions, and which that is."""
-    run = jax.jit(_plain(function))
+    run = jax.jit(_plain(name, function))
     changed = {name: change(images) for name, change in _fitting(images).items()}
     if _accepts(function, jax.eval_shape(to_nchw, images)):
         changed[_NCHW] = to_nchw(images)

@@ -60,6 +60,16 @@ class Classifier:
         """What a class is called: its number where it has no name."""
         return self.class_names[label] if self.class_names else str(label)
 
+    def named(self, class_names: tuple[str, ...]) -> "Classifier":
+        """The network with names for its classes.
+
+        Raises:
+            UserError: if it has names of its own.
+        """
+        if self.class_names:
+            raise UserError(f"{self.name} names its classes itself")
+        return dataclasses.replace(self, class_names=class_names)
+
     def input_channels(self, channels: int) -> int:
         """Returns the number of channels that it takes for images' own."""
         if self.defense is None:
@@ -93,7 +103,9 @@ def from_loaded(loaded: LoadedModel, path: str | os.PathLike[str]) -> Classifier
     )
 
 
-def from_weights(path: str | os.PathLike[str], model: str | None) -> Classifier:
+def from_weights(
+    path: str | os.PathLike[str], model: str | None, said: str | None = None
+) -> Classifier:
     """The network of a file that says itself what it is of.
 
     That is one that `train --export` wrote, or a CIFAR ResNet of He et al. by PyTorch's
@@ -102,57 +114,63 @@ def from_weights(path: str | os.PathLike[str], model: str | None) -> Classifier:
     Args:
         path: the file.
         model: what it has to be of, of `train.models.NAMES`, or None.
+        said: the flag that names the file, for messages; by default --weights.
 
     Raises:
         UserError: if it is of something else, or cannot be read.
     """
-    weights = read_weights(path)
+    said = said or f"--weights={path}"
+    weights = read_weights(path, said)
     blocks = cifar_resnet.blocks_of(weights.arrays)
     if is_exported(weights):
-        loaded = loaded_from(weights, path)
+        loaded = loaded_from(weights, said)
         found, classifier = loaded.settings.model, from_loaded(loaded, path)
     elif blocks:
         found = f"resnet{6 * blocks + 2}"
-        classifier = _published(found, weights, path)
+        classifier = _published(found, weights, said)
     else:
         raise UserError(
-            f"--weights={path} holds neither a network that `train --export` wrote nor "
+            f"{said} holds neither a network that `train --export` wrote nor "
             "a CIFAR ResNet by PyTorch's names; give --network, the function that they "
             "are for"
         )
     if model not in (None, found):
-        raise UserError(f"--weights={path} is of {found}, not of --model={model}")
+        raise UserError(f"{said} is of {found}, not of --model={model}")
     return classifier
 
 
-def _published(
-    model: str, weights: Weights, path: str | os.PathLike[str]
-) -> Classifier:
+def _published(model: str, weights: Weights, said: str) -> Classifier:
     try:
         split = cifar_resnet.from_arrays(weights.arrays)
     except ValueError as error:
-        raise UserError(f"--weights={path} is no CIFAR ResNet: {error}") from error
-    name = f"--weights={path}"
+        raise UserError(f"{said} is no CIFAR ResNet: {error}") from error
     logits = models.logits_function(*split)
     return Classifier(
-        name,
+        said,
         logits,
         {"model": model, "weights_sha256": weights.sha256},
         f"network {model}",
-        lambda dataset: check(name, logits, cifar_resnet.__file__, dataset),
+        lambda dataset: check(said, logits, cifar_resnet.__file__, dataset),
         split=split,
     )
 
 
-def from_function(spec: str, weights: str | os.PathLike[str] | None) -> Classifier:
+def from_function(
+    spec: str, weights: str | os.PathLike[str] | None, said: str | None = None
+) -> Classifier:
     """The network of `FILE_OR_MODULE:NAME`, made with the weights in a file if given.
+
+    Args:
+        spec: its place and name.
+        weights: the file, or None.
+        said: the flag that names both, for messages; by default --network, --weights.
 
     Raises:
         UserError: if there is no such function, or the file cannot be read.
     """
-    read = None if weights is None else read_weights(weights)
-    found = import_function(spec, read and read.arrays)
-    name = f"--network={spec}"
+    read = None if weights is None else read_weights(weights, said)
+    found = import_function(spec, read and read.arrays, said)
+    name = said or f"--network={spec}"
     record = {"function": found.name, "source_sha256": found.sha256}
     if read:
         record["weights_sha256"] = read.sha256
@@ -165,4 +183,28 @@ def from_function(spec: str, weights: str | os.PathLike[str] | None) -> Classifi
         f"network {found.name}",
         lambda dataset: check(name, function, found.source, dataset),
         source=found.source,
+    )
+
+
+def from_one(value: str, said: str) -> Classifier:
+    """The network that one value names, whatever kind it is.
+
+    Args:
+        value: the folder of a training run, a file as `from_weights` takes it, or
+            `FILE_OR_MODULE:NAME`, with a comma and the file of its weights after it
+            where it is load(weights).
+        said: the flag that has the value, for messages.
+
+    Raises:
+        UserError: if it is none of these, or cannot be loaded.
+    """
+    if os.path.isdir(value):
+        return from_checkpoint(value)
+    if os.path.isfile(value):
+        return from_weights(value, None, said)
+    function, _, weights = value.partition(",")
+    if ":" in function:
+        return from_function(function, weights or None, said)
+    raise UserError(
+        f"{said} is no folder or file that there is, and not FILE_OR_MODULE:NAME"
     )

@@ -56,8 +56,8 @@ def is_exported(weights: Weights) -> bool:
     return _ENTRY in weights.metadata
 
 
-def loaded_from(weights: Weights, path: str | os.PathLike[str]) -> LoadedModel:
-    """The network that `export` wrote to the file `path`.
+def loaded_from(weights: Weights, said: str) -> LoadedModel:
+    """The network that `export` wrote to a file, which the flag `said` names.
 
     Raises:
         UserError: if the file is damaged, or of another version of the program.
@@ -72,7 +72,5 @@ def loaded_from(weights: Weights, path: str | os.PathLike[str]) -> LoadedModel:
         )
         variables = from_arrays(like, weights.arrays)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError(
-            f"--weights={path} does not fit its settings: {error}"
-        ) from error
+        raise UserError(f"{said} does not fit its settings: {error}") from error
     return LoadedModel(graphdef, variables, settings, names, values["dataset"])

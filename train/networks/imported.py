@@ -38,51 +38,59 @@ class Imported(NamedTuple):
     function: Callable[[jax.Array], Any]
 
 
-def import_function(spec: str, weights: Mapping[str, np.ndarray] | None) -> Imported:
+def import_function(
+    spec: str, weights: Mapping[str, np.ndarray] | None, said: str | None = None
+) -> Imported:
     """Imports the function, or makes it with the factory that the name belongs to.
 
     A name is a factory if there are weights, which it is given, or if it takes no
     arguments. A Flax NNX module is put into evaluation mode.
 
+    Args:
+        spec: its place and name.
+        weights: arrays by name, or None.
+        said: the flag that asks for it, for messages; by default --network.
+
     Raises:
         UserError: if there is none, or what it executes fails.
     """
+    said = said or f"--network={spec}"
     place, colon, name = spec.rpartition(":")
     if not (colon and place and name):
-        raise UserError(f"--network={spec} is not FILE_OR_MODULE:NAME, as net.py:load")
+        raise UserError(f"{said} is not FILE_OR_MODULE:NAME, as net.py:load")
     is_file = place.endswith(".py") or "/" in place
-    module = _import_file(place) if is_file else _import_module(place)
+    module = (_import_file if is_file else _import_module)(place, said)
     source = str(module.__file__)
     try:
         found: Any = module
         for part in name.split("."):
             found = getattr(found, part)
     except AttributeError:
-        raise UserError(f"--network={spec}: {place} has no {name!r}") from None
+        raise UserError(f"{said}: {place} has no {name!r}") from None
     if not callable(found):
-        raise UserError(f"--network={spec}: {name} is no function")
+        raise UserError(f"{said}: {name} is no function")
     if weights is not None or _takes_nothing(found):
         given = [] if weights is None else [dict(weights)]
         try:
             found = found(*given)
         except Exception as error:
             raise UserError(
-                f"--network={spec}: {name}({'weights' if given else ''}) fails: "
+                f"{said}: {name}({'weights' if given else ''}) fails: "
                 f"{explained(error, source)}"
             ) from error
         if not callable(found):
             hint = ""
             if given:
-                hint = "; with --weights it is load(weights), which returns one"
+                hint = "; with weights it is load(weights), which returns one"
             raise UserError(
-                f"--network={spec}: {name} returns {type(found).__name__}, not a "
+                f"{said}: {name} returns {type(found).__name__}, not a "
                 f"function of images{hint}"
             )
     if isinstance(found, nnx.Module):
         found.eval()
     if (count := _required(found)) > 1:
         raise UserError(
-            f"--network={spec}: the function takes {count} arguments; it must take "
+            f"{said}: the function takes {count} arguments; it must take "
             "images alone, and return logits (neither labels nor a loss)"
         )
     digest = hashlib.sha256(pathlib.Path(source).read_bytes()).hexdigest()
@@ -104,15 +112,15 @@ def explained(error: Exception, source: str) -> str:
     return f"{type(error).__name__}: {text}{where}"
 
 
-def _import_file(place: str) -> ModuleType:
+def _import_file(place: str, said: str) -> ModuleType:
     path = pathlib.Path(place).expanduser().resolve()
     if not path.is_file():
-        raise UserError(f"--network: no file {place}")
+        raise UserError(f"{said}: no file {place}")
     # Classes look for their module by its name; no other module has this one.
     name = f"network_in_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"--network: {place} is no Python file")
+        raise UserError(f"{said}: {place} is no Python file")
     module = importlib.util.module_from_spec(spec)
     _search(path.parent)
     sys.modules[name] = module
@@ -121,21 +129,21 @@ def _import_file(place: str) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise UserError(
-            f"--network: {place} fails: {explained(error, str(path))}"
+            f"{said}: {place} fails: {explained(error, str(path))}"
         ) from error
     return module
 
 
-def _import_module(name: str) -> ModuleType:
+def _import_module(name: str, said: str) -> ModuleType:
     _search(pathlib.Path.cwd())
     try:
         module = importlib.import_module(name)
     except Exception as error:
         raise UserError(
-            f"--network: cannot import {name}: {type(error).__name__}: {error}"
+            f"{said}: cannot import {name}: {type(error).__name__}: {error}"
         ) from error
     if not getattr(module, "__file__", None):
-        raise UserError(f"--network: {name} is no module with a file")
+        raise UserError(f"{said}: {name} is no module with a file")
     return module
 
 

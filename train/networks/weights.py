@@ -31,24 +31,28 @@ class Weights(NamedTuple):
     sha256: str
 
 
-def read_weights(path: str | os.PathLike[str]) -> Weights:
+def read_weights(path: str | os.PathLike[str], said: str | None = None) -> Weights:
     """Reads a file of weights; executes nothing that is in it.
+
+    Args:
+        path: the file.
+        said: the flag that names it, for messages; by default --weights.
 
     Raises:
         UserError: if it cannot be read, or is neither kind of file.
     """
-    path = pathlib.Path(path)
+    path, said = pathlib.Path(path), said or f"--weights={path}"
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(
-            f"--weights={path} must end in {' or '.join(SUFFIXES)}: other files, such "
+            f"{said} must end in {' or '.join(SUFFIXES)}: other files, such "
             "as PyTorch's, are pickles, which may run code; save the arrays with "
             "numpy.savez"
         )
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read --weights={path}: {error.strerror}") from error
+        raise UserError(f"cannot read {said}: {error.strerror}") from error
     read = _read_npz if suffix == ".npz" else _read_safetensors
     try:
         arrays, metadata = read(data)
@@ -58,9 +62,9 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         reason = str(error).partition("\n")[0]
         if "allow_pickle" in reason:
             reason = "it holds Python objects, which are pickles and may run code"
-        raise UserError(f"--weights={path} is no {suffix} file: {reason}") from error
+        raise UserError(f"{said} is no {suffix} file: {reason}") from error
     if not arrays:
-        raise UserError(f"--weights={path} holds no arrays")
+        raise UserError(f"{said} holds no arrays")
     return Weights(arrays, metadata, hashlib.sha256(data).hexdigest())
 
 

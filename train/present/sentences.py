@@ -9,6 +9,12 @@ from train.present.results import Results
 
 _NOTES = pathlib.Path(__file__).parent / "quotes" / "notes.toml"
 NOTES = tomllib.loads(_NOTES.read_text())
+# Images by the checksum that records have of them, for those that do not say it.
+_IMAGES = {
+    "9e9779c195eaddc45bca10b383af91b289d6124f6a53b03c698114928feaed37": (
+        "600 original test images"
+    )
+}
 
 
 def provenance_line(record: Mapping[str, Any]) -> str:
@@ -19,8 +25,14 @@ def provenance_line(record: Mapping[str, Any]) -> str:
 
 def dataset_name(record: Mapping[str, Any]) -> str:
     """What the images of a result are called in a text."""
-    name = record["dataset"]["name"]
-    return {"cifar10": "CIFAR-10, JPEG export"}.get(name, f"`{name}`")
+    dataset = record["dataset"]
+    name, note = dataset["name"], dataset.get("images")
+    title = {"cifar10": "CIFAR-10"}.get(name, f"`{name}`")
+    if note is None:
+        note = _IMAGES.get(dataset.get("sha256"))
+    if note is None and name == "cifar10" and "images" not in dataset:
+        note = "JPEG export"  # as it was before records said it themselves
+    return title if note is None else f"{title}, {note}"
 
 
 def network_of(record: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import datetime
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -34,11 +35,12 @@ def provenance() -> dict[str, Any]:
 
 
 def command() -> str:
-    """The command line, absolute paths shortened to their last part."""
+    """The command line as a shell takes it, absolute paths cut to their last part."""
     main = sys.modules["__main__"]
     module = main.__spec__.name if getattr(main, "__spec__", None) else None
     program = f"python -m {module}" if module else pathlib.Path(sys.argv[0]).name
-    return " ".join([program, *(_shortened(word) for word in sys.argv[1:])])
+    words = [_shortened(word) for word in sys.argv[1:]]
+    return " ".join([program, *map(shlex.quote, words)])
 
 
 def hardware() -> str:

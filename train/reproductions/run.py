@@ -151,6 +151,7 @@ def inputs_of(workshop: Workshop) -> dict[str, Any]:
         "dataset": {
             "name": test.name,
             "count": len(test.images),
+            "images": workshop.images_note,
             "sha256": dataset_checksum(test),
             "num_train": len(training.images),
             "train_sha256": dataset_checksum(training),

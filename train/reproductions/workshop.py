@@ -40,6 +40,7 @@ class Workshop:
         given: what stands for the network `networks.VANILLA`, which is else trained.
         surrogate: what stands for the surrogate, which is else trained.
         test_data_dir: of the test images, where they are not in `data_dir`.
+        images_note: which test images these are, in words.
         known: summaries measured before, by what `identity` says of them.
     """
 
@@ -52,6 +53,7 @@ class Workshop:
     given: Classifier | None = None
     test_data_dir: str | None = None
     surrogate: Classifier | None = None
+    images_note: str | None = None
     known: dict[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     _fitted: dict[str, TransformConfig] = dataclasses.field(default_factory=dict)
     _networks: dict[str, LoadedModel] = dataclasses.field(default_factory=dict)

@@ -726,6 +726,10 @@ def test_pictures_are_classified_before_and_after(tmp_path, capsys):
             name = row[0]
             after = read(tmp_path / "out" / name)[..., :3].mean() / 255
             assert row[2] == str(int(10 * after))
+    assert run(*flags, network, "--class_names=cifar10") == 0
+    assert re.search(r"1\.png +│ automobile ", capsys.readouterr().out)
+    with pytest.raises(UserError, match=r"10 logits an image; there are 100 names"):
+        run(*flags, network, "--class_names=cifar100")
 
 
 @pytest.mark.parametrize(
@@ -733,6 +737,7 @@ def test_pictures_are_classified_before_and_after(tmp_path, capsys):
     [
         (("--classify",), "give --checkpoint, the folder of a training run, or"),
         (("--weights=a.npz",), "--weights needs --classify"),
+        (("--class_names=cifar10",), "--class_names needs --classify"),
         (("--classify", "--network=no.py:net"), "no file no.py"),
     ],
 )

@@ -10,9 +10,12 @@ from networks import import_or_skip
 from safetensors.numpy import save_file
 
 from train.models import cifar_resnet
+from train.networks.classifier import from_one
 from train.records.storing import read_record
+from train.utils.errors import UserError
 
 FILE = pathlib.Path(given_networks.__file__)
+LOGITS = (f"--network={FILE}:logits",)
 COUNT = 20
 
 
@@ -31,7 +34,8 @@ def folder(tmp_path_factory):
 
 
 def evaluate(folder, *flags):
-    common = ("--dataset=cifar10", "--data_dir=.", "--defenses=none", "--nosoundness")
+    common = ("--dataset=cifar10", "--data_dir=.", "--images_note=greys")
+    common += ("--defenses=none", "--nosoundness")
     common += ("--threats=clean,white-box", "--attacks=fgsm")
     return binaries.run("train.evaluate", *common, *flags, cwd=folder)
 
@@ -55,6 +59,7 @@ def test_each_kind_of_network_is_evaluated(folder, schema_errors, name, weights)
     assert done.returncode == 0, done.stderr
     record = read_record(folder / f"{name}.json")
     assert schema_errors(record) == []
+    assert record["dataset"]["images"] == "greys"
     assert record["network"]["function"] == f"{FILE.name}:{name}"
     assert ("weights_sha256" in record["network"]) == bool(weights)
     assert record["clean_accuracy"] == {"count": 20, "correct": 20, "accuracy": 1.0}
@@ -63,6 +68,27 @@ def test_each_kind_of_network_is_evaluated(folder, schema_errors, name, weights)
     # Levels are 25/255 apart, so that 8/255 turns none over.
     assert attacked["accuracy"] == 1
     assert f"network {FILE.name}:{name}" in done.stdout
+
+
+@pytest.mark.parametrize("surrogate", ["logits", "plain,weights.npz"])
+def test_a_surrogate_is_any_network(folder, schema_errors, surrogate):
+    flags = (f"--network={FILE}:logits", f"--surrogate={FILE}:{surrogate}")
+    out = f"--out=behind {surrogate}.json"
+    done = evaluate(folder, *flags, out, "--threats=black-box")
+    assert done.returncode == 0, done.stderr
+    record = read_record(folder / f"behind {surrogate}.json")
+    assert schema_errors(record) == []
+    name, comma, _ = surrogate.partition(",")
+    assert record["surrogate"]["function"] == f"{FILE.name}:{name}"
+    assert ("weights_sha256" in record["surrogate"]) == bool(comma)
+    assert [cell["threat"] for cell in record["cells"]] == ["black-box"]
+
+
+def test_one_value_names_any_network(folder):
+    found = from_one(str(folder / "resnet8.npz"), "--surrogate=it")
+    assert found.record["model"] == "resnet8" and found.name == "--surrogate=it"
+    with pytest.raises(UserError, match="holds no training run"):
+        from_one(str(folder), "--surrogate=it")
 
 
 def test_a_record_is_of_one_network(folder):
@@ -95,6 +121,21 @@ def test_a_record_is_of_one_network(folder):
         ((f"--network={FILE}:plain", "--checkpoint=run"), "one of them"),
         ((f"--network={FILE}:plain",), "names a factory"),
         ((f"--network={FILE}:plain", "--weights=no.npz"), "cannot read --weights=no"),
+        ((*LOGITS, "--surrogate=no.npz"), "--surrogate=no.npz is no folder or file"),
+        (
+            (*LOGITS, "--surrogate=short.npz"),
+            "--surrogate=short.npz is no CIFAR ResNet",
+        ),
+        ((*LOGITS, "--surrogate=no.py:load"), "--surrogate=no.py:load: no file no.py"),
+        (
+            (*LOGITS, f"--surrogate={FILE}:plain,no.npz"),
+            "plain,no.npz: No such file",
+        ),
+        ((*LOGITS, f"--surrogate={FILE}:plain"), "names a factory"),
+        (
+            (*LOGITS, f"--surrogate={FILE}:upside_down"),
+            "upside_down is right on 0.0% of 20",
+        ),
     ],
 )
 def test_mistakes_are_one_line(folder, flags, message):

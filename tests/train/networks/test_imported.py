@@ -76,7 +76,7 @@ def test_a_module_of_the_current_folder(net, monkeypatch):
         ("net.py:SIZE", None, "SIZE is no function"),
         ("net.py:loss", None, r"takes 2 arguments; .*neither labels nor a loss"),
         ("net.py:fails", {}, r"fails\(weights\) fails: KeyError: 'missing' \(line 26 "),
-        ("net.py:no_function", {}, "returns int, not a function of images; with --w"),
+        ("net.py:no_function", {}, "returns int, not a function of images; with w"),
         ("net.py:nothing", {}, "fails: TypeError"),
     ],
 )

@@ -11,13 +11,12 @@ LAUNCH = pathlib.Path(__file__).resolve().parents[3] / "launch.sh"
 
 
 def test_says_what_ran_where(monkeypatch):
-    monkeypatch.setattr(
-        sys, "argv", ["/secret/x.py", "--data_dir=/secret/data", "--seed=3", "/a/b"]
-    )
+    flags = ["--data_dir=/secret/data", "--seed=3", "--note=in words", "/a/b"]
+    monkeypatch.setattr(sys, "argv", ["/secret/x.py", *flags])
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/secret/dump")
     facts = provenance.provenance()
     assert facts["versions"]["jax"] == jax.__version__
-    assert facts["command"].endswith("--data_dir=data --seed=3 b")
+    assert facts["command"].endswith("--data_dir=data --seed=3 '--note=in words' b")
     assert facts["xla_flags"] == "--xla_dump_to=dump"
     assert "cores" in facts["hardware"]
     assert "/secret" not in json.dumps(facts)

@@ -37,6 +37,8 @@ _GRAY_BOX = (
 )
 NOTED: dict[str, Block] = {
     "stopping": _listed("stopping"),
+    "semantics": _listed("semantics"),
+    "looks": _listed("looks"),
     "agreement": _listed("agreement"),
     "training_speed": _listed("training"),
     "adaptive": _listed("adaptive"),

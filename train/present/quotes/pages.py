@@ -12,7 +12,7 @@ from train.present.quotes.noted import NOTED
 from train.present.quotes.placed import PLACED
 from train.present.results import Results
 
-_DOCS = ("formulas", "performance", "attacks", "defenses", "findings")
+_DOCS = ("formulas", "performance", "attacks", "defenses", "findings", "protocol")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PAGES = ("README.md", *(f"docs/{page}.md" for page in _DOCS))
 BLOCKS: dict[str, Block] = {
