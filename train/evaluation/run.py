@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rich.console
 
 from attacks import check_classifier
 from splic_jax import SPLICConfig, method_of
@@ -27,7 +26,7 @@ from train.flags import require_rank
 from train.networks.classifier import Classifier
 from train.present.results import Results
 from train.present.tables import accuracy
-from train.present.terminal import for_terminal
+from train.present.terminal import print_table
 from train.records import provenance, storing
 from train.threats.attackers import AttackSettings
 from train.threats.defended import Network, defended, settings_of
@@ -165,8 +164,7 @@ def soundness_of(
 def show_cells(title: str, cells: Sequence[Mapping[str, Any]]) -> None:
     """Prints summaries of cells as a table."""
     found = accuracy.cells(Results(records={"": cells}), {title: "#"})
-    table = found.without("network trained on").titled(title)
-    rich.console.Console().print(for_terminal(table))
+    print_table(found.without("network trained on").titled(title))
 
 
 def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) -> None:
@@ -192,7 +190,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
             evaluation.attacks,
             bool(surrogate),
         )
-        rich.console.Console().print(for_terminal(cells))
+        print_table(cells)
         return
     inputs, progress = evaluation.inputs(), Progress()
     settings = {name: settings_of(x) for name, x in evaluation.defenses.items()}
