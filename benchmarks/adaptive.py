@@ -151,10 +151,9 @@ def attack_batch(
 def main(argv: Sequence[str]) -> None:
     del argv
     require_replaceable(pathlib.Path(FLAGS.out))
-    classifier = network_flags.network_from_flags()
-    network = classifier.logits
     dataset = shared_flags.dataset_from_flags("test")
-    classifier.fit(dataset)
+    classifier = network_flags.network_for(dataset)
+    network = classifier.logits
     if FLAGS.budget % FLAGS.samples:
         raise UserError("--budget must be a multiple of --samples")
     images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255

@@ -63,8 +63,7 @@ def main(argv: Sequence[str]) -> None:
     key = jax.random.key(FLAGS.seed)
     inputs, network = {"clean": clean}, None
     if any(FLAGS[name].present for name in network_flags.NAMES):
-        classifier = network_flags.network_from_flags()
-        classifier.fit(dataset)
+        classifier = network_flags.network_for(dataset)
         network = jax.jit(classifier.logits)
         inputs["attacked"] = attack(network, clean, labels, key)
 

@@ -221,10 +221,9 @@ def torches(twin: Any, images: np.ndarray, labels: np.ndarray) -> Mapping:
 def main(argv: Sequence[str]) -> None:
     del argv
     require_replaceable(pathlib.Path(FLAGS.out))
-    classifier = network_flags.network_from_flags()
-    network = classifier.logits
     dataset = shared_flags.dataset_from_flags("test")
-    classifier.fit(dataset)
+    classifier = network_flags.network_for(dataset)
+    network = classifier.logits
     images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
     labels = dataset.labels[: FLAGS.num_images]
     progress = Progress()

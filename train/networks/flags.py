@@ -3,6 +3,7 @@
 from absl import flags
 
 from train import models
+from train.data.loading import Dataset
 from train.networks.classifier import (
     Classifier,
     from_checkpoint,
@@ -62,3 +63,14 @@ def network_from_flags() -> Classifier:
             "--weights, a network of your own (docs/networks.md)"
         )
     return from_checkpoint(FLAGS.checkpoint)
+
+
+def network_for(dataset: Dataset) -> Classifier:
+    """The network that the flags name, to be judged on a data set.
+
+    Raises:
+        UserError: as `network_from_flags`, or if it is not for these images.
+    """
+    network = network_from_flags()
+    network.fit(dataset)
+    return network
