@@ -146,7 +146,7 @@ def load_prepared(
 
 
 def resized(image: Image.Image, side: int) -> Image.Image:
-    """The square in its middle, `side` pixels wide: Pillow's bicubic, antialiased."""
+    """The central square, resized to `side` pixels: Pillow's bicubic, antialiased."""
     return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
 
 

@@ -54,7 +54,7 @@ def open_file(path: pathlib.Path) -> Iterator[Arrays]:
     """Opens a ``.npy`` or ``.npz`` file; nothing in it is ever unpickled.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not such a file.
     """
     bare = path.suffix.lower() == ".npy"
     with contextlib.ExitStack() as stack:
@@ -145,7 +145,7 @@ def _record_path(target: pathlib.Path) -> pathlib.Path:
 
 
 def _read_finished(target: pathlib.Path, head: dict[str, Any]) -> Tally | None:
-    """Returns the tally of a finished target, None if there is none made like this."""
+    """Returns the tally of a finished target; None if it is not made like this."""
     entries = _read_lines(_record_path(target))
     if not entries or not target.is_file():
         return None
@@ -316,7 +316,7 @@ def _purify_into(
 
 
 def _open_result(path: pathlib.Path, like: np.ndarray) -> np.memmap:
-    """Opens the array that takes the results, as an earlier run left it if one did."""
+    """Opens the array of the results, with those of an earlier run if there are any."""
     with contextlib.suppress(OSError, ValueError):
         result = np.lib.format.open_memmap(path, mode="r+")
         if result.shape == like.shape and result.dtype == like.dtype:
