@@ -1,7 +1,7 @@
 """CIFAR-10, CIFAR-100 and SVHN in the files that their authors publish.
 
 The parsers take a name for messages and the bytes of a file, so that they serve files
-on disk and members of an archive alike. A damaged file is a `UserError`.
+on disk and members of an archive alike. A damaged file raises a `UserError`.
 
 CIFAR-10 Python batches are pickles, and a pickle can call any function. Allowing
 NumPy's own constructors is not safe: a pickled dtype can claim that the bytes of an

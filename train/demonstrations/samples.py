@@ -162,7 +162,7 @@ def make_samples(
         explored: how many of them are purified under every setting.
         seed: of attack and masks.
         grid: field of `SPLICConfig` to its values.
-        progress: where to show how far it is.
+        progress: shows the progress.
     """
     config = loaded["splic"].settings.defense
     settings = combinations(grid)

@@ -104,7 +104,7 @@ def purify_arrays(
         purifier: with which settings.
         overwrite: replace a target that was not made from these arrays with these
             settings.
-        progress: where to show how far it is.
+        progress: shows the progress.
 
     Raises:
         UserError: for arrays that cannot be purified, or a target that is in the way
@@ -245,7 +245,7 @@ def _purify_into(
     if [comparable(line) for line in lines[:1]] != [comparable(head)]:
         if lines:
             require_same_masks(partial, lines[0], head)
-            progress.line(printable(f"{partial} was of other settings: starting over"))
+            progress.line(printable(f"{partial} had other settings: starting over"))
         shutil.rmtree(partial, ignore_errors=True)
         files.write_whole(record, (json.dumps(head) + "\n").encode())
         lines = [head]

@@ -131,7 +131,7 @@ def purify_pictures(
         purifier: with which settings.
         overwrite: replace what is there and was not made by these settings from these
             pictures.
-        progress: where to show how far it is.
+        progress: shows the progress.
 
     Raises:
         UserError: if something is in the way of a result, before anything is done, or

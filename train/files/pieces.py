@@ -56,8 +56,8 @@ def require_same_masks(
         for kind in (begun, now)
     ]
     raise UserError(
-        f"{where} was begun with masks from {kinds[0]}, and JAX is set to {kinds[1]} "
-        "now, which draw others; give another --output, or JAX the settings of before"
+        f"{where} was begun with masks from {kinds[0]}, but JAX is now set to "
+        f"{kinds[1]}, which draw others; give another --output, or restore the setting"
     )
 
 

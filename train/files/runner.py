@@ -145,7 +145,7 @@ def _pictures_below(folder: pathlib.Path, progress: Progress) -> list[str]:
             else:
                 others += 1
     if others:
-        progress.line(f"{folder}: files left out, no pictures by name: {others}")
+        progress.line(f"{folder}: files left out, not named as pictures: {others}")
     return sorted(names)
 
 

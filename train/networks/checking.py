@@ -171,7 +171,7 @@ def _plain(function: Function) -> Function:
         logits = function(images)
         if callable(logits) and not isinstance(logits, jax.Array):
             raise UserError(
-                "--network names a factory, for it returns a function; give --weights"
+                "--network names a factory, since it returns a function; give --weights"
             )
         return logits
 

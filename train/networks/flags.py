@@ -38,7 +38,10 @@ def define_network_flags(checkpoint: str | None = None) -> None:
         "names",
     )
     flags.DEFINE_enum(
-        "model", None, models.NAMES, "what --weights are of; by default what they say"
+        "model",
+        None,
+        models.NAMES,
+        "architecture of --weights; default: what the file says",
     )
 
 
@@ -52,7 +55,7 @@ def network_from_flags() -> Classifier:
     if given and FLAGS["checkpoint"].present:
         raise UserError(f"give --checkpoint or {given[0]}, one of them")
     if FLAGS.model and (FLAGS.network or not FLAGS.weights):
-        raise UserError("--model says what --weights are of, without --network")
+        raise UserError("--model is the architecture of --weights; leave out --network")
     if FLAGS.network is not None:
         return from_function(FLAGS.network, FLAGS.weights)
     if FLAGS.weights is not None:

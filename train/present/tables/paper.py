@@ -69,7 +69,7 @@ def ours(results: Results, key: Key) -> str | None:
 
 
 def side_by_side(results: Results, keys: Iterable[Key] = OURS) -> Table:
-    """Every printed value that there is one of ours for, without retelling the paper.
+    """The printed values that we have measured too, beside ours.
 
     Args:
         results: where to look.
