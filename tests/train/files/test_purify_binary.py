@@ -689,7 +689,7 @@ def test_the_binary_purifies_as_in_this_process(tmp_path):
 
 def test_the_binary_prints_one_line_and_exits_with_1(tmp_path):
     flags = ("--input=missing", "--output=out")
-    result = binaries.start("train.purify", *flags, cwd=tmp_path)
+    result = binaries.run("train.purify", *flags, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == "error: --input=missing: no such file or folder\n"
     assert result.stdout == ""
