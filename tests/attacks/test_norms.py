@@ -52,7 +52,7 @@ def test_size_agrees_with_float64(norm, scale):
 
 
 @pytest.mark.parametrize("norm", norms.NORMS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     clean=CLEAN,
     images=ANY,
