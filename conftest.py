@@ -1,4 +1,4 @@
-"""Compiles each program once, and keeps a long run of tests within its memory.
+"""Compiles each program once, and keeps a long run of tests within time and memory.
 
 Nearly all of the time goes into compiling. What was compiled is kept in `.cache`, which
 may be deleted at any time, for the next run and for the processes that tests start.
@@ -49,6 +49,8 @@ def pytest_configure(config):
     # Whichever binary runs first in this process; alone it takes all cores.
     jax.config.update("jax_num_cpu_devices", 1)
     gc.set_threshold(ALLOCATIONS)
+    # Of scikit-learn and PyTorch: several would wait busily for cores that tests share.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_finish():
