@@ -1,4 +1,4 @@
-"""Compiles each program once, and keeps a long run of tests within its memory.
+"""Compiles each program once, and keeps a long run of tests within time and memory.
 
 Nearly all of the time goes into compiling. What was compiled is kept in `.cache`, which
 may be deleted at any time, for the next run and for the processes that tests start.
@@ -20,6 +20,10 @@ pytest_plugins = ["costs", "quick", "selection"]  # in tests/helpers
 
 CACHES = pathlib.Path(__file__).parent / ".cache" / "programs"
 LARGEST_CACHE = 2**30
+
+# Net allocations between two searches for reference cycles. Tracing allocates so much
+# that with Python's own number these take a tenth of the time.
+ALLOCATIONS = 50_000
 
 # Every compiled program takes some memory maps, of which Linux lets one process have
 # 65,530; where they run out the compiler crashes.
@@ -44,6 +48,13 @@ def pytest_configure(config):
         os.environ[name.upper()] = str(value)
     # Whichever binary runs first in this process; alone it takes all cores.
     jax.config.update("jax_num_cpu_devices", 1)
+    gc.set_threshold(ALLOCATIONS)
+    # Of scikit-learn and PyTorch: several would wait busily for cores that tests share.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what has been imported stays
 
 
 def _machine():

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
+from jaxtyping import Array, Bool, Float, Int32, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import (
@@ -35,7 +35,7 @@ from attacks.losses import Loss, cross_entropy, likeliest_others, targeted_dlr
 from attacks.norms import per_image
 from attacks.oracle import Answer, Goal, Sampling, make_goal, make_sampling, query
 from attacks.precision import in_working_precision
-from attacks.remaining import Remaining, batch_sizes
+from attacks.remaining import Remaining
 from attacks.types import Attacked, LogitsFunction
 
 NORMS = ("linf", "l2")
@@ -333,7 +333,7 @@ def _best_of(
     best, queries = initial_best(images), jnp.zeros(len(images), jnp.int32)
     sizes: tuple[int, ...] = (len(images),)
     if runs > 1 and not randomized:
-        sizes = batch_sizes(logits_fn, *goal_of(jnp.int32(0))[:2], images, key)
+        sizes = goal_of(jnp.int32(0)).batch_sizes(logits_fn, images, key)
     if clean is not None:
         queries += sampling.samples
         best = update_best(best, images, clean, prefers)
@@ -347,7 +347,8 @@ def _best_of(
         def search() -> _Carry:
             start_key, query_key = jax.random.split(jax.random.fold_in(key, 1 + index))
             keys = image_keys(start_key, settings.first_index, images)
-            start = _start(keys, images, epsilon, norm)
+            moved = images + norms.random_of_size(keys, images, epsilon, norm)
+            start = norms.project(moved, images, epsilon, norm)
             oracle = partial(
                 query,
                 logits_fn,
@@ -378,19 +379,6 @@ def _best_of(
         queries=queries,
         status=stop_status(best, at_wrong=not randomized),
     )
-
-
-def _start(
-    keys: Key[Array, " n"], clean: Array, epsilon: ArrayLike, norm: str
-) -> Array:
-    """Random points at a distance of epsilon, clipped to the box."""
-    draw = (
-        partial(jax.random.uniform, minval=-1) if norm == "linf" else jax.random.normal
-    )
-    drawn = jax.vmap(lambda key: draw(key, clean.shape[1:], clean.dtype))(keys)
-    length = norms.size(drawn, norm)
-    scale = jnp.asarray(epsilon, clean.dtype) / jnp.where(length > 0, length, 1)
-    return norms.project(clean + per_image(scale) * drawn, clean, epsilon, norm)
 
 
 def _rule(

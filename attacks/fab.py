@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int32, Integer, Key, Num, PRNGKeyArray, Real
+from jaxtyping import Array, Bool, Float, Int32, Integer, Num, PRNGKeyArray, Real
 
 from attacks import inputs, norms
 from attacks.ascent import Best, finish, flat_gradient, stop_status
@@ -26,7 +26,7 @@ from attacks.oracle import (
     query,
 )
 from attacks.precision import in_working_precision, remeasured
-from attacks.remaining import Remaining, batch_sizes, on_remaining
+from attacks.remaining import Remaining, on_remaining
 from attacks.types import Attacked, Images, LogitsFunction, PerImage, Status
 
 # Dual norms.
@@ -372,7 +372,7 @@ def _search(
             )
     goal = make_goal(margin, labels)
     oracle = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
-    sizes = batch_sizes(logits_fn, *goal[:2], clean, key, samples=sampling.samples)
+    sizes = goal.batch_sizes(logits_fn, clean, key, samples=sampling.samples)
     averaged = partial(mean_logits, logits_fn, sampling=sampling)
     dtype = clean.dtype
     start_key, query_key, _ = jax.random.split(key, 3)
@@ -402,7 +402,9 @@ def _search(
         radius = jnp.minimum(found.distances, jnp.asarray(epsilon, dtype)) / 2
         start = clean
         if restarts > 1:
-            elsewhere = random_start(fold_in_index(keys, index), clean, radius, norm)
+            run_keys = fold_in_index(keys, index)
+            away = norms.random_of_size(run_keys, clean, radius, norm)
+            elsewhere = jnp.clip(clean + away, 0, 1)
             start = jnp.where(index % restarts > 0, elsewhere, clean)
         target: tuple[Array, ...] = ()
         if target_classes is not None:
@@ -536,16 +538,3 @@ def _step(
     alpha = per_image(jnp.minimum(lengths[0] / (lengths[0] + lengths[1]), alpha_max))
     ahead, back = current + eta * near, clean + eta * far
     return jnp.clip((1 - alpha) * ahead + alpha * back, 0, 1)
-
-
-def random_start(
-    keys: Key[Array, " n"], clean: Images, radius: PerImage, norm: str
-) -> Images:
-    """Points in random directions at a distance of `radius`, clipped to the box."""
-    draw = jax.random.normal
-    if norm == "linf":
-        draw = partial(jax.random.uniform, minval=-1, maxval=1)
-    drawn = jax.vmap(lambda key: draw(key, clean.shape[1:], clean.dtype))(keys)
-    length = norms.size(drawn, norm)
-    scale = radius / jnp.where(length > 0, length, 1)
-    return jnp.clip(clean + drawn * per_image(scale), 0, 1)

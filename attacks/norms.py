@@ -6,6 +6,7 @@ exact in floating point: what `project` returns lies in the ball with no toleran
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,26 @@ def direction(gradient: Images, norm: str) -> Images:
         return jnp.sign(gradient)
     length = per_image(size(gradient, norm))
     return jnp.where(length > 0, gradient / jnp.where(length > 0, length, 1), 0)
+
+
+def random_of_size(
+    keys: Key[Array, " n"], clean: Images, sizes: ArrayLike, norm: str
+) -> Images:
+    """Perturbations of a given norm in random directions.
+
+    Args:
+        keys: one for each image.
+        clean: the images to be perturbed, of which shape and dtype are used.
+        sizes: the norm in pixel values; a scalar or one per image.
+        norm: one of `NORMS`.
+    """
+    draw = jax.random.normal
+    if norm == "linf":
+        draw = partial(jax.random.uniform, minval=-1, maxval=1)
+    drawn = jax.vmap(lambda key: draw(key, clean.shape[1:], clean.dtype))(keys)
+    length = size(drawn, norm)
+    scale = jnp.asarray(sizes, clean.dtype) / jnp.where(length > 0, length, 1)
+    return drawn * per_image(scale)
 
 
 def random_in_ball(

@@ -12,7 +12,12 @@ from attacks.inputs import require_at_least
 from attacks.keys import mappable
 from attacks.loops import canonical
 from attacks.losses import CROSS_ENTROPY, Loss, LossPair
-from attacks.remaining import Remaining, on_remaining
+from attacks.remaining import (
+    GRADIENT_DIVISORS,
+    Remaining,
+    batch_sizes,
+    on_remaining,
+)
 from attacks.types import LogitsFunction
 
 
@@ -58,6 +63,26 @@ class Goal(NamedTuple):
     def reached(self, logits: Float[Array, "n classes"]) -> Bool[Array, " n"]:
         """Whether the prediction is a success."""
         return (logits.argmax(axis=-1) == self.classes) == self.targeted
+
+    def batch_sizes(
+        self,
+        logits_fn: LogitsFunction,
+        images: Float[Array, "n h w c"],
+        key: PRNGKeyArray,
+        *,
+        samples: int = 1,
+        divisors: tuple[int, ...] = GRADIENT_DIVISORS,
+    ) -> tuple[int, ...]:
+        """`attacks.remaining.batch_sizes` for queries with this goal."""
+        return batch_sizes(
+            logits_fn,
+            self.measure,
+            self.given,
+            images,
+            key,
+            samples=samples,
+            divisors=divisors,
+        )
 
 
 def make_goal(

@@ -21,7 +21,7 @@ from attacks.keys import fold_in_index, image_keys
 from attacks.losses import MARGIN, Loss
 from attacks.oracle import make_goal, make_sampling, query
 from attacks.precision import in_working_precision
-from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
+from attacks.remaining import QUERY_DIVISORS, Remaining
 from attacks.types import Attacked, LogitsFunction, Status
 
 
@@ -142,8 +142,8 @@ def sparse_rs(
         flat = image.reshape(-1, channels)
         return flat.at[order[:pixels]].set(colours).reshape(image.shape)
 
-    sizes = batch_sizes(
-        logits_fn, *goal[:2], clean, key, samples=eot_samples, divisors=QUERY_DIVISORS
+    sizes = goal.batch_sizes(
+        logits_fn, clean, key, samples=eot_samples, divisors=QUERY_DIVISORS
     )
 
     def is_done(best: Best) -> Array:

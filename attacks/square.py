@@ -26,7 +26,7 @@ from attacks.keys import fold_in_index, image_keys
 from attacks.losses import Loss, margin
 from attacks.oracle import make_goal, make_sampling, query
 from attacks.precision import in_working_precision
-from attacks.remaining import QUERY_DIVISORS, Remaining, batch_sizes
+from attacks.remaining import QUERY_DIVISORS, Remaining
 from attacks.types import Attacked, LogitsFunction
 
 Image = Float[Array, "h w c"]
@@ -124,8 +124,8 @@ def square(
     randomized = samples > 1
     prefers = preference(randomized=randomized)
     oracle = partial(query, logits_fn, goal, sampling=sampling, gradient=False)
-    batches = batch_sizes(
-        logits_fn, *goal[:2], clean, key, samples=samples, divisors=QUERY_DIVISORS
+    batches = goal.batch_sizes(
+        logits_fn, clean, key, samples=samples, divisors=QUERY_DIVISORS
     )
     epsilon = jnp.asarray(epsilon, clean.dtype)
     start, propose = (_stripes, _squares) if norm == "linf" else (_tiles, _peaks)

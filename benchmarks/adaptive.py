@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 from absl import flags
 
 from attacks import bpda, judge, pgd
@@ -28,6 +26,7 @@ from splic_jax.solvers import exact
 from train import flags as shared_flags
 from train.evaluation.statistics import mean_interval
 from train.networks import flags as network_flags
+from train.present.terminal import print_rows
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
 from train.utils import errors
@@ -152,10 +151,9 @@ def attack_batch(
 def main(argv: Sequence[str]) -> None:
     del argv
     require_replaceable(pathlib.Path(FLAGS.out))
-    classifier = network_flags.network_from_flags()
-    network = classifier.logits
     dataset = shared_flags.dataset_from_flags("test")
-    classifier.fit(dataset)
+    classifier = network_flags.network_for(dataset)
+    network = classifier.logits
     if FLAGS.budget % FLAGS.samples:
         raise UserError("--budget must be a multiple of --samples")
     images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
@@ -223,21 +221,22 @@ def main(argv: Sequence[str]) -> None:
 
 def show(rows: Sequence[dict]) -> None:
     """Prints the rows as a table."""
-    table = rich.table.Table(
-        caption=f"{FLAGS.defense}, mean over {FLAGS.evaluations} masks, 95 %"
+    print_rows(
+        f"{FLAGS.defense}, mean over {FLAGS.evaluations} masks, 95 %",
+        ("attack",),
+        ("steps", "masks a step", "accuracy", "+-", "by vote"),
+        [
+            (
+                row["attack"],
+                str(row["steps"] or "-"),
+                str(row["masks_a_step"] or "-"),
+                f"{row['accuracy']['mean']:.1%}",
+                f"{row['accuracy']['half_width']:.1%}",
+                f"{row['majority']:.1%}",
+            )
+            for row in rows
+        ],
     )
-    for heading in ("attack", "steps", "masks a step", "accuracy", "+-", "by vote"):
-        table.add_column(heading, justify="left" if heading == "attack" else "right")
-    for row in rows:
-        table.add_row(
-            row["attack"],
-            str(row["steps"] or "-"),
-            str(row["masks_a_step"] or "-"),
-            f"{row['accuracy']['mean']:.1%}",
-            f"{row['accuracy']['half_width']:.1%}",
-            f"{row['majority']:.1%}",
-        )
-    rich.console.Console().print(table)
 
 
 if __name__ == "__main__":

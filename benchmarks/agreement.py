@@ -14,8 +14,6 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-import rich.console
-import rich.table
 from absl import flags
 from scipy import stats
 
@@ -25,6 +23,7 @@ from splic_jax import SPLICConfig, purify
 from train import flags as shared_flags
 from train.evaluation.statistics import mean_interval
 from train.networks import flags as network_flags
+from train.present.terminal import print_rows
 from train.records.storing import require_replaceable
 from train.utils import errors, quality
 from train.utils.devices import spread
@@ -64,8 +63,7 @@ def main(argv: Sequence[str]) -> None:
     key = jax.random.key(FLAGS.seed)
     inputs, network = {"clean": clean}, None
     if any(FLAGS[name].present for name in network_flags.NAMES):
-        classifier = network_flags.network_from_flags()
-        classifier.fit(dataset)
+        classifier = network_flags.network_for(dataset)
         network = jax.jit(classifier.logits)
         inputs["attacked"] = attack(network, clean, labels, key)
 
@@ -151,25 +149,26 @@ def _predictions(network, images: np.ndarray) -> np.ndarray:
 
 def show(rows) -> None:
     """Prints the rows as a table."""
-    table = rich.table.Table()
-    for heading in ("images", "mean", "near", "largest", "dB", "accuracy", "p", "same"):
-        table.add_column(heading, justify="right")
+    cells = []
     for row in rows:
         changes = [f"{name}={value}" for name, value in row["settings"].items()]
         accuracy = ["", ""]
         if "accuracy_p" in row:
             accuracy[0] = f"{row['accuracy_fast']:.1%} / {row['accuracy_exact']:.1%}"
             accuracy[1] = f"{row['accuracy_p']:.2g}"
-        table.add_row(
-            " ".join([row["images"], *changes]),
-            f"{row['mean_difference']:.1e}",
-            f"{row['share_near']:.3%}",
-            f"{row['largest_difference']:.2g}",
-            f"{row['psnr_fast_minus_exact_db']['mean']:+.3f}",
-            *accuracy,
-            "yes" if row["same"] else "no",
+        cells.append(
+            (
+                " ".join([row["images"], *changes]),
+                f"{row['mean_difference']:.1e}",
+                f"{row['share_near']:.3%}",
+                f"{row['largest_difference']:.2g}",
+                f"{row['psnr_fast_minus_exact_db']['mean']:+.3f}",
+                *accuracy,
+                "yes" if row["same"] else "no",
+            )
         )
-    rich.console.Console().print(table)
+    numbers = ("mean", "near", "largest", "dB", "accuracy", "p", "same")
+    print_rows("", ("images",), numbers, cells)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 from absl import flags
 from flax import nnx
 
@@ -31,6 +29,7 @@ import attacks
 from benchmarks._twins import difference, torch_twin
 from train import flags as shared_flags
 from train.networks import flags as network_flags
+from train.present.terminal import print_rows
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
 from train.utils import errors
@@ -222,10 +221,9 @@ def torches(twin: Any, images: np.ndarray, labels: np.ndarray) -> Mapping:
 def main(argv: Sequence[str]) -> None:
     del argv
     require_replaceable(pathlib.Path(FLAGS.out))
-    classifier = network_flags.network_from_flags()
-    network = classifier.logits
     dataset = shared_flags.dataset_from_flags("test")
-    classifier.fit(dataset)
+    classifier = network_flags.network_for(dataset)
+    network = classifier.logits
     images = dataset.images[: FLAGS.num_images].astype(np.float32) / 255
     labels = dataset.labels[: FLAGS.num_images]
     progress = Progress()
@@ -309,17 +307,17 @@ def timed(run: Callable) -> float:
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Prints the rows as a table."""
-    table = rich.table.Table(caption="ratio: time as a multiple of ours")
-    for heading in ("work", "library", "images/s", "ratio"):
-        table.add_column(heading, justify="left" if heading[0] in "wl" else "right")
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             row["work"],
             row["library"],
             f"{row['images_per_second']:.3g}",
             f"{row['ratio']:.2f}",
         )
-    rich.console.Console().print(table)
+        for row in rows
+    ]
+    caption = "ratio: time as a multiple of ours"
+    print_rows(caption, ("work", "library"), ("images/s", "ratio"), cells)
 
 
 if __name__ == "__main__":

@@ -109,10 +109,9 @@ def costs(configs: Mapping[str, Any], images: np.ndarray) -> list[dict[str, Any]
 def main(argv: Sequence[str]) -> None:
     del argv
     path, progress = pathlib.Path(FLAGS.out), Progress()
-    network = network_flags.network_from_flags()
-    logits_fn = network.logits
     dataset = shared_flags.dataset_from_flags("test")
-    network.fit(dataset)
+    network = network_flags.network_for(dataset)
+    logits_fn = network.logits
     training = shared_flags.dataset_from_flags("train")
     configs = methods_for(dataset, training, FLAGS.seed)
     swept = {f"{field}={value}": config for field, value, config in variants()}

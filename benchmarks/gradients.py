@@ -18,6 +18,7 @@ of a gradient. Times are medians of repeats in turn, after warm-up, as ratios to
 closed form in the same run. Writes results/gradients.json and results/gradients.png.
 """
 
+import collections
 import pathlib
 import statistics
 import time
@@ -28,13 +29,12 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-import rich.console
-import rich.table
 from absl import flags
 from matplotlib.figure import Figure
 
 from benchmarks import _reference
 from splic_jax import smoothed_rank, smoothed_rank_gradient
+from train.present.terminal import print_rows
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
 from train.utils import errors
@@ -292,10 +292,7 @@ def main(argv: Sequence[str]) -> None:
     write_record(path, record)
     draw(record, path.with_suffix(".png"))
 
-    console = rich.console.Console()
-    table = rich.table.Table(title="Time as a ratio to the closed form")
-    for heading in ("size", "batch", *ROUTES):
-        table.add_column(heading, justify="right")
+    rows = []
     for size, batch in dict.fromkeys(
         (row["size"], row["batch"]) for row in record["timings"]
     ):
@@ -304,15 +301,18 @@ def main(argv: Sequence[str]) -> None:
             for row in record["timings"]
             if (row["size"], row["batch"]) == (size, batch)
         }
-        table.add_row(str(size), str(batch), *(found.get(n, "-") for n in ROUTES))
-    console.print(table)
-    table = rich.table.Table(title="Error of the gradient (second derivative)")
-    for heading in ("matrix", *FUNCTIONS):
-        table.add_column(heading, justify="right")
-    for kind in dict.fromkeys(row["matrix"] for row in record["failures"]):
-        cells = [describe(row) for row in record["failures"] if row["matrix"] == kind]
-        table.add_row(kind, *cells)
-    console.print(table)
+        rows.append((str(size), str(batch), *(found.get(n, "-") for n in ROUTES)))
+    heads = ("size", "batch", *ROUTES)
+    print_rows("Time as a ratio to the closed form", (), heads, rows)
+    failed = collections.defaultdict(list)
+    for row in record["failures"]:
+        failed[row["matrix"]].append(describe(row))
+    print_rows(
+        "Error of the gradient (second derivative)",
+        ("matrix",),
+        tuple(FUNCTIONS),
+        [(kind, *cells) for kind, cells in failed.items()],
+    )
 
 
 if __name__ == "__main__":

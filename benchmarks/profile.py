@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 from absl import flags
 
 from benchmarks import _speed
@@ -35,6 +33,7 @@ from splic_jax.solvers import algorithm1, arrays
 from splic_jax.solvers import tracked as fast
 from train import flags as shared_flags
 from train.evaluation.statistics import mean_interval
+from train.present.terminal import print_rows
 from train.records.storing import require_replaceable
 from train.utils import errors, quality
 from train.utils.progress import Progress
@@ -488,7 +487,6 @@ def main(argv: Sequence[str]) -> None:
 
 def show(record: dict[str, Any]) -> None:
     """Prints the three tables."""
-    console = rich.console.Console()
     for step in record["step"]:
         title = (
             f"{step['matrices']} of {step['side']} x {step['side']}, rank "
@@ -496,12 +494,8 @@ def show(record: dict[str, Any]) -> None:
             f": {step['peak_gflops']:.0f} GFLOP/s; the smallest operation: "
             f"{step['operation_microseconds']:.2f} us"
         )
-        heads = "part, us a matrix, GFLOP/s, % floor, operations, % fixed"
-        table = rich.table.Table(title=title)
-        for head in heads.split(", "):
-            table.add_column(head, justify="left" if head == "part" else "right")
-        for row in step["rows"]:
-            table.add_row(
+        parts = [
+            (
                 row["name"],
                 f"{row['microseconds']:.2f}",
                 f"{row['gflops']:.1f}",
@@ -509,33 +503,35 @@ def show(record: dict[str, Any]) -> None:
                 str(row["operations"]),
                 f"{100 * row['share_of_fixed_cost']:.0f}",
             )
-        console.print(table)
-    table = rich.table.Table(title="Rounds")
-    for head in ("images", "rounds", "PSNR dB", "above full", "difference", "time"):
-        table.add_column(head, justify="right")
-    for row in record["rounds"]:
-        above = row["psnr_above_full_db"]
-        table.add_row(
+            for row in step["rows"]
+        ]
+        numbers = ("us a matrix", "GFLOP/s", "% floor", "operations", "% fixed")
+        print_rows(title, ("part",), numbers, parts)
+    rounds = [
+        (
             row["images"],
             str(row["rounds"]),
             f"{row['psnr_db']['mean']:.2f}",
-            f"{above['mean']:+.3f} +- {above['half_width']:.3f}",
+            "{mean:+.3f} +- {half_width:.3f}".format_map(row["psnr_above_full_db"]),
             f"{row['mean_difference']:.1e}",
             f"{row['time_ratio']:.2f}",
         )
-    console.print(table)
-    table = rich.table.Table(title="Stopping")
-    for head in ("images", "pass", "steps a matrix", "of its group", "ratio"):
-        table.add_column(head, justify="right")
-    for row in record["stopping"]:
-        table.add_row(
+        for row in record["rounds"]
+    ]
+    numbers = ("rounds", "PSNR dB", "above full", "difference", "time")
+    print_rows("Rounds", ("images",), numbers, rounds)
+    stopping = [
+        (
             row["images"],
             str(row["pass"]),
             f"{row['mean_steps']:.1f}",
             f"{row['mean_steps_of_group']:.1f}",
             f"{row['ratio']:.2f}",
         )
-    console.print(table)
+        for row in record["stopping"]
+    ]
+    numbers = ("pass", "steps a matrix", "of its group", "ratio")
+    print_rows("Stopping", ("images",), numbers, stopping)
 
 
 if __name__ == "__main__":

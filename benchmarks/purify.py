@@ -26,8 +26,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 from absl import flags
 
 from benchmarks import _floor, _reference, _speed
@@ -35,6 +33,7 @@ from splic_jax import SPLICConfig, purification, purify, sample_mask
 from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.solvers import kernel
 from train import flags as shared_flags
+from train.present.terminal import print_rows
 from train.records.storing import require_replaceable
 from train.utils import errors
 from train.utils.errors import UserError
@@ -232,24 +231,24 @@ def _interpreted(images: jax.Array, key: jax.Array, config: SPLICConfig) -> jax.
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """Prints the rows as a table."""
-    table = rich.table.Table()
-    headings = ["work", "way", "images", "ms an image", "images/s", "ratio"]
-    headings += ["from exact", f"within {NEAR:g}, %"]
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in "work way" else "right")
+    numbers = ["images", "ms an image", "images/s", "ratio", "from exact"]
+    numbers.append(f"within {NEAR:g}, %")
+    cells = []
     for row in rows:
         compared = "mean_difference" in row
-        table.add_row(
-            row["work"],
-            row["way"],
-            str(row["images"]),
-            f"{row['ms_per_image']:.3g}",
-            f"{1e3 / row['ms_per_image']:.3g}",
-            f"{row['ratio']:.1f}",
-            f"{row['mean_difference']:.1e}" if compared else "",
-            f"{100 * row['share_near']:.3f}" if compared else "",
+        cells.append(
+            (
+                row["work"],
+                row["way"],
+                str(row["images"]),
+                f"{row['ms_per_image']:.3g}",
+                f"{1e3 / row['ms_per_image']:.3g}",
+                f"{row['ratio']:.1f}",
+                f"{row['mean_difference']:.1e}" if compared else "",
+                f"{100 * row['share_near']:.3f}" if compared else "",
+            )
         )
-    rich.console.Console().print(table)
+    print_rows("", ("work", "way"), numbers, cells)
 
 
 if __name__ == "__main__":

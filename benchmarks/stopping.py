@@ -15,13 +15,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 from absl import flags
 
 from splic_jax import SPLICConfig, complete, purify, sample_mask
 from train import flags as shared_flags
 from train.evaluation.statistics import mean_interval
+from train.present.terminal import print_rows
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
 from train.utils import errors, quality
@@ -87,11 +86,8 @@ def main(argv: Sequence[str]) -> None:
             rows.append(row)
             advance()
 
-    table = rich.table.Table()
-    for heading in ("tolerance", "max_steps", "steps", "dB clean", "noisy", "flat"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
+    cells = [
+        (
             f"{row['tolerance']:g}",
             str(row["max_steps"]),
             f"{row['noisy']['mean_steps']:.0f}",
@@ -99,7 +95,10 @@ def main(argv: Sequence[str]) -> None:
             f"{row['noisy']['psnr_db']['mean']:.2f}",
             f"{row['flat_error']:.4f}",
         )
-    rich.console.Console().print(table)
+        for row in rows
+    ]
+    numbers = ("tolerance", "max_steps", "steps", "dB clean", "noisy", "flat")
+    print_rows("", (), numbers, cells)
     record = {
         "provenance": provenance.provenance(),
         "dataset": dataset.record("test", len(clean)),

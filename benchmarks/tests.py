@@ -17,10 +17,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rich.console
-import rich.table
 from absl import flags
 
+from train.present.terminal import print_rows
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
 from train.utils import errors
@@ -84,20 +83,10 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def table(runs: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
-    """The runs as a table for the terminal."""
-    grid = rich.table.Table()
-    for heading in (
-        "run",
-        "CPU, min",
-        "of it pytest",
-        "wall, min",
-        "passed",
-        "skipped",
-    ):
-        grid.add_column(heading, justify="left" if heading == "run" else "right")
-    for name, run in runs.items():
-        grid.add_row(
+def show(runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints the runs as a table."""
+    cells = [
+        (
             name,
             f"{run['cpu_minutes']:.1f}",
             f"{run['cpu_minutes_of_pytest']:.1f}",
@@ -105,7 +94,10 @@ def table(runs: Mapping[str, Mapping[str, Any]]) -> rich.table.Table:
             str(run["cases"].get("passed", 0)),
             str(run["cases"].get("skipped", 0)),
         )
-    return grid
+        for name, run in runs.items()
+    ]
+    numbers = ("CPU, min", "of it pytest", "wall, min", "passed", "skipped")
+    print_rows("", ("run",), numbers, cells)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -119,7 +111,7 @@ def main(argv: Sequence[str]) -> None:
         for name, arguments in names.items():
             progress.line(f"running the tests, {name}")
             runs[name] = measure(checkout, *arguments)
-    rich.console.Console().print(table(runs))
+    show(runs)
     write_record(
         pathlib.Path(FLAGS.out), {"provenance": provenance.provenance(), "runs": runs}
     )

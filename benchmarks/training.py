@@ -18,8 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
-import rich.table
 from absl import flags
 from flax import nnx
 
@@ -27,6 +25,7 @@ from benchmarks import _speed
 from train import models
 from train.data import loading
 from train.models import convolution
+from train.present.terminal import print_rows
 from train.records.storing import require_replaceable
 from train.training.loop import make_optimizer
 from train.training.settings import COMPUTE_DTYPES, TrainSettings
@@ -230,33 +229,22 @@ def main(argv: Sequence[str]) -> None:
                     advance()
     _speed.update(pathlib.Path(FLAGS.out), "training", record)
 
-    console = rich.console.Console()
-    table = rich.table.Table(title="Training steps")
-    for heading in ("model", "dtype", "steps/s", "s/epoch", "batches, %"):
-        table.add_column(heading, justify="right")
-    for row in record["training"]:
-        table.add_row(
+    cells = [
+        (
             row["model"],
             row["compute_dtype"],
             f"{row['steps_per_second']:.2f}",
             f"{row['epoch_seconds']:.0f}",
             f"{row['making_batches_share']:.1%}",
         )
-    console.print(table)
+        for row in record["training"]
+    ]
+    numbers = ("steps/s", "s/epoch", "batches, %")
+    print_rows("Training steps", ("model", "dtype"), numbers, cells)
     if not record["layers"]:
         return
-    table = rich.table.Table(title="Convolutions, ms (Gflop/s)")
-    for heading in (
-        "input",
-        "kernel",
-        "forward",
-        "image grad.",
-        "kernel grad.",
-        "here",
-    ):
-        table.add_column(heading, justify="right")
-    for row in record["layers"]:
-        table.add_row(
+    layers = [
+        (
             "x".join(map(str, row["input"][1:])),
             "x".join(map(str, row["kernel"])) + f"/{row['stride']}",
             *(
@@ -264,7 +252,10 @@ def main(argv: Sequence[str]) -> None:
                 for ms in row["milliseconds"].values()
             ),
         )
-    console.print(table)
+        for row in record["layers"]
+    ]
+    numbers = ("input", "kernel", "forward", "image grad.", "kernel grad.", "here")
+    print_rows("Convolutions, ms (Gflop/s)", (), numbers, layers)
 
 
 if __name__ == "__main__":

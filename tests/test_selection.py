@@ -34,11 +34,15 @@ def run(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"test_{name}.py").write_text(SLOW)
 
+    # Other plugins take most of the time to import.
+    alone = {"PYTHONPATH": str(HELPERS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    plugins = [x for name in ("xdist", "selection", "costs") for x in ("-p", name)]
+
     def run(*flags):
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "selection", "-p", "costs", *flags],
+            [sys.executable, "-m", "pytest", *plugins, *flags],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(HELPERS)},
+            env=os.environ | alone,
             capture_output=True,
             text=True,
         )

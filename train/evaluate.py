@@ -2,11 +2,11 @@
 
     python -m train.evaluate --checkpoint=out/train --out=out/evaluation.json
     python -m train.evaluate --network=net.py:load --weights=net.npz --dataset=cifar10
-    python -m train.evaluate --list      # the defences there are
+    python -m train.evaluate --list      # lists the defences
 
-Prints a table and writes the same as JSON, cell by cell: an interrupted run goes on
-with the first cell that is missing. One with other settings is refused, not written
-over the first. See `train.evaluation.cells` for who knows what.
+Prints a table and writes the same as JSON, cell by cell: an interrupted run resumes at
+the first missing cell. Results of other settings are never overwritten. See
+`train.evaluation.cells` for who knows what.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ def define_flags() -> None:
     shared_flags.define_data_flags()
     shared_flags.define_splic_flags()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
-    flags.DEFINE_bool("list", False, "print the defences there are, and stop")
+    flags.DEFINE_bool("list", False, "list the defences and stop")
     network_flags.define_network_flags()
     flags.adopt_module_key_flags(network_flags)
     flags.DEFINE_list(
@@ -50,14 +50,14 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "votes",
         1,
-        "draws of a random defence that decide together about an image",
+        "draws of a random defence that vote on an image",
         lower_bound=1,
     )
     flags.DEFINE_enum(
         "vote",
         "logits",
         ["logits", "majority"],
-        "how they decide: by the mean of the logits, or one draw one vote",
+        "how they vote: by the mean of their logits, or one draw one vote",
     )
     flags.DEFINE_list(
         "threats",
@@ -74,7 +74,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "attacks",
         ["pgd"],
-        f"of {', '.join(PRESETS)}; a threat takes those that are its own: "
+        f"of {', '.join(PRESETS)}; each threat runs those that apply to it: "
         + "; ".join(f"{t} {', '.join(a)}" for t, a in ATTACKS_OF.items() if a),
     )
     default = AttackSettings()
@@ -94,7 +94,7 @@ def define_flags() -> None:
         "split", "test", ["test", "cue_conflict"], "which images (shapes has both)"
     )
     flags.DEFINE_bool(
-        "soundness", True, "look for signs that the numbers flatter (docs/protocol.md)"
+        "soundness", True, "look for signs of overestimated accuracy (docs/protocol.md)"
     )
     flags.DEFINE_string(
         "save_attacked",
@@ -102,7 +102,7 @@ def define_flags() -> None:
         "folder for the attacked images, as PNG files and .npz; they are rounded to "
         "8 bits first, and judged as they are written (docs/attacks.md)",
     )
-    flags.DEFINE_bool("dry_run", False, "list the cells with an estimate, and stop")
+    flags.DEFINE_bool("dry_run", False, "list the cells and their time, and stop")
     flags.DEFINE_string("out", "out/evaluation.json", "JSON file for the results")
     compilation.define_flag("`compiled` beside --out")
     flags.adopt_module_key_flags(compilation)
@@ -113,8 +113,8 @@ def defenses_from_flags(
 ) -> dict[str, TransformConfig | None]:
     """Name to settings, in the order asked for; None for "none".
 
-    Settings that no flag gives are those the network was trained with, where it was
-    with that method, or the defaults.
+    Settings without a flag are those of the network's training if it used the method,
+    else the defaults.
 
     Args:
         names: as --defenses has them.
@@ -125,7 +125,7 @@ def defenses_from_flags(
     """
     if names is None:
         trained = as_dict(trained_with)["method"] if trained_with else "splic"
-        # There is no bare network where only what the defence returns fits it.
+        # A network that takes a defence's codes takes no images without it.
         bare = trained_with is None or returns_images(trained_with)
         names = ["none", trained] if bare else [trained]
     elif list(names) == ["all"]:
@@ -150,7 +150,7 @@ def attacks_from_flags() -> dict[str, AttackSettings]:
     """Name to settings of the attacks asked for.
 
     Raises:
-        UserError: for a name that there is not, or a number that makes no sense.
+        UserError: for an unknown name or an invalid number.
     """
     if not (0 <= FLAGS.epsilon < math.inf and 0 < FLAGS.attack_step < math.inf):
         raise UserError("--epsilon must be 0 or more, and --attack_step above 0")

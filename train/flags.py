@@ -232,7 +232,7 @@ def _value(text: str) -> Any:
 
 
 def require_known(flag: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Raises a `UserError` for a name that there is not, or if there is none."""
+    """Raises a `UserError` for an unknown name, or for no name at all."""
     for name in names:
         if name in RENAMED:
             raise UserError(f"{flag} has {name!r}: {RENAMED[name]}")

@@ -6,15 +6,14 @@
     python -m train.purify --input=photos --output=purified --classify --weights=net.npz
     python -m train.purify --dataset=shapes --split=test --output=purified.npz
 
-What comes out has the names, sizes and formats of what goes in. An image's mask
-follows from --seed and its path below --input, or its index in its array, so its
-result is the same alone and among others.
+Results keep the names, sizes and formats of the inputs. An image's mask depends only on
+--seed and its path below --input, or its index in its array, so its result does not
+depend on the other images.
 
-The same command goes on where an interrupted run stopped: what is done is skipped,
-as `purify.jsonl` beside the pictures (`<output>.jsonl` for arrays) says, with the PSNR
-and SSIM of each image against its input. Nothing else that exists is ever replaced,
-unless --overwrite is given. A picture that cannot be read is named and skipped, and the
-exit code is 1.
+The same command resumes an interrupted run and skips the images that are done. They are
+recorded in `purify.jsonl` beside the pictures (`<output>.jsonl` for arrays), with the
+PSNR and SSIM of each against its input. No other file is replaced without --overwrite.
+A picture that cannot be read is named and skipped, and the exit code is 1.
 """
 
 import pathlib
@@ -90,7 +89,7 @@ def _purify() -> Tally:
     output, inputs = pathlib.Path(FLAGS.output), [pathlib.Path(x) for x in FLAGS.input]
     purifier = Purifier(shared_flags.splic_config_from_flags(), FLAGS.seed, FLAGS.batch)
     if FLAGS.classify and has_dataset:
-        raise UserError("--classify is for pictures, --input; use evaluate for a set")
+        raise UserError("--classify is for --input; for a data set use evaluate")
     for name in (*network_flags.NAMES, "class_names"):
         if FLAGS[name].present and not FLAGS.classify:
             raise UserError(f"--{name} needs --classify")

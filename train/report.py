@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
             f"cannot write {out}: {error.strerror}; choose another --out"
         ) from error
     for name in missing:
-        print(f"left out, for want of {results / name}")
+        print(f"left out, as {results / name} is missing")
     print(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB); open it in a browser")
 
 

@@ -46,7 +46,7 @@ def define_flags() -> None:
         "cifar10 and svhn_cropped are downloaded (shapes needs neither)",
     )
     flags.DEFINE_string(
-        "test_data_dir", None, "the same of the test images, if they are elsewhere"
+        "test_data_dir", None, "likewise for the test images, if they are elsewhere"
     )
     flags.DEFINE_string(
         "surrogate",
@@ -66,8 +66,8 @@ def define_flags() -> None:
         lower_bound=0,
         upper_bound=2**31 - 2,
     )
-    flags.DEFINE_bool("list", False, "print the items there are, and stop")
-    flags.DEFINE_bool("dry_run", False, "list the networks and the cells, and stop")
+    flags.DEFINE_bool("list", False, "list the items and stop")
+    flags.DEFINE_bool("dry_run", False, "list the networks and the cells and stop")
     compilation.define_flag("`compiled` in --out")
     flags.adopt_module_key_flags(compilation)
 
@@ -79,8 +79,8 @@ def main(argv: Sequence[str]) -> None:
             print(f"{name}: {item.title}")
         return
     if FLAGS.scale == "smoke":
-        # Each core is a device else, and compiles anew what takes no time to run. To be
-        # said before anything of JAX is used, as a network's weights are.
+        # With a device for each core, each would compile again what takes no time to
+        # run. To be set before JAX is first used, as loading weights does.
         jax.config.update("jax_num_cpu_devices", 1)
     given = None
     if any(FLAGS[name].present for name in network_flags.NAMES):

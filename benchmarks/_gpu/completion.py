@@ -203,30 +203,24 @@ def _index(first: int) -> Array:
 
 def run(context: Context) -> Mapping[str, Any]:
     """Speeds, and whether results depend on the batch."""
-    values = jnp.asarray(context.test_set().images, jnp.float32) / 255
-    return _in_parts(
-        context,
-        "completion",
-        {
-            "speed": (15, lambda: speed(context, values)),
-            "batch": (5, lambda: independent_of_batch(context, values)),
-            "gradient": (10, lambda: gradients(context, values)),
-            "large": (20, lambda: large(context)),
-        },
-    )
+    values = _test_images(context)
+    parts = {
+        "speed": (15, lambda: speed(context, values)),
+        "batch": (5, lambda: independent_of_batch(context, values)),
+        "gradient": (10, lambda: gradients(context, values)),
+        "large": (20, lambda: large(context)),
+    }
+    return _in_parts(context, "completion", parts)
 
 
 def run_variants(context: Context) -> Mapping[str, Any]:
     """Variants of the kernel, and the solvers against the exact one."""
-    values = jnp.asarray(context.test_set().images, jnp.float32) / 255
-    return _in_parts(
-        context,
-        "kernel",
-        {
-            "variants": (20, lambda: variants(context, values)),
-            "agreement": (10, lambda: agreement(context)),
-        },
-    )
+    values = _test_images(context)
+    parts = {
+        "variants": (20, lambda: variants(context, values)),
+        "agreement": (10, lambda: agreement(context)),
+    }
+    return _in_parts(context, "kernel", parts)
 
 
 def run_work(context: Context) -> Mapping[str, Any]:
@@ -235,6 +229,10 @@ def run_work(context: Context) -> Mapping[str, Any]:
     images = test.images[:count].astype(np.float32) / 255
     counts = _floor.of_an_image(images, _masks(count, CHOSEN), CHOSEN)
     return {"images": f"{test.name}, the first {count}", "counts": counts}
+
+
+def _test_images(context: Context) -> Array:
+    return jnp.asarray(context.test_set().images, jnp.float32) / 255
 
 
 def _in_parts(

@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
-import rich.console
 import rich.markup
-import rich.table
 from jax.experimental import topologies
 
 from benchmarks._gpu.context import Program
+from train.present.terminal import print_rows
 from train.records.storing import write_record
 from train.utils.errors import UserError
 
@@ -282,39 +281,34 @@ def _called(rest: str, *attributes: str) -> list[str]:
     return re.findall(r"[\w.\-]+", found.group(1)) if found else []
 
 
-def table(title: str, records: Sequence[Mapping[str, Any]]) -> rich.table.Table:
-    """The records as a table for the terminal."""
-    grid = rich.table.Table(
-        title=title,
-        caption="operations launched: outside loops, and in one iteration of each "
-        "loop, summed; library calls in loops",
-    )
-    for heading in ("item", "program"):
-        grid.add_column(heading)
-    for heading in ("once", "loops", "in them", "calls", "MiB", "s"):
-        grid.add_column(heading, justify="right")
+def show(title: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Prints the records as a table."""
+    rows: list[tuple[str, ...]] = []
     for record in records:
         if "failed" in record:
             words = rich.markup.escape(record["failed"])
-            grid.add_row(record["item"], f"{record['program']}: {words}")
+            rows.append((record["item"], f"{record['program']}: {words}"))
             continue
         serial = record["serial_library_calls"].values()
-        grid.add_row(
-            record["item"],
-            record["program"],
-            str(record["operations"]),
-            str(len(record["loops"])),
-            str(sum(loop["operations"] for loop in record["loops"])),
-            str(sum(entry["calls"] for entry in serial)),
-            f"{record['temporaries_mib']:.0f}",
-            f"{record['trace_s'] + record['compile_s']:.1f}",
+        rows.append(
+            (
+                record["item"],
+                record["program"],
+                str(record["operations"]),
+                str(len(record["loops"])),
+                str(sum(loop["operations"] for loop in record["loops"])),
+                str(sum(entry["calls"] for entry in serial)),
+                f"{record['temporaries_mib']:.0f}",
+                f"{record['trace_s'] + record['compile_s']:.1f}",
+            )
         )
-    return grid
-
-
-def show(title: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Prints the table."""
-    rich.console.Console().print(table(title, records))
+    print_rows(
+        f"{title} (operations launched: outside loops, and in one iteration of each "
+        "loop, summed; library calls in loops)",
+        ("item", "program"),
+        ("once", "loops", "in them", "calls", "MiB", "s"),
+        rows,
+    )
 
 
 def write_section(

@@ -40,8 +40,8 @@ def per_image(one: OfOneImage) -> Transform:
         ``transform(images, key, config, *, first_index=0, indices=None,
         check_finite=False)``. Images are ``[n, h, w, c]`` or ``[h, w, c]`` with 1 to 4
         channels, floats in [0, 1] or uint8, and come back clipped to that range, in
-        their dtype. It refuses images and keys that are not, and by `check_finite`
-        results that are not finite, as `splic_jax.purify` does.
+        their dtype. It refuses other images and keys, and with `check_finite` results
+        that are not finite, as `splic_jax.purify` does.
     """
 
     @partial(jax.jit, static_argnames=("chunk", "least"))

@@ -320,7 +320,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-# Names that methods had before, and what to know of them.
+# Former names of methods, and what to use instead.
 RENAMED = {
     "srf": "SPLIC without TV is 'splic_no_tv'; the method of reference [4] is "
     "'srf_reference'"
@@ -328,7 +328,7 @@ RENAMED = {
 
 
 def returns_images(config: TransformConfig) -> bool:
-    """Whether a method's results have the channels of images, and not codes of them."""
+    """Whether a method returns images, not codes with other channels."""
     return method_of(config).channels(config, 3) == 3
 
 
@@ -391,7 +391,7 @@ def transform(
 
 
 def fitted(config: Config, training_images: ArrayLike, key: PRNGKeyArray) -> Config:
-    """Settings whose arrays, if they have any, come from the training images.
+    """Settings with arrays learned from the training images, if they have any.
 
     Args:
         config: the settings; returned as they are where the method needs nothing.

@@ -133,7 +133,7 @@ def test_carlini_wagner_norms_match_foolbox(confidence, targeted):
     targets = (labels + 2) % networks.CLASSES if targeted else None
     options = {
         "binary_search_steps": 3,
-        "steps": 40,
+        "steps": 25,
         "confidence": confidence,
         "initial_const": 0.1,
         "abort_early": False,

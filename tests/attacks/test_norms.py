@@ -52,7 +52,7 @@ def test_size_agrees_with_float64(norm, scale):
 
 
 @pytest.mark.parametrize("norm", norms.NORMS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     clean=CLEAN,
     images=ANY,
@@ -212,3 +212,13 @@ def test_random_points_of_an_image_follow_from_its_key(norm):
     assert not np.array_equal(together[0] - clean[0], together[1] - clean[1])
     zero = random_in_ball(keys, clean, 0.0, norm)
     np.testing.assert_array_equal(zero, clean)
+
+
+@pytest.mark.parametrize("norm", norms.NORMS)
+def test_random_perturbations_have_the_given_norm(norm):
+    clean, sizes = jnp.full((3, 4, 5, 2), 0.5), jnp.array([0.0, 0.1, 0.3])
+    keys = jax.random.split(jax.random.key(0), 3)
+    draw = jax.jit(norms.random_of_size, static_argnames="norm")
+    found = np.asarray(draw(keys, clean, sizes, norm))
+    np.testing.assert_allclose(exact_size(found, norm), sizes, atol=1e-6)
+    assert abs(np.corrcoef(found[1].ravel(), found[2].ravel())[0, 1]) < 0.6

@@ -172,7 +172,7 @@ def attack_small(images, key, epsilon, step_size, random_start):
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     images=PIXELS,
     seed=st.integers(0, 1000),

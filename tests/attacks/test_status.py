@@ -173,7 +173,7 @@ def digits():
 
     weights = train(weights)
     logits = network(weights, images)
-    right = np.flatnonzero(np.asarray(logits.argmax(axis=1) == labels))[:36]
+    right = np.flatnonzero(np.asarray(logits.argmax(axis=1) == labels))[:12]
     return lambda images, key: network(weights, images), images[right], labels[right]
 
 

@@ -100,6 +100,7 @@ def only_flags_of(binary) -> Iterator[None]:
         return {x: found[x] for x in found if modules[x].startswith(ours)}
 
     others = own()
+    modules = {name: found.find_module_defining_flag(name) for name in others}
     found.remove_flag_values(others)
     try:
         binary.define_flags()
@@ -108,6 +109,7 @@ def only_flags_of(binary) -> Iterator[None]:
         found.remove_flag_values(own())
         for name, flag in others.items():
             found[name] = flag
+            found.register_flag_by_module(modules[name], flag)
         found.unparse_flags()
         jax.config.update("jax_compilation_cache_dir", compiled)
 

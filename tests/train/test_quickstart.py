@@ -130,6 +130,17 @@ def test_evaluate_agrees_with_the_quickstart(first_run, schema_errors):
     assert schema_errors(record) == []
 
 
+@pytest.fixture(scope="module")
+def bit_depth_run(first_run):
+    folder, _ = first_run
+    flags = ("--checkpoint=out/bare", f"--num_test={COUNT}", "--threats=clean")
+    flags += ("--defenses=bit_depth", "--nosoundness", "--out=out/first.json")
+    for _ in range(2):  # the same settings go on
+        done = binaries.run("train.evaluate", *flags, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    return folder, flags
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -141,12 +152,8 @@ def test_evaluate_agrees_with_the_quickstart(first_run, schema_errors):
         (("--seed=1", "--out=out/notes.json"), "is no result of this program"),
     ],
 )
-def test_evaluate_replaces_nothing(first_run, flags, message):
-    folder, _ = first_run
-    usual = ("--checkpoint=out/bare", f"--num_test={COUNT}", "--threats=clean")
-    usual += ("--defenses=bit_depth", "--nosoundness", "--out=out/first.json")
-    done = binaries.run("train.evaluate", *usual, cwd=folder)
-    assert done.returncode == 0, done.stderr  # the same settings go on
+def test_evaluate_replaces_nothing(bit_depth_run, flags, message):
+    folder, usual = bit_depth_run
     (folder / "out" / "notes.json").write_text('{"seed": 1}')
     before = {path: path.read_bytes() for path in (folder / "out").glob("*.json")}
     done = binaries.run("train.evaluate", *usual, *flags, cwd=folder)
@@ -227,7 +234,7 @@ def test_attacked_images_are_saved_as_they_were_judged(first_run, schema_errors)
 
 def test_the_registry_is_listed(first_run):
     folder, _ = first_run
-    done = binaries.start("train.evaluate", "--list", cwd=folder)
+    done = binaries.run("train.evaluate", "--list", cwd=folder)
     assert done.returncode == 0, done.stderr
     for name in METHODS:
         assert f"\n{name}\n" in f"\n{done.stdout}"

@@ -1,4 +1,4 @@
-"""Where images come from: all sources behind one function, `load`.
+"""Loads data sets, from every source by one function, `load`.
 
     load("shapes", "train")                              # drawn here, no download
     load("cifar10", "test", data_dir="~/data")           # files on disk
@@ -53,13 +53,13 @@ SPLITS = {
     "folder": ("train", "test"),
     "npz": ("train", "test"),
 }
-PREPARED = "tfds:"  # before the name of a set that tensorflow-datasets has prepared
+PREPARED = "tfds:"  # prefix of a set that tensorflow-datasets has prepared
 RESIZED = ("folder", PREPARED)
 
 # As `load` takes them.
 NAMES = (*SPLITS, f"{PREPARED}NAME")
 
-# `shapes` has no end; this is how much of it there is when nobody says.
+# `shapes` can be drawn without end; these are its default sizes.
 NUM_SHAPES = {"train": 10_000, "test": 2_000, "cue_conflict": 2_000}
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-{}-binary.tar.gz"
@@ -129,14 +129,15 @@ def load(
         num_examples: how many; all there are (for `shapes`, `NUM_SHAPES`) if None.
         seed: of `shapes`; the real sets have none.
         texture_bias: of `shapes`: how often the texture agrees with the class.
-        resize: the side that pictures of a folder or of TFDS are brought to
-            (`train.data.pictures.resized`); None where they all have one size.
+        resize: side to which pictures of a folder or of TFDS are resized
+            (`train.data.pictures.resized`); None if all have one size.
 
     Returns:
         Images uint8 [n, h, w, c] and labels int32 [n], the places of `class_names`.
 
     Raises:
-        UserError: the set, split, files or values are not what they should be.
+        UserError: for an unknown set or split, missing or damaged files, or invalid
+            values.
     """
     if not is_known(name):
         raise UserError(f"unknown dataset {name!r}; there are {', '.join(NAMES)}")
@@ -213,8 +214,8 @@ def batches(
 
     Every epoch is a new permutation, and epochs follow each other without a gap: every
     batch is full and no image is left out. The batch of a step depends on the first
-    three arguments and on the step, so a run resumed at `first_step` sees what it would
-    have seen. Seeds are in [0, 2**32).
+    three arguments and on the step, so a run resumed at `first_step` sees the same
+    batches. Seeds are in [0, 2**32).
     """
     if not 1 <= batch_size <= num_examples:
         raise UserError(
@@ -231,12 +232,12 @@ def batches(
 
 
 def _load_tfds(name: str, split: str, num_examples: int | None) -> official.Batch:
-    """Reads what tensorflow-datasets has prepared, or else the files it downloads.
+    """Reads a set from tensorflow-datasets, prepared or as the official file.
 
-    Reading a prepared set works without TensorFlow, preparing one of these does not
-    (issue 11058 of tensorflow/datasets). So where nobody has prepared it, the official
-    file comes through the download manager, which verifies its checksum and keeps it,
-    and is read like a file on disk. The two ways order the images differently.
+    A prepared set can be read without TensorFlow, but these cannot be prepared without
+    it (issue 11058 of tensorflow/datasets). If the set is not prepared, the download
+    manager fetches the official file, verifies its checksum and keeps it, and it is
+    read like a file on disk. The two ways order the images differently.
     """
     try:
         import tensorflow_datasets as tfds
@@ -284,7 +285,7 @@ def _is_prepared(builder: Any) -> bool:
 
 
 def _is_downloaded(folder: Path, url: str) -> bool:
-    """Whether tensorflow-datasets has kept what is at `url`, as it notes beside it."""
+    """Whether tensorflow-datasets has downloaded `url`, by its own record."""
     return any(
         note.with_suffix("").exists() and url in note.read_text(errors="replace")
         for note in folder.glob("*.INFO")
@@ -292,13 +293,13 @@ def _is_downloaded(folder: Path, url: str) -> bool:
 
 
 def _require_answer(url: str) -> None:
-    """Asks for a file and reads none of it, to learn soon that there is no network.
+    """Requests a file without reading it, to notice early that there is no network.
 
-    tensorflow-datasets asks eleven times, which takes minutes, and waits for an answer
-    without end. Goes through a proxy where it would.
+    tensorflow-datasets retries eleven times, which takes minutes, and has no timeout.
+    Uses a proxy where it would.
 
     Raises:
-        OSError: saying why there is no answer.
+        OSError: with the reason.
     """
     import requests  # which tensorflow-datasets downloads with
 
@@ -310,7 +311,7 @@ def _require_answer(url: str) -> None:
         except Exception as error:
             failures.append(error)
 
-    # In a thread, since to look up a name may take any time.
+    # In a thread, since looking up a name has no timeout.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_PATIENCE)
@@ -318,7 +319,7 @@ def _require_answer(url: str) -> None:
     if asking.is_alive():
         raise TimeoutError(f"no answer from {host} within {_PATIENCE:g} s")
     for error in failures:
-        # What urllib3 says of it is behind what requests makes of that.
+        # requests wraps the reason that urllib3 gives.
         inner = getattr(error.args[0], "reason", None) if error.args else None
         reason = official.one_line(inner if isinstance(inner, Exception) else error)
         raise OSError(f"no answer from {host}: {reason}") from error

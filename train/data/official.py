@@ -1,12 +1,12 @@
 """CIFAR-10, CIFAR-100 and SVHN in the files that their authors publish.
 
 The parsers take a name for messages and the bytes of a file, so that they serve files
-on disk and members of an archive alike. What is wrong with a file is a `UserError`.
+on disk and members of an archive alike. A damaged file raises a `UserError`.
 
-CIFAR-10 Python batches are pickles, and a pickle calls whatever it names. Allowing
-NumPy's own constructors would not do: a pickled dtype can claim that the bytes of an
-array are object pointers, and NumPy then follows them. So the names that arrays are
-pickled under lead to stand-ins here, which only write their arguments down.
+CIFAR-10 Python batches are pickles, and a pickle can call any function. Allowing
+NumPy's own constructors is not safe: a pickled dtype can claim that the bytes of an
+array are object pointers, and NumPy then follows them. So the names under which arrays
+are pickled stand for functions here that only record their arguments.
 """
 
 import io

@@ -146,7 +146,7 @@ def load_prepared(
 
 
 def resized(image: Image.Image, side: int) -> Image.Image:
-    """The square in its middle, `side` pixels wide: Pillow's bicubic, antialiased."""
+    """The central square, resized to `side` pixels: Pillow's bicubic, antialiased."""
     return ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)
 
 
@@ -197,12 +197,12 @@ def _read_npz(file: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         hint = "; transpose NCHW to NHWC" if images.shape[1] in (1, 3) else ""
         raise UserError(f"{file}: images must have 1 or 3 channels, got {found}{hint}")
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        hint = "; of one-hot labels take labels.argmax(1)" if labels.ndim == 2 else ""
+        hint = "; for one-hot labels store labels.argmax(1)" if labels.ndim == 2 else ""
         raise UserError(
             f"{file}: labels must be integers [n], got {labels.dtype.name} "
             f"{list(labels.shape)}{hint}"
         )
     if len(labels) != len(images) or labels.min() < 0:
-        raise UserError(f"{file}: {len(images)} images want as many labels, from 0 on")
+        raise UserError(f"{file}: {len(images)} images need as many labels, from 0 on")
     names = tuple(str(name) for name in arrays.get("class_names", ()))
     return images, labels.astype(np.int32), names

@@ -26,9 +26,9 @@ SIZE = 32
 SPLITS = ("train", "test", "cue_conflict")
 CLASS_NAMES = tuple(SILHOUETTES)
 
-# These numbers were chosen by training the small network: it is to be neither near
-# chance nor near 100 %, misled by texture, and below 10 % under PGD (results/ holds
-# quickstart.json and cue_conflict_bare.json).
+# Chosen so that the small network, once trained, is neither near chance nor near 100 %,
+# is misled by texture, and falls below 10 % under PGD (results/ holds quickstart.json
+# and cue_conflict_bare.json).
 DEFAULT_TEXTURE_BIAS = 0.9
 RADIUS = (9.0, 14.0)  # pixels
 STRETCH = 0.2  # logarithm of width over height, up to
@@ -72,8 +72,9 @@ def make(
         split: "train", "test" (the same distribution) or "cue_conflict".
         num_images: how many, at least 1.
         seed: in [0, 2**32).
-        texture_bias: in [0, 1], the chance that the texture agrees with the class. Else
-            it is one of the other nine, each as likely, as always in "cue_conflict".
+        texture_bias: in [0, 1], the chance that the texture agrees with the class.
+            Otherwise, and always in "cue_conflict", it is one of the other nine, each
+            as likely.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")

@@ -31,7 +31,7 @@ SHOWN = 10  # pictures in the figure
 def run(
     folder: pathlib.Path, *, num_train: int, num_test: int, epochs: int, seed: int
 ) -> None:
-    """Trains, attacks, purifies, measures and draws; not again what is there.
+    """Trains, attacks, purifies, measures and draws; skips what is done already.
 
     Args:
         folder: for everything it writes.
@@ -143,7 +143,7 @@ def _evaluate(
     inputs: dict[str, Any],
     progress: Progress,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Measures both networks; cells that `path` holds already are taken from there."""
+    """Measures both networks, except for the cells that `path` holds already."""
     record = {"provenance": provenance.provenance(), **inputs}
     functions = {
         name: models.logits_function(loaded.graphdef, loaded.variables)
@@ -184,7 +184,7 @@ def _draw(
 ) -> None:
     """The first test pictures, and what the network says of them."""
     attack_key, mask_key = jax.random.split(jax.random.key(seed))
-    # A batch as the evaluation has it, for which all is compiled.
+    # The evaluation's batch size, for which everything is compiled.
     batch = batch_size(len(test.images))
     clean = jax.device_put(test.images[:batch], jax.devices()[0]).astype(np.float32)
     clean, labels = clean / 255, jax.numpy.asarray(test.labels[:batch])

@@ -84,7 +84,7 @@ def tiles_of(images: Images) -> Tiles:
 
 
 def sheet_of(tiles: Tiles, columns: int) -> UInt8[np.ndarray, "height width c"]:
-    """Tiles side by side, row by row; a row that is not full is black at its end."""
+    """Tiles side by side, row by row; the last row is filled up with black."""
     count, height, width, channels = tiles.shape
     rows = -(-count // columns)
     sheet = np.zeros((rows * columns, height, width, channels), np.uint8)
@@ -111,7 +111,7 @@ def _write_sheet(path: pathlib.Path, tiles: Tiles, columns: int) -> None:
 
 
 def _read_sheet(path: pathlib.Path, like: Tiles, columns: int) -> Tiles | None:
-    """The tiles in a sheet of an earlier run; None where they are not of that shape."""
+    """The tiles in a sheet of an earlier run; None if their shape is another."""
     try:
         sheet = np.asarray(Image.open(path).convert("RGB"))
     except (OSError, SyntaxError, ValueError):
@@ -153,7 +153,7 @@ def make_samples(
     grid: Mapping[str, tuple[Any, ...]] = GRID,
     progress: Progress,
 ) -> None:
-    """Writes the three files; does not do again what they hold already.
+    """Writes the three files; skips what they hold already.
 
     Args:
         folder: where to.
@@ -162,7 +162,7 @@ def make_samples(
         explored: how many of them are purified under every setting.
         seed: of attack and masks.
         grid: field of `SPLICConfig` to its values.
-        progress: where to show how far it is.
+        progress: shows the progress.
     """
     config = loaded["splic"].settings.defense
     settings = combinations(grid)
@@ -190,7 +190,7 @@ def make_samples(
     path = folder / "samples.json"
     record = {"provenance": provenance.provenance(), **inputs}
 
-    # As the evaluation has it: the same attack on the same images.
+    # The same attack on the same images as in the evaluation.
     attack_key, mask_key = jax.random.split(jax.random.key(seed))
     networks = {
         name: models.logits_function(each.graphdef, each.variables)

@@ -41,7 +41,7 @@ class AttackedImages:
     defenses: Mapping[str, Any]
 
     def require_free(self, names: Iterable[Name]) -> None:
-        """Refuses a folder in which others' files have the place of these cells'.
+        """Refuses a folder that holds another evaluation's files under these names.
 
         Raises:
             UserError: naming the file.
@@ -59,7 +59,7 @@ class AttackedImages:
                 )
 
     def holds(self, cell: Mapping[str, Any]) -> bool:
-        """Whether what a cell's summary says was written is there as it was."""
+        """Whether the file that a cell's summary names is there, unchanged."""
         path = self.folder / cell["saved"]["file"]
         pictures = path.with_suffix("")
         try:
@@ -79,7 +79,7 @@ class AttackedImages:
         """Writes the images of a cell.
 
         Returns:
-            The .npz file, from the folder on, and its SHA-256; for the record.
+            The path of the .npz file below the folder, and its SHA-256, for the record.
 
         Raises:
             UserError: where they cannot be written.
@@ -121,7 +121,7 @@ def _picture_name(index: int) -> str:
 
 
 def _about(path: pathlib.Path) -> Any:
-    """What an .npz file says that it is of; None for any other file."""
+    """The description in an .npz file of attacked images; None for another file."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return json.loads(str(arrays["about"]))

@@ -18,10 +18,10 @@ from train.threats.defended import Network
 
 
 def questions(attack: AttackSettings) -> int:
-    """About how often an attack asks the network about one image.
+    """About how many queries an attack makes for one image.
 
-    A gradient counts as one. AutoAttack stops where it succeeds, so for it this is the
-    most.
+    A gradient counts as one. AutoAttack stops once it succeeds: this is its largest
+    number.
     """
     match attack.name:
         case "cw":

@@ -8,7 +8,7 @@ from train.threats.attackers import AttackSettings, applies
 
 # A cell by defence, threat and attack.
 Name = tuple[str, str, str]
-# What the words for an attack end with where its images were saved.
+# Ends the words for an attack whose images were saved.
 EIGHT_BITS = ", rounded to 8 bits"
 
 
@@ -38,12 +38,12 @@ def planned(
 
 
 def cell_name(cell: Mapping[str, Any]) -> Name:
-    """What tells a summary from the others of its run: defence, threat, attack."""
+    """What identifies a cell in its run: defence, threat and attack."""
     return cell["defense"], cell["threat"], cell["attack"]
 
 
 def by_name(cells: Iterable[Mapping[str, Any]]) -> dict[Name, dict[str, Any]]:
-    """Summaries that an earlier run left, as `cells.evaluate` takes them."""
+    """Summaries of an earlier run by their cell, as `cells.evaluate` takes them."""
     return {cell_name(cell): dict(cell) for cell in cells}
 
 

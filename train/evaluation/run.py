@@ -1,7 +1,7 @@
-"""An evaluation from start to end: what is there is kept, what is missing measured.
+"""Runs an evaluation: keeps the cells that are there, measures the missing ones.
 
-The record is written cell by cell, so that an interrupted run goes on with the first
-cell that is missing. One with other settings is refused, not written over the first.
+The record is written cell by cell, so that an interrupted run resumes at the first
+missing cell. Results of other settings are never overwritten.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import rich.console
 
 from attacks import check_classifier
 from splic_jax import SPLICConfig, method_of
@@ -27,7 +26,7 @@ from train.flags import require_rank
 from train.networks.classifier import Classifier
 from train.present.results import Results
 from train.present.tables import accuracy
-from train.present.terminal import for_terminal
+from train.present.terminal import print_table
 from train.records import provenance, storing
 from train.threats.attackers import AttackSettings
 from train.threats.defended import Network, defended, settings_of
@@ -45,13 +44,13 @@ class Evaluation:
 
     Attributes:
         network: the network.
-        clean_accuracy: what its check on clean images found, if it had one.
+        clean_accuracy: from its check on clean images, if there was one.
         dataset: the images, of the split `split`.
         defenses: name to settings, fitted where they need that; None for the bare
             network.
         threats, attacks, votes, vote, seed: as in `train.evaluation.cells.evaluate`.
         surrogate: the network that a black-box attacker attacks, if there is one.
-        soundness: whether to look for signs that the numbers flatter.
+        soundness: whether to look for signs of overestimated accuracy.
         save_attacked: folder for the attacked images; None saves none.
     """
 
@@ -110,17 +109,18 @@ def fitting_defenses(
     *,
     drop: bool,
 ) -> dict[str, TransformConfig | None]:
-    """The defences that a network can stand behind, fitted where they need that.
+    """The defences that can stand before a network, fitted where they need that.
 
     Args:
         defenses: name to settings.
         network: the network.
         shape: of an image.
         training: loads the images to fit to.
-        drop: leave out those that give the network what it does not take.
+        drop: leave out those whose output has channels the network does not take.
 
     Raises:
-        UserError: for one that does, or whose rank is too large for the images.
+        UserError: for such a defence if it is not left out, or a rank too large for the
+            images.
     """
     takes, kept = network.input_channels(shape[-1]), {}
     for name, config in defenses.items():
@@ -148,7 +148,7 @@ def soundness_of(
 ) -> list[dict[str, Any]]:
     """What `attacks.check_classifier` finds in a defended network, as plain values.
 
-    As an attacker by BPDA sees it, on the first images.
+    On the first images, with gradients by BPDA.
     """
     images = jnp.asarray(dataset.images[:CHECKED_IMAGES], jnp.float32) / 255
     findings = check_classifier(
@@ -163,8 +163,7 @@ def soundness_of(
 def show_cells(title: str, cells: Sequence[Mapping[str, Any]]) -> None:
     """Prints summaries of cells as a table."""
     found = accuracy.cells(Results(records={"": cells}), {title: "#"})
-    table = found.without("network trained on").titled(title)
-    rich.console.Console().print(for_terminal(table))
+    print_table(found.without("network trained on").titled(title))
 
 
 def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) -> None:
@@ -190,7 +189,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
             evaluation.attacks,
             bool(surrogate),
         )
-        rich.console.Console().print(for_terminal(cells))
+        print_table(cells)
         return
     inputs, progress = evaluation.inputs(), Progress()
     settings = {name: settings_of(x) for name, x in evaluation.defenses.items()}
@@ -238,7 +237,7 @@ def run(evaluation: Evaluation, path: pathlib.Path, *, dry_run: bool = False) ->
             record["soundness"][name] = checked
 
     def store(cells: list[dict[str, Any]]) -> None:
-        """Writes these cells, those from before that were not asked for, and pairs."""
+        """Writes these cells, earlier ones that were not asked for, and comparisons."""
         asked = by_name(cells)
         others = [cell for name, cell in kept.items() if name not in asked]
         comparisons = [

@@ -54,7 +54,7 @@ def open_file(path: pathlib.Path) -> Iterator[Arrays]:
     """Opens a ``.npy`` or ``.npz`` file; nothing in it is ever unpickled.
 
     Raises:
-        UserError: if it is none.
+        UserError: if it is not such a file.
     """
     bare = path.suffix.lower() == ".npy"
     with contextlib.ExitStack() as stack:
@@ -104,7 +104,7 @@ def purify_arrays(
         purifier: with which settings.
         overwrite: replace a target that was not made from these arrays with these
             settings.
-        progress: where to show how far it is.
+        progress: shows the progress.
 
     Raises:
         UserError: for arrays that cannot be purified, or a target that is in the way
@@ -145,7 +145,7 @@ def _record_path(target: pathlib.Path) -> pathlib.Path:
 
 
 def _read_finished(target: pathlib.Path, head: dict[str, Any]) -> Tally | None:
-    """Returns the tally of a finished target, None if there is none made like this."""
+    """Returns the tally of a finished target; None if it is not made like this."""
     entries = _read_lines(_record_path(target))
     if not entries or not target.is_file():
         return None
@@ -245,7 +245,7 @@ def _purify_into(
     if [comparable(line) for line in lines[:1]] != [comparable(head)]:
         if lines:
             require_same_masks(partial, lines[0], head)
-            progress.line(printable(f"{partial} was of other settings: starting over"))
+            progress.line(printable(f"{partial} had other settings: starting over"))
         shutil.rmtree(partial, ignore_errors=True)
         files.write_whole(record, (json.dumps(head) + "\n").encode())
         lines = [head]
@@ -316,7 +316,7 @@ def _purify_into(
 
 
 def _open_result(path: pathlib.Path, like: np.ndarray) -> np.memmap:
-    """Opens the array that takes the results, as an earlier run left it if one did."""
+    """Opens the array of the results, with those of an earlier run if there are any."""
     with contextlib.suppress(OSError, ValueError):
         result = np.lib.format.open_memmap(path, mode="r+")
         if result.shape == like.shape and result.dtype == like.dtype:

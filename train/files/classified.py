@@ -1,4 +1,4 @@
-"""What a network makes of pictures before and after they were purified."""
+"""A network's predictions for pictures before and after purification."""
 
 import pathlib
 from collections.abc import Sequence

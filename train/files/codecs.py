@@ -75,7 +75,7 @@ def decode(data: bytes) -> Picture:
         note = _note(image)
         profile = image.info.get("icc_profile")
         if image.mode in ("CMYK", "LAB", "YCbCr"):
-            profile = None  # it is of the colours converted from
+            profile = None  # describes the colours before conversion
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
             # The type says in which order Pillow left the bytes.
@@ -100,7 +100,7 @@ def check_writable(picture: Picture, path: pathlib.Path) -> None:
 
 
 def encode(picture: Picture, path: pathlib.Path) -> bytes:
-    """Returns the file that the picture is in the format of `path`, by its suffix.
+    """Encodes a picture in the format that the suffix of `path` names.
 
     Raises:
         PictureError: if that format cannot hold it.
@@ -150,5 +150,5 @@ def _reading() -> Iterator[None]:
         raise PictureError(
             f"it has more than {Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
         ) from None
-    except Exception as error:  # Pillow lets through whatever its decoders meet
+    except Exception as error:  # of any kind, from Pillow's decoders
         raise PictureError(f"damaged: {error or type(error).__name__}") from error

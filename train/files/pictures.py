@@ -1,8 +1,8 @@
 """Purifies picture files, and records each in the JSON lines of ``purify.jsonl``.
 
-A line says which output was made from which bytes with which settings. It is written
-before its output is put in place, so that whatever is in place has one, and counts only
-while the output is what it says.
+A line says from which bytes and with which settings an output was made. It is written
+before the output is put in place, so every output has a line. A line counts only while
+its output matches it.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from train.utils.errors import UserError
 from train.utils.files import printable
 from train.utils.progress import Progress
 
-# More than this many shapes to compile for are worth a word.
+# From more shapes than this, say how much there is to compile.
 MANY_SHAPES = 8
 
 
@@ -93,7 +93,7 @@ class _Record:
             require_same_masks(path.parent, other, settings)
 
     def find(self, source: Source, digest: str) -> dict[str, Any] | None:
-        """Returns the line about the target, if that is made and stands."""
+        """Returns the line about the target, if the target exists and matches it."""
         entry = self._entries.get(self._name(source), {})
         if entry.get("settings") != self._key or entry.get("input_sha256") != digest:
             return None
@@ -131,7 +131,7 @@ def purify_pictures(
         purifier: with which settings.
         overwrite: replace what is there and was not made by these settings from these
             pictures.
-        progress: where to show how far it is.
+        progress: shows the progress.
 
     Raises:
         UserError: if something is in the way of a result, before anything is done, or

@@ -20,14 +20,14 @@ from train.utils.devices import spread
 from train.utils.errors import UserError
 from train.utils.quality import Quality, quality
 
-# What masks depended on before it was recorded, if nobody had set JAX otherwise.
+# The keys of masks in records that do not name them: JAX's default.
 _UNRECORDED = {"key_type": GENERATOR, "jax_threefry_partitionable": True}
 
 
 def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
-    """A description, of `Purifier` or read from a record, to tell it from others.
+    """A description of `Purifier`, made now or recorded, to be compared with others.
 
-    Without what older records lack, where it is what they were made with.
+    The default kind of keys is left out, since older records do not name it.
     """
     description = dict(description)
     if description.get("masks") == _UNRECORDED:
@@ -38,11 +38,11 @@ def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
 def require_same_masks(
     where: pathlib.Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> None:
-    """Refuses to go on with what was begun with random keys of another kind.
+    """Refuses to resume an output that was begun with another kind of random keys.
 
     Args:
         where: the output that was begun.
-        found, wanted: descriptions of `Purifier`, as its record has it and today's.
+        found, wanted: descriptions of `Purifier`, from the record and from now.
 
     Raises:
         UserError: naming both kinds of keys.
@@ -56,8 +56,8 @@ def require_same_masks(
         for kind in (begun, now)
     ]
     raise UserError(
-        f"{where} was begun with masks from {kinds[0]}, and JAX is set to {kinds[1]} "
-        "now, which draw others; give another --output, or JAX the settings of before"
+        f"{where} was begun with masks from {kinds[0]}, but JAX is now set to "
+        f"{kinds[1]}, which draw others; give another --output, or restore the setting"
     )
 
 
@@ -140,7 +140,7 @@ class Purifier:
     ) -> Purified:
         """Purifies up to `piece_size` images, with the masks of `indices`.
 
-        Compiles once for each shape, for a piece is filled up with its last image.
+        Compiles once for each shape: a short piece is padded with its last image.
 
         Raises:
             NotFiniteError: for images that are not finite once purified.

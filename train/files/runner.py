@@ -1,4 +1,4 @@
-"""Finds what is to be purified, purifies it, and says what became of it."""
+"""Finds the files to purify, purifies them, and prints a summary."""
 
 import os
 import pathlib
@@ -36,7 +36,7 @@ def purify_files(
         output: file or folder for the results.
         purifier: with which settings.
         overwrite: replace what is in the way.
-        network: whose answers about each picture are printed; None prints none.
+        network: whose predictions for each picture are printed; None prints none.
 
     Raises:
         UserError: for what cannot be purified, or is in the way.
@@ -145,7 +145,7 @@ def _pictures_below(folder: pathlib.Path, progress: Progress) -> list[str]:
             else:
                 others += 1
     if others:
-        progress.line(f"{folder}: files left out, no pictures by name: {others}")
+        progress.line(f"{folder}: files left out, not named as pictures: {others}")
     return sorted(names)
 
 

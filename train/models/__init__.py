@@ -47,7 +47,7 @@ def create(name: str, num_classes: int, seed: int, *, channels: int = 3) -> ResN
     def draw() -> nnx.State:
         return nnx.state(_build(name, num_classes, channels, nnx.Rngs(seed)))
 
-    # Drawn once, and few: compiling that well would take many times as long as it.
+    # Runs once, on few numbers: optimising it takes far longer than running it.
     quickly = {"xla_backend_optimization_level": 0}
     return nnx.merge(graphdef, jax.jit(draw, compiler_options=quickly)())
 

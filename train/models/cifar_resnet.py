@@ -33,7 +33,7 @@ _NORM = {
 def build(
     blocks: int, num_classes: int, *, channels: int = 3, rngs: nnx.Rngs
 ) -> ResNet:
-    """Returns the network of 6 `blocks` + 2 layers: three stages of so many blocks.
+    """Returns the network of ``6 * blocks + 2`` layers: three stages of `blocks`.
 
     Pixels are normalised as ImageNet's, where images have three channels.
     """
@@ -101,7 +101,7 @@ def _outline(blocks: int, num_classes: int) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def _turned(array: np.ndarray) -> np.ndarray:
-    """PyTorch's order of a layer's axes, with the outputs first, made Flax's."""
+    """Converts a layer's axes from PyTorch's order, outputs first, to Flax's."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 

@@ -58,7 +58,7 @@ OPERATIONS: Mapping[str, Callable[[Features], Features]] = {
 class DenoisingBlock(nnx.Module):
     """Denoising, a 1 x 1 convolution with BatchNorm, and the shortcut (figure 4).
 
-    BatchNorm's scale starts at zero, and so the block as the identity.
+    BatchNorm's scale starts at zero, so the block starts as the identity.
 
     Args:
         width: channels.

@@ -1,8 +1,8 @@
-"""Finds out what is wrong with a network that was made elsewhere, in one line.
+"""Checks a network that was made elsewhere, and names a fault in one line.
 
-The images are float32 NHWC in [0, 1], the result logits, one for each class. Whoever
-expects something else gets numbers all the same, and no error: so the network is tried
-on clean images, as they are and in the other conventions that there are.
+A network takes float32 images NHWC in [0, 1] and returns a logit for each class. One
+written for another convention returns numbers all the same, and no error. So it is
+tried on clean images in this convention and in the other usual ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from train.utils.errors import UserError
 # Enough to tell 93 % from 10 %, and few enough to take no time.
 CHECKED = 256
 BATCH = 64  # images at a time
-# By as much another convention must be better to be the one that was meant.
+# How much better another convention must do to be the one that was meant.
 MARGIN = 0.15
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -31,7 +31,7 @@ def _normalized(mean: tuple[float, ...], std: tuple[float, ...]) -> Function:
     return lambda images: (images - jnp.array(mean)) / jnp.array(std)
 
 
-# What the function may have been written for -> images in [0, 1] made so.
+# A convention the function may expect -> images in [0, 1] converted to it.
 CONVENTIONS: Mapping[str, Function] = {
     "pixels from 0 to 255": lambda images: images * 255,
     "pixels from -1 to 1": lambda images: images * 2 - 1,
@@ -83,7 +83,7 @@ def check(name: str, function: Function, source: str, dataset: Dataset) -> dict:
             f"{found}, and on {best / count:.1%} given {meant}; give a function of "
             "images NHWC in [0, 1], which does this itself"
         )
-    # A few images tell nothing, whatever the answers are.
+    # A few images prove nothing.
     tells = classes ** -float(count) < 0.01
     if tells and scipy.stats.binom.sf(correct - 1, count, 1 / classes) > 0.01:
         raise UserError(
@@ -165,13 +165,13 @@ def _logits(run: Function, images: jax.Array) -> np.ndarray:
 
 
 def _plain(name: str, function: Function) -> Function:
-    """The function, whose result is told apart from another function."""
+    """The function; calling it raises a `UserError` if it returns a function."""
 
     def call(images: jax.Array) -> Any:
         logits = function(images)
         if callable(logits) and not isinstance(logits, jax.Array):
             raise UserError(
-                f"{name} names a factory, for it returns a function; give its weights"
+                f"{name} names a factory, since it returns a function; give its weights"
             )
         return logits
 
@@ -189,7 +189,7 @@ def _accepts(function: Function, outline: jax.ShapeDtypeStruct) -> bool:
 def _another_convention(
     name: str, function: Function, images: jax.Array, labels: np.ndarray
 ) -> tuple[int, str]:
-    """How many are right in the best of the other conventions, and which that is."""
+    """The number of correct predictions in the best other convention, and its name."""
     run = jax.jit(_plain(name, function))
     changed = {name: change(images) for name, change in _fitting(images).items()}
     if _accepts(function, jax.eval_shape(to_nchw, images)):

@@ -1,4 +1,4 @@
-"""A network as everything that judges it takes it, wherever it comes from."""
+"""A network to be judged, in the same form wherever it comes from."""
 
 import dataclasses
 import os
@@ -33,10 +33,10 @@ class Classifier:
     Attributes:
         name: what messages call it.
         logits: images float32 NHWC in [0, 1] -> logits, a `jax.tree_util.Partial`.
-        record: what results say of it: what it is, and checksums of all it is made of.
+        record: what results say of it, with checksums of all it is made of.
         title: what tables call it, as "network trained with SPLIC".
-        fit: given the images it is to be judged on, raises a `UserError` if it is not
-            for them; returns the accuracy found on them, None where nobody looked.
+        fit: checks it on the data set it is to be judged on. Raises a `UserError` if it
+            is not for these images; returns the accuracy if it was measured, else None.
         defense: settings of the transform of its training images, or None.
         seed: of its training.
         source: the file of its code, for messages; "" where it was trained here.
@@ -71,7 +71,7 @@ class Classifier:
         return dataclasses.replace(self, class_names=class_names)
 
     def input_channels(self, channels: int) -> int:
-        """Returns the number of channels that it takes for images' own."""
+        """Returns the number of channels it takes, given that of the images."""
         if self.defense is None:
             return channels
         return method_of(self.defense).channels(self.defense, channels)
@@ -106,18 +106,18 @@ def from_loaded(loaded: LoadedModel, path: str | os.PathLike[str]) -> Classifier
 def from_weights(
     path: str | os.PathLike[str], model: str | None, said: str | None = None
 ) -> Classifier:
-    """The network of a file that says itself what it is of.
+    """The network of a file that describes its own architecture.
 
     That is one that `train --export` wrote, or a CIFAR ResNet of He et al. by PyTorch's
     names (`train.models.cifar_resnet`).
 
     Args:
         path: the file.
-        model: what it has to be of, of `train.models.NAMES`, or None.
+        model: the architecture it must have, of `train.models.NAMES`; None for any.
         said: the flag that names the file, for messages; by default --weights.
 
     Raises:
-        UserError: if it is of something else, or cannot be read.
+        UserError: if it has another architecture, or cannot be read.
     """
     said = said or f"--weights={path}"
     weights = read_weights(path, said)

@@ -3,6 +3,7 @@
 from absl import flags
 
 from train import models
+from train.data.loading import Dataset
 from train.networks.classifier import (
     Classifier,
     from_checkpoint,
@@ -37,7 +38,10 @@ def define_network_flags(checkpoint: str | None = None) -> None:
         "names",
     )
     flags.DEFINE_enum(
-        "model", None, models.NAMES, "what --weights are of; by default what they say"
+        "model",
+        None,
+        models.NAMES,
+        "architecture of --weights; default: what the file says",
     )
 
 
@@ -51,7 +55,7 @@ def network_from_flags() -> Classifier:
     if given and FLAGS["checkpoint"].present:
         raise UserError(f"give --checkpoint or {given[0]}, one of them")
     if FLAGS.model and (FLAGS.network or not FLAGS.weights):
-        raise UserError("--model says what --weights are of, without --network")
+        raise UserError("--model is the architecture of --weights; leave out --network")
     if FLAGS.network is not None:
         return from_function(FLAGS.network, FLAGS.weights)
     if FLAGS.weights is not None:
@@ -62,3 +66,14 @@ def network_from_flags() -> Classifier:
             "--weights, a network of your own (docs/networks.md)"
         )
     return from_checkpoint(FLAGS.checkpoint)
+
+
+def network_for(dataset: Dataset) -> Classifier:
+    """The network that the flags name, to be judged on a data set.
+
+    Raises:
+        UserError: as `network_from_flags`, or if it is not for these images.
+    """
+    network = network_from_flags()
+    network.fit(dataset)
+    return network

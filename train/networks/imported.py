@@ -148,7 +148,7 @@ def _import_module(name: str, said: str) -> ModuleType:
 
 
 def _search(folder: pathlib.Path) -> None:
-    """Has Python look for modules in a folder too, after all others."""
+    """Lets Python import from a folder too, after all others."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 

@@ -17,7 +17,7 @@ def plain(shown: Shown) -> str:
 
 
 def markdown(table: Table) -> str:
-    """The table, without its caption; numbers are set right."""
+    """The table, without its caption; numbers aligned right."""
     rows = [
         [f"`{plain(x)}`" if isinstance(x, Code) else plain(x) for x in row]
         for row in table.rows

@@ -86,7 +86,7 @@ def intervals(
         categories: from top to bottom.
         series: at most three.
         label: of the horizontal axis: quantity, unit, how many samples, which interval.
-        limits: of the horizontal axis; None lets the values decide.
+        limits: of the horizontal axis; by default from the values.
 
     Returns:
         The figure as SVG to stand in a page; see `to_svg`.
@@ -120,7 +120,7 @@ def intervals(
                 MARKERS[index],
                 color=COLOURS[index],
                 label=one.name,
-                clip_on=False,  # a dot at 0 is as whole as any other
+                clip_on=False,  # do not clip a dot at 0
             )
         axis.set_yticks(range(len(categories)), categories)
         axis.set_ylim(len(categories) - 0.45, -0.55)

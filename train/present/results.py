@@ -196,7 +196,7 @@ class Results:
         return self._records[name]
 
     def get(self, source: str) -> Any:
-        """What stands at ``FILE#/json/pointer``; None where nothing does."""
+        """The value at ``FILE#/json/pointer``; None if there is none."""
         name, _, pointer = source.partition("#")
         value = self.record(name)
         try:
@@ -207,10 +207,10 @@ class Results:
         return value
 
     def value(self, source: str) -> Any:
-        """What stands at ``FILE#/json/pointer``.
+        """The value at ``FILE#/json/pointer``.
 
         Raises:
-            UserError: if nothing does.
+            UserError: if there is none.
         """
         value = self.get(source)
         if value is None:

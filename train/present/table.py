@@ -1,11 +1,11 @@
 """A table described once: its columns with their units, and where its numbers are from.
 
-    Table(
+    make_table(
+        results,
         "What is left under attack",
         (Column("attack through", "/attack", "text", words=True),
          Column("accuracy, %", "/accuracy", "mean share")),
         results.each("adaptive.json#/rows"),
-        results,
     )
 
 `train.present.markdown`, `train.present.terminal` and the templates of the report write
@@ -21,7 +21,7 @@ from train.present.results import Results, Traced
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """A word of a program."""
+    """Text that is set as code."""
 
     text: str | Traced
 
@@ -39,12 +39,12 @@ def sort_key(shown: Shown) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """What a column shows of the entry of a file that its row is about.
+    """What a column shows of the entry of a file that is its row.
 
     Attributes:
         head: its name, with the unit.
-        at: where below the entry, several with spaces between; or how a cell comes from
-            the row.
+        at: the JSON pointer below the entry, or several with spaces between; or a
+            function that makes the cell from the row.
         format: one of `train.present.results.FORMATS`.
         words: its cells are words, not numbers.
     """
@@ -110,7 +110,7 @@ class Table:
 def make_table(
     results: Results, caption: str, columns: Sequence[Column], rows: Iterable[Any]
 ) -> Table:
-    """A table of which every row is about one entry of a file, or what `at` takes."""
+    """A table with a row for each entry of a file, or for each value for `at`."""
     return Table(
         caption,
         tuple(columns),

@@ -18,10 +18,10 @@ class LogitPairing(PGD):
     .. math::
         \tfrac{1}{2} (L(z, y) + L(z', y)) + \lambda\, \mathrm{mean} (z - z')^2
 
-    with the logits z of the images and z' of what PGD makes of them, both in one batch
-    (mixed-minibatch PGD), and the mean over all logits, as their code has it. Engstrom
-    et al. 2018 found that it mostly makes PGD's slope useless: test with restarts and
-    other attacks.
+    with the logits z of the images and z' of PGD's images, both in one batch
+    (mixed-minibatch PGD), and the mean over all logits, as in their code. Engstrom et
+    al. 2018 found that it mostly masks PGD's gradient: test with restarts and other
+    attacks.
 
     Attributes:
         epsilon, step_size, steps: as in `PGD`.

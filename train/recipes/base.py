@@ -13,7 +13,7 @@ Logits = Float[Array, "n classes"]
 
 
 class Outputs(NamedTuple):
-    """What the network makes of a batch; features are what its last layer sees."""
+    """The network's outputs for a batch; features are what its last layer sees."""
 
     logits: Logits
     features: Float[Array, "n width"]
@@ -25,7 +25,7 @@ Forward = Callable[[Images, PRNGKeyArray], Outputs]
 
 
 class Frozen(NamedTuple):
-    """What an attack inside a step may ask, ``(images, key) -> logits`` each.
+    """What an attack inside a step may query, ``(images, key) -> logits`` each.
 
     Attributes:
         network: the network as the step finds it, with its running statistics, behind
@@ -38,7 +38,7 @@ class Frozen(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What the loss of a step is of.
+    """The batch that the loss of a step is computed from.
 
     Attributes:
         images: float32 in [0, 1].
@@ -56,12 +56,12 @@ LossOf = tuple[Float[Array, ""], Logits]
 
 
 class Recipe(Protocol):
-    """A loss and a batch step for the training loop, and its numbers, frozen."""
+    """How a training step attacks a batch, and its loss; with frozen settings."""
 
     def craft(
         self, frozen: Frozen, images: Images, labels: Labels, key: PRNGKeyArray
     ) -> Images:
-        """Returns the images that the loss sees as attacked, constants to it."""
+        """Returns the attacked images for the loss, which are constants to it."""
         ...
 
     def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:

@@ -13,14 +13,14 @@ from train.recipes.losses import cross_entropy, require_epsilon
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    r"""Cross-entropy of the images, and of what FGSM makes of them on some network.
+    r"""Cross-entropy of the images, and of FGSM's images on one of several networks.
 
     .. math:: \tfrac{1}{2} (L(f(x), y) + L(f(x'), y))
 
     The network that FGSM attacks is drawn for each batch: one of those trained before,
     or the one in training. FGSM moves away from the class that network names, not from
-    the label, which the attacked image would give away else ("label leaking"). The
-    networks trained before are attacked bare, without an input transform.
+    the label, which the attacked image would give away ("label leaking"). The networks
+    trained before are attacked bare, without an input transform.
 
     Attributes:
         epsilon: radius in pixel values, images being in [0, 1].
@@ -36,7 +36,7 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         require_epsilon(self)
-        # JSON knows lists alone.
+        # JSON has only lists.
         object.__setattr__(self, "networks", tuple(self.networks))
 
     def craft(

@@ -16,7 +16,7 @@ def cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
 
 
 class LossOfAttacked:
-    """The loss of a recipe that is all in its attack."""
+    """The loss of recipes that differ only in their attack."""
 
     def loss(self, forward: Forward, batch: Batch, key: PRNGKeyArray) -> LossOf:
         """The cross-entropy of the attacked images, and their logits."""

@@ -101,8 +101,8 @@ def transport_plan(
 
     .. math:: \arg\min_T \sum_{ij} T_{ij} C_{ij} + r \sum_{ij} T_{ij} \log T_{ij}
 
-    The plan is a constant to differentiation: the slope of the regularised distance is
-    that of the cost alone (Danskin's theorem).
+    The plan is not differentiated: the gradient of the regularised distance is that of
+    the cost alone (Danskin's theorem).
 
     Args:
         cost: C.

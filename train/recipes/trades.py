@@ -21,8 +21,8 @@ class Trades(PGD):
         \mathrm{KL}(\mathrm{softmax}(f(x)) \| \mathrm{softmax}(f(x')))
 
     x' comes from PGD on the same divergence, from a uniform start in the ball; their
-    code starts at Gaussian noise of 0.001, with epsilon 0.031 and steps of 0.007. The
-    slope goes through both arguments of the divergence.
+    code starts at Gaussian noise of 0.001, with epsilon 0.031 and steps of 0.007. Both
+    arguments of the divergence are differentiated.
 
     Attributes:
         epsilon: radius in pixel values, images being in [0, 1].

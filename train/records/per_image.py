@@ -1,7 +1,7 @@
-"""What a record says of each image, beside it: `per_image/NAME.npz` for `NAME.json`.
+"""Values for each image, beside a record: `per_image/NAME.npz` for `NAME.json`.
 
-In the record stands the name of an array for each field that ends in `_by_image`. Names
-are checksums of contents, so a record never gets the arrays of another one.
+A field of the record that ends in `_by_image` holds the name of an array. Names are
+checksums of contents, so a record never gets the arrays of another one.
 
     "correct_by_image": "0101"      bool [n]
     "psnr_db_by_image": [20.5, null]   float64 [n], NaN for null
@@ -61,7 +61,8 @@ def put_back(path: pathlib.Path, record: Mapping[str, Any]) -> dict[str, Any]:
             return found
         if found not in arrays:
             raise UserError(
-                f"{path_beside(path)} is not that of {path}; delete both to start over"
+                f"{path_beside(path)} does not belong to {path}; delete both to start "
+                "over"
             )
         array = arrays[found]
         if array.dtype == bool:

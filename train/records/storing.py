@@ -1,7 +1,7 @@
-"""Files of results: who may go on with one that is there, or replace it.
+"""Result files, and which runs may resume or replace them.
 
-What a file holds may have taken hours. So a run with other settings never writes over
-it; it says which setting differs, and that another file is wanted.
+What a file holds may have taken hours. So a run with other settings never overwrites
+it; it names the setting that differs and asks for another file.
 """
 
 import json
@@ -26,8 +26,8 @@ def record_of(path: pathlib.Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
         inputs: plain values as JSON has them, all of which the record must have.
 
     Raises:
-        UserError: if one with other inputs did, naming the first that differs, or the
-            file is something else.
+        UserError: if the record has other inputs, naming the first that differs, or the
+            file is no record.
     """
     found = _read(path)
     if found is None:
@@ -115,8 +115,7 @@ def require_same(
 def require_replaceable(path: pathlib.Path, section: str | None = None) -> None:
     """Refuses a file that another command than this one made.
 
-    For what is measured at one go: the same command may measure it again, another one
-    may not replace it.
+    For results measured in one go: the same command may replace them, another may not.
 
     Args:
         path: a JSON file, there or not.
@@ -157,7 +156,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _difference(found: Any, wanted: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """The first of some settings that differs, by the names that lead to it."""
+    """The first setting that differs: its name with those above it, and both values."""
     if not (isinstance(found, Mapping) and isinstance(wanted, Mapping)):
         return None if found == wanted else (name, found, wanted)
     for key in [*wanted, *(key for key in found if key not in wanted)]:

@@ -38,9 +38,8 @@ class AttackSettings:
         name: the algorithm, one of `ALGORITHMS`.
         restarts: of "pgd", from different starts.
         eot_samples: masks over which "pgd" averages each gradient.
-        derivative: what a defence's derivative is taken to be where the attacker knows
-            the defence: "bpda" the identity (or the defence's own stand-in), "true"
-            its own.
+        derivative: of a defence that the attacker knows: "bpda" replaces it by the
+            identity (or the defence's own stand-in), "true" is its own.
     """
 
     epsilon: float = 8 / 255

@@ -30,7 +30,7 @@ def defended(
         network: images to logits.
         config: settings of the transform; None for the bare network.
         first_index: of the images.
-        derivative: "none" for a defence that is only asked; "bpda" and "true" as in
+        derivative: "none" for a defence that is only queried; "bpda" and "true" as in
             `AttackSettings`.
     """
     if config is None:

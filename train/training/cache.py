@@ -56,7 +56,7 @@ def purified_dataset(
         masks_per_image: how many times each image is purified.
         seed: of the masks.
         cache_dir: folder for the results; made where it is missing.
-        progress: where to show how far it is; None shows nothing.
+        progress: shows the progress; None shows nothing.
 
     Returns:
         The purified images, uint8 ``[masks, n, h, w, c]``.
@@ -118,7 +118,7 @@ def _compute(
     progress: Progress,
 ) -> np.ndarray:
     result = np.empty(shape, np.uint8)
-    # A piece is a whole number of purify's own chunks, which it would fill up else.
+    # A piece is a whole number of purify's own chunks, so that none is padded.
     chunk = 1
     apply = functools.partial(splic_jax.transform, config=config)
     if isinstance(config, splic_jax.SPLICConfig):

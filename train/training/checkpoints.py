@@ -91,7 +91,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> LoadedModel:
 def require_classes(
     path: str | os.PathLike[str], network: LoadedModel, dataset: Dataset
 ) -> None:
-    """Raises a `UserError` if the network in `path` tells other classes apart."""
+    """Raises a `UserError` if the network in `path` has other classes."""
     if network.class_names != dataset.class_names:
         raise UserError(
             f"{path} was trained on {network.dataset['name']}, not {dataset.name}; "
@@ -126,14 +126,14 @@ def save(folder: pathlib.Path, epoch: int, **trees: Any) -> None:
     except (OSError, ValueError) as error:  # ValueError from Orbax, for a full disk
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(
-            f"cannot write checkpoint {epoch} to {folder}: {reason}; see to that, then "
+            f"cannot write checkpoint {epoch} to {folder}: {reason}; mend that, then "
             "repeat the command to go on"
         ) from error
 
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Keeps Orbax's threads from logging at length what it raises as well."""
+    """Keeps Orbax's threads from logging errors that it also raises."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "orbax" not in record.pathname
@@ -152,8 +152,8 @@ class Saver:
         with Saver(save) as saver:
             saver.start(folder, epoch, state)    # the arrays may be donated from here
 
-    Leaving waits for the save under way. What a save raises is raised by the next call,
-    or by leaving, instead of what the training may have raised since.
+    Leaving waits for the running save. An error of a save is raised by the next call,
+    or on leaving, in place of an error of the training.
 
     Args:
         save: ``(folder, epoch, tree)``, given a copy of the tree's arrays in NumPy.
@@ -165,19 +165,19 @@ class Saver:
         self._under_way: concurrent.futures.Future[None] | None = None
 
     def start(self, folder: pathlib.Path, epoch: int, tree: Any) -> None:
-        """Waits for the save before, copies the arrays and begins to save them."""
+        """Waits for the previous save, copies the arrays and begins to save them."""
         self.wait()
         # On a CPU `jax.device_get` may be a view of memory that a step reuses.
         copied = jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree)
         self._under_way = self._thread.submit(self._save, folder, epoch, copied)
 
     def check(self) -> None:
-        """Raises what a save that is over raised; waits for none."""
+        """Raises the error of a finished save; does not wait for a running one."""
         if self._under_way is not None and self._under_way.done():
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the save under way, if there is one; raises what it raised."""
+        """Waits for the running save, if there is one, and raises its error."""
         if self._under_way is not None:
             concurrent.futures.wait([self._under_way])  # Ctrl-C may interrupt this
             done, self._under_way = self._under_way, None
@@ -213,7 +213,7 @@ def restore(folder: pathlib.Path, epoch: int, **likes: Any) -> dict[str, Any]:
         intact = False
     if not intact:
         raise _damaged(checkpoint)
-    # Placed here whatever device it was saved from.
+    # On this device, whichever it was saved from.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     trees = {}
     with ocp.StandardCheckpointer() as checkpointer:
@@ -237,7 +237,7 @@ def start_run(
     dataset: Dataset,
     ensemble: Sequence[nnx.State] = (),
 ) -> None:
-    """Describes a new run in `folder`/run.json, or checks that it goes on with its own.
+    """Describes a new run in `folder`/run.json, or checks that this one resumes it.
 
     Args:
         folder: of the run.
@@ -290,7 +290,7 @@ def _require_same(folder: pathlib.Path, found: dict, run: dict) -> None:
 
 
 def _flags(run: dict) -> dict[str, Any]:
-    """The settings of a run by the flags that set them, the telling ones first."""
+    """The settings of a run by the flags that set them, the most telling first."""
     # A run is older than some settings: it had what is the default now.
     settings = TrainSettings.from_dict(run["settings"]).as_dict()
     settings = json.loads(json.dumps(settings))

@@ -129,7 +129,7 @@ def train(
             `settings.initial_weights` is; None draws them.
         cache_dir: where purified images are kept; by default in `out_dir`.
         checkpoint_every: epochs between checkpoints; there is one after the last.
-        progress: where to show how far it is; None shows nothing.
+        progress: shows the progress; None shows nothing.
 
     Returns:
         The classifier after the last epoch, as `load_checkpoint` would read it.
@@ -331,14 +331,14 @@ def _model_inputs(
     """The images that epochs draw from; `config` transforms them, or is None."""
     if config is None:
         return dataset.images[None]
-    seed = settings.seed + test  # image i of both sets would get one mask else
+    seed = settings.seed + test  # or image i of both sets would get the same mask
     purified = functools.partial(
         purified_dataset, dataset, cache_dir=cache_dir, progress=progress
     )
     if test or settings.keep_range is None:
         count = 1 if test else settings.masks_per_image
         return purified(config, masks_per_image=count, seed=seed)
-    # Another seed each, since one would draw masks of which one contains the other.
+    # A seed for each: with one seed, each mask would contain the next smaller one.
     versions = [
         purified(
             dataclasses.replace(config, keep_probability=kept),
@@ -353,7 +353,7 @@ def _model_inputs(
 def _draw_masks(
     key: Key[Array, ""], shape: tuple[int, int], images: UInt8[np.ndarray, "m n h w c"]
 ) -> Int[np.ndarray, "steps batch"]:
-    """Returns which purified version of its image each place in an epoch gets."""
+    """Returns which purified version each image of an epoch's batches has."""
     return np.asarray(jax.random.randint(key, shape, 0, len(images)))
 
 

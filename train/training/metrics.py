@@ -15,8 +15,8 @@ class MetricWriter:
 
     Args:
         folder: of the run.
-        last_step: the step the run goes on from; what an interrupted run wrote about
-            later ones is dropped, for they are done again.
+        last_step: the step after which the run resumes. Lines of later steps, which are
+            run again, are dropped.
     """
 
     def __init__(self, folder: pathlib.Path, last_step: int):

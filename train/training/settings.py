@@ -102,15 +102,15 @@ class TrainSettings:
     def defends_in_step(self) -> bool:
         """Whether images are transformed in each step, not once for all epochs.
 
-        So they are where the step attacks them, and where the transform makes codes of
-        them that are no images (another number of channels).
+        They are if the step attacks them, or if the transform returns codes with
+        another number of channels.
         """
         return self.defense is not None and (
             recipes.name_of(self.adversarial) != "none" or self.input_channels(3) != 3
         )
 
     def input_channels(self, channels: int) -> int:
-        """Returns the number of channels that the network takes for images' own."""
+        """Returns the network's number of channels, given that of the images."""
         if self.defense is None:
             return channels
         return method_of(self.defense).channels(self.defense, channels)

@@ -34,7 +34,7 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step tells of its batch.
+    """What a step measures on its batch.
 
     Attributes:
         loss: of the batch.
@@ -53,7 +53,7 @@ def augment(
 ) -> Float[Array, "n h w c"]:
     """Returns floats in [0, 1]: shifted by up to 4 pixels, and half of them mirrored.
 
-    What comes in at the border is black.
+    Pixels shifted in at the border are black.
     """
     count, height, width, channels = images.shape
     crop_key, flip_key = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""How the binaries talk to a user who made a mistake: one line, exit code 1."""
+"""A user's mistakes: the binaries report one in one line, with exit code 1."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
                 f"error: unexpected argument {argv[1]!r}; see --help", file=sys.stderr
             )
             return 1
-        # JAX and Orbax tell at length what they look for and do not find.
+        # JAX and Orbax log at length what they fail to find.
         logging.set_verbosity(logging.WARNING)
         use_all_cores()
         try:

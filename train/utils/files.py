@@ -39,7 +39,7 @@ def digest_of(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def storage_errors(output: pathlib.Path) -> Iterator[None]:
-    """Turns what goes wrong in writing `output` into a `UserError`."""
+    """Turns an error in writing `output` into a `UserError`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Results that are not finite, which nothing is to be measured or trained on."""
+"""Refuses results that are not finite, before they are measured or trained on."""
 
 import jax
 import jax.numpy as jnp

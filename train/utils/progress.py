@@ -1,4 +1,4 @@
-"""How long work shows how far it is: a bar on a terminal, a few lines elsewhere.
+"""Shows the progress of long work: a bar on a terminal, a few lines elsewhere.
 
 progress = Progress()                        # Progress(quiet=True) shows nothing
 with progress.stage("purifying", total=len(images)) as advance:

@@ -1,4 +1,4 @@
-"""How near images are to others: PSNR and SSIM."""
+"""The similarity of images: PSNR and SSIM."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ SSIM_WINDOW = 11
 
 
 class Quality(NamedTuple):
-    """How near images are to others.
+    """The similarity of images to others.
 
     Attributes:
         psnr: of each image, in dB; infinite where the two are equal.

@@ -57,9 +57,9 @@ class JPEGConfig:
         quality: from 1 to 100, as libjpeg and Pillow count it; 75 as in Guo et al.
         subsampling: of the chroma: "4:2:0" halves both sides, as Pillow does by
             default, "4:4:4" none.
-        rounding: "exact" as a file has it: derivative zero, attack it by BPDA.
-            "differentiable" rounds only the coefficients, and so that a derivative
-            passes: by ``round(x) + (x - round(x))**3`` (Shin and Song).
+        rounding: "exact" rounds as a file does; its derivative is zero, so attack it by
+            BPDA. "differentiable" rounds only the coefficients, by
+            ``round(x) + (x - round(x))**3``, which has a derivative (Shin and Song).
 
     Raises:
         ValueError: for a value that makes no sense, naming the field.
@@ -136,7 +136,7 @@ def halved(plane: Float[Array, "h w"], rounding: Rounding) -> Float[Array, "h2 w
     height, width = plane.shape
     plane = jnp.pad(plane, ((0, height % 2), (0, -width % 16)), "edge")
     total = plane.reshape(plane.shape[0] // 2, 2, -1, 2).sum((1, 3))
-    if rounding == "exact":  # Half a level up and down by turns, as libjpeg does.
+    if rounding == "exact":  # rounds halves up and down in turn, as libjpeg does
         return jnp.floor((total + 1 + jnp.arange(total.shape[1]) % 2) / 4)
     return total / 4
 

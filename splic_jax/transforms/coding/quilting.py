@@ -138,7 +138,7 @@ def nearest(
     neighbours: int,
     key: PRNGKeyArray,
 ) -> Int[Array, " n"]:
-    """For each patch one of its nearest in the bank, in squared distance, at random."""
+    """Draws for each patch one of its nearest in the bank, by squared distance."""
     product = jnp.matmul(patches, bank.T, precision="highest")
     closeness = 2 * product - jnp.sum(bank**2, -1)
     _, best = jax.lax.top_k(closeness, min(neighbours, len(bank)))
@@ -152,10 +152,10 @@ def quilt_one(
 ) -> Float[Array, "h w c"]:
     """Replaces the image by patches of the bank that resemble it.
 
-    A grid of patches that overlap covers the image (and its repeated edge, where it
-    does not come out even). In place of each comes one of the K nearest of the bank,
-    and where two overlap, the boundary of least squared difference parts them: so every
-    pixel is one of the training images.
+    A grid of overlapping patches covers the image, padded with its edge where needed.
+    Each is replaced by one of its K nearest patches in the bank. Where two overlap,
+    they meet at the boundary of least squared difference, so every pixel is one of the
+    training images.
 
     Random if K > 1. Its derivative is zero almost everywhere: attack it by BPDA, with
     EOT. Guo et al. cut by a graph cut; this is Efros and Freeman's, by dynamic

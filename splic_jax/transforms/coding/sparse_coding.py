@@ -60,7 +60,7 @@ def sparse_code_one(
     """Codes each patch by a few atoms, and averages the patches where they overlap.
 
     The mean of each channel of a patch is taken off before, and put back after.
-    Images that no whole number of strides fits are continued by their last row and
+    Images that no whole number of strides fits are padded with their last row and
     column. Not random. Differentiable, so attacked by its own gradient.
 
     In the style of the sparse transformation layer, whose codes are convolutional, over
@@ -121,7 +121,7 @@ def sparse_codes(
         patches: x, one in each row.
         dictionary: D, an atom in each row.
         sparsity: lambda.
-        iterations: as many as are run, always.
+        iterations: number of iterations; always all are run.
 
     Returns:
         Codes a, one in each row.
@@ -154,8 +154,8 @@ def fit_dictionary(
     """Learns a dictionary from random patches of training images.
 
     Online dictionary learning: each step codes some patches by the dictionary so far,
-    adds up what the codes say, older steps counting less, and improves one atom after
-    another. The atoms begin as patches.
+    adds their statistics to those of older steps, which count less, and improves the
+    atoms one by one. The first atoms are patches.
 
     Args:
         training_images: ``[n, h, w, c]``, floats in [0, 1] or uint8, 1 or 3 channels;
@@ -239,13 +239,13 @@ def _matmul(a: Array, b: Array) -> Array:
 
 
 def _unit(atoms: Float[Array, "*n size"], otherwise: Array) -> Array:
-    """Rows scaled to norm 1, others in place of those that are nearly 0."""
+    """Rows scaled to norm 1; those that are nearly 0 are replaced."""
     norm = jnp.linalg.norm(atoms, axis=-1, keepdims=True)
     return jnp.where(norm > 1e-4, atoms / jnp.maximum(norm, 1e-4), otherwise)
 
 
 def _padded(image: Array, size: int, stride: int) -> Array:
-    """The image continued by its edges until patches cover it."""
+    """The image padded with its edges until patches cover it."""
     missing = [
         max(size - side, 0) if side <= size else (size - side) % stride
         for side in image.shape[:2]
@@ -265,7 +265,7 @@ def _patches(image: Array, size: int, stride: int) -> Float[Array, "n pixels c"]
 
 
 def _largest_eigenvalue(gram: Float[Array, "a a"]) -> Float[Array, ""]:
-    r"""A bound from above, at most :math:`a^{1/64}` times too large.
+    r"""An upper bound, at most :math:`a^{1/64}` times too large.
 
     .. math:: \lambda_{\max}(G) \le \|G^{32}\|_F^{1/32}
     """

@@ -13,7 +13,7 @@ class ThermometerConfig:
     """Settings of `thermometer`.
 
     Attributes:
-        levels: k, values that encode one; 16 as in the paper; >= 2.
+        levels: k, number of zeros and ones for each value; 16 as in the paper; >= 2.
 
     Raises:
         ValueError: for a value that makes no sense, naming the field.
@@ -34,7 +34,7 @@ def channels(config: ThermometerConfig, channels: int) -> int:
 def thermometer_one(
     image: Float[Array, "h w c"], key: PRNGKeyArray, config: ThermometerConfig
 ) -> Float[Array, "h w c2"]:
-    r"""Encodes each value x by k values of 0 or 1, as high as a thermometer's column.
+    r"""Encodes each value x as k zeros and ones, like a thermometer's column.
 
     .. math:: \tau(x)_j = 1 \text{ if } x \ge j / k \text{ else } 0, \quad j < k
 
@@ -65,10 +65,10 @@ def soft_thermometer(
 
     .. math:: \hat\tau(x)_j = \min(\max((k x - j + 1) / 2, 0), 1), \quad j > 0
 
-    Each value rises from 0 to 1 while x goes from one step below its own to one step
-    above, so that at every x below 1 the derivative sees the value that would go out
-    and the one that would come on. The first is always 1, as in `thermometer`; no value
-    is further than 1/2 from that of `thermometer`.
+    Each value rises from 0 to 1 as x goes from one step below its threshold to one step
+    above it. So at every x below 1 the derivative is nonzero for the two values nearest
+    to switching. The first is always 1, as in `thermometer`; no value is further than
+    1/2 from that of `thermometer`.
 
     Args:
         images: floats in [0, 1].

@@ -45,7 +45,7 @@ def of_matrices(
     mask: Bool[Array, "h w c"],
     channels: Channels,
 ) -> Float[Array, "h w c"]:
-    """An image whose matrices each went through ``(matrix, mask) -> matrix``."""
+    """Applies ``(matrix, mask) -> matrix`` to each matrix of an image."""
     matrices, masks = (to_matrices(x, channels) for x in (image, mask))
     return from_matrices(jax.vmap(complete)(matrices, masks), image.shape[2])
 
@@ -58,7 +58,7 @@ def estimate(
 ) -> Float[Array, "h w c"]:
     """Draws a mask and estimates the image from its kept entries, in [-1, 1].
 
-    What ME-Net does around each of its three methods (Yang et al. 2019, section 2.1).
+    The common part of ME-Net's three methods (Yang et al. 2019, section 2.1).
 
     Args:
         image: values in [0, 1].

@@ -19,8 +19,8 @@ from splic_jax.transforms.completion.singular_values import (
 # Steps between two tests of the accuracy, which cost about as much as a step each.
 _STEPS_A_ROUND = 10
 
-# On accelerators: a gap has fallen where it is below this share of the least one so
-# far; where it has not, for so many tests at least, it may have stalled.
+# On accelerators: the gap has fallen if it is below this share of the least one so far.
+# If it has not for at least this many tests, it may have stalled.
 _FALLEN, _PATIENCE = 0.9, 3
 
 
@@ -30,8 +30,8 @@ class NuclearNormConfig(Masking):
 
     Attributes, beside those of `Masking`:
         weight: mu of the nuclear norm, for pixels in [-1, 1]; > 0.
-        tolerance: the duality gap at which the solver stops, relative to the objective:
-            how far that is from its minimum at most; >= 0. Rounding may keep the gap
+        tolerance: the duality gap at which the solver stops, relative to the objective;
+            it bounds the distance from the minimum; >= 0. Rounding may keep the gap
             above it, see `nuclear_norm_matrix`.
         max_steps: steps of the solver, rounded up to a multiple of 10; >= 1.
 
@@ -56,8 +56,8 @@ class NuclearNormResult(NamedTuple):
     Attributes:
         matrix: the estimate.
         objective: its value of ``mu ||X||_* + ||M * (X - A)||_F^2``.
-        gap: at most that far above the minimum; above ``tolerance * objective`` where
-            the solver did not get there.
+        gap: upper bound of the objective's distance from its minimum; above
+            ``tolerance * objective`` where the solver did not converge.
     """
 
     matrix: Float[Array, "m n"]

@@ -3,13 +3,13 @@
 Each is `f(X X^T) X`, with the eigenvalues of the smaller Gram matrix in place of an
 SVD: several times faster where a side is short. Its derivative takes the divided
 differences of `f` alone (Daleckii and Krein 1965), not those of singular vectors.
-Singular values below ``sqrt(eps) * sigma_1``, 3e-4 of the largest in float32, are not
+Singular values below ``sqrt(eps) * sigma_1``, 3e-4 of the largest in float32, cannot be
 told from rounding errors.
 
 `truncate`, `largest` and `nuclear_norm` take an SVD on the CPU. A GPU's library
 decomposes symmetric matrices many at a time, but matrices with a side over 32 one after
-another by its SVD; there all is made of the eigenvectors U of the Gram matrix and of
-``U^T X``, without a division by a singular value.
+another by its SVD; so there the results come from the eigenvectors U of the Gram matrix
+and ``U^T X``, without a division by a singular value.
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ def soft_threshold(x: Float[Array, "m n"], threshold: ArrayLike) -> Float[Array,
     .. math:: D_t(X) = U \, \mathrm{diag}(\max(\sigma_k - t, 0)) V^T
 
     The proximal operator of ``t ||X||_*``. Differentiable in both wherever no singular
-    value equals the threshold, whichever equal each other.
+    value equals the threshold, also where singular values are equal.
 
     Args:
         x: matrix, float32 or float64.

@@ -19,8 +19,8 @@ class SoftImputeConfig(Masking):
     """Settings of `soft_impute`; the defaults are fancyimpute's, called by ME-Net.
 
     Attributes, beside those of `Masking`:
-        shrinkage: lambda, taken off each singular value, as a share of the largest one
-            of the kept entries (the others 0); in (0, 1).
+        shrinkage: lambda, subtracted from each singular value, as a share of the
+            largest one of the kept entries (the others 0); in (0, 1).
         path: number of lambdas, falling evenly on a logarithmic scale from that largest
             one, each started from the solution of the one before, as Mazumder et al.
             do; 1 is fancyimpute's single lambda; >= 1.
@@ -62,8 +62,8 @@ def soft_impute_matrix(
 
     .. math:: \tfrac12 \|P_\Omega(X - Z)\|_F^2 + \lambda \|Z\|_*
 
-    Lambda is a share of the largest singular value of the observed matrix. One that has
-    no missing entry, or nothing but zeros, comes back as it is.
+    Lambda is a share of the largest singular value of the observed matrix. A matrix
+    without missing entries, or of zeros, is returned unchanged.
 
     Args:
         matrix: values around 0; ME-Net's are in [-1, 1].

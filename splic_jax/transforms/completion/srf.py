@@ -1,7 +1,7 @@
 """SRF, the matrix completion that SPLIC builds on, as published.
 
 It is not a setting of `SPLICConfig`: it starts from a wider smoothing, does not cut the
-rank, and stops by what a whole round changed instead of its last step.
+rank, and stops by the change of a whole round instead of its last step.
 """
 
 from functools import partial
@@ -36,8 +36,8 @@ class SRFConfig(Masking):
         start: the first delta, as a multiple of the largest singular value of the kept
             pixels (the others 0); in (0, 1e6].
         delta_decay: c, the factor on delta after each round; in (0, 1).
-        step_size: mu, of the gradient step, which is that times delta^2; in (0, 2],
-            beyond which singular values below delta would grow from step to step.
+        step_size: mu; the gradient step is ``mu delta^2``. In (0, 2]: with more,
+            singular values below delta would grow from step to step.
         inner_steps: L, gradient steps in a round, that is at one delta; >= 1.
         tolerance: epsilon, the relative change by a round at which the loop stops;
             >= 0.
@@ -76,7 +76,7 @@ def srf_matrix(
     mask: Bool[Array | np.ndarray, "m n"],
     config: SRFConfig,
 ) -> Float[Array, "m n"]:
-    r"""Completes a matrix by minimising its smoothed rank; kept entries stay as are.
+    r"""Completes a matrix by minimising its smoothed rank; kept entries do not change.
 
     From the completion of least norm, which is 0 where nothing is known, each round
     takes `inner_steps` projected gradient steps on the smoothed rank,
@@ -85,7 +85,7 @@ def srf_matrix(
         X - \mu \delta^2 \nabla F_\delta(X) \right),
 
     and delta falls by a constant factor. A matrix that is 0 where it is known, or known
-    everywhere, comes back as it is.
+    everywhere, is returned unchanged.
 
     Args:
         matrix: A, in any unit.

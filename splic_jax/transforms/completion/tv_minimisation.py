@@ -26,7 +26,7 @@ class TVMinimisationConfig:
         keep_probability: chance of a value to be kept (the paper drops with the other
             probability); in (0, 1].
         tv_weight: lambda_TV; in [0, 1e18], as float32 has to hold its square.
-        form: what is summed up as the total variation. "pixels" is the length of each
+        form: which lengths the total variation sums. "pixels" is the length of each
             pixel's gradient, as the authors' default solver takes it; "rows" is the
             length of the difference of each two neighbouring rows, and columns, as the
             paper writes it (p = 2).
@@ -51,7 +51,7 @@ class TVMinimisationConfig:
         require_integer(self, "steps")
 
 
-# The iterate, where it is ahead, and the dual variable.
+# The iterate, its extrapolation, and the dual variable.
 _Carry = tuple[Array, Array, Array]
 
 
@@ -113,7 +113,7 @@ def _differences_transposed(dual: Array) -> Array:
 
 
 def _project(dual: Array, config: TVMinimisationConfig) -> Array:
-    """Onto vectors whose parts, one for each length summed up, are lambda at most."""
+    """Projects onto vectors whose parts, one for each length, are lambda at most."""
     squares = dual**2
     if config.form == "pixels":
         squares = jnp.sum(squares, 0, keepdims=True)

@@ -50,8 +50,8 @@ def filter_one(
         w_{pq} = \exp\left(-\frac{|p - q|^2}{2 \sigma_d^2}
         - \frac{|x_p - x_q|^2}{2 \sigma_r^2}\right)
 
-    over the pixels q at most `radius` from p, all channels together. Around the image
-    are its mirrored pixels, the edge not repeated, as in OpenCV.
+    over the pixels q at most `radius` from p, all channels together. The image is
+    padded with its mirrored pixels, without repeating the edge, as in OpenCV.
 
     Not random. Differentiable.
 

@@ -17,7 +17,8 @@ class GuidedConfig:
 
     Attributes:
         radius: r, of the square window, in pixels; >= 1.
-        epsilon: what variance (of values in [0, 1]) is kept by half; > 0.
+        epsilon: a window of this variance (of values in [0, 1]) keeps half of its
+            contrast; > 0.
         guide: "channel" filters each channel guided by itself; "colour" all guided by
             the colours, by their covariance.
 
@@ -36,7 +37,7 @@ class GuidedConfig:
 
 
 def box_mean(values: Float[Array, "h w *rest"], radius: int) -> Float[Array, "..."]:
-    """The mean over each pixel's window, of those of its pixels within the image."""
+    """The mean over each pixel's window, cut off at the border of the image."""
     for axis in (0, 1):
         size = values.shape[axis]
         position = np.arange(size)
@@ -58,7 +59,7 @@ def box_mean(values: Float[Array, "h w *rest"], radius: int) -> Float[Array, "..
 
 
 def solve(matrix: list[list[Array]], right: list[list[Array]]) -> list[list[Array]]:
-    """Solves one small linear system a pixel, positive definite, by elimination.
+    """Solves a small positive definite linear system for each pixel, by elimination.
 
     Args:
         matrix: its rows; each entry an array over the pixels.

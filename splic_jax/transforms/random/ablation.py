@@ -17,8 +17,8 @@ class AblationConfig:
     Attributes:
         keep_probability: p, share of the pixels that are kept; in (0, 1]. 45 to 75 of
             an image of 32 x 32, as in the paper, are 0.044 to 0.073.
-        mask_design: "exact" keeps round(p h w) of them, as the paper does; "iid" each
-            by itself.
+        mask_design: "exact" keeps round(p h w) of them, as the paper does; "iid" draws
+            each by itself.
         encoding: "two_channels" appends 1 - x to each kept value x and makes the others
             0 in both, so that missing is not a colour; "grey" makes the others 0.5.
 
@@ -57,7 +57,7 @@ def encode(
 def ablate_one(
     image: Float[Array, "h w c"], key: PRNGKeyArray, config: AblationConfig
 ) -> Float[Array, "h w c2"]:
-    """Keeps some pixels at random and nothing of the others.
+    """Keeps some pixels at random and drops the others.
 
     Random. A network must be trained on this encoding. Differentiable, so attacked by
     its own gradient, averaged over keys. A vote over keys has a certificate: see

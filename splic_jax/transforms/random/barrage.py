@@ -26,14 +26,14 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def reduce_colours(image: Image, key: PRNGKeyArray, levels: Array) -> Image:
-    """Rounds to so many steps between black and white."""
+    """Rounds to a number of levels from black to white."""
     del key
     levels = jnp.round(levels)
     return jnp.round(image * levels) / levels
 
 
 def compress_as_jpeg(image: Image, key: PRNGKeyArray, quality: Array) -> Image:
-    """As JPEG of a quality."""
+    """Rounds as JPEG of a given quality does."""
     del key
     quality = jnp.round(quality).astype(int)
     tables = scaled_table(LUMA_TABLE, quality), scaled_table(CHROMA_TABLE, quality)
@@ -48,7 +48,7 @@ def swirl(
     centre_y: Array,
     centre_x: Array,
 ) -> Image:
-    """Turns what lies around a centre, by `strength` radians there.
+    """Swirls the image around a centre, by `strength` radians there.
 
     The angle falls to 1/e at ``radius * log(2) / 5`` of the longer side, as in
     scikit-image.
@@ -80,7 +80,7 @@ def add_noise(image: Image, key: PRNGKeyArray, std: Array) -> Image:
 def disturb_spectrum(image: Image, key: PRNGKeyArray, dropped: Array) -> Image:
     """Drops a share of the DCT coefficients, and scales the others by 0.98 to 1.02.
 
-    All but the mean.
+    The mean is kept.
     """
     of_mask, of_factor = jax.random.split(key)
     rows, columns = (jnp.asarray(dct_matrix(n), image.dtype) for n in image.shape[:2])
@@ -128,7 +128,7 @@ def mix_gray(image: Image, key: PRNGKeyArray, share: Array) -> Image:
 
 
 def blur(image: Image, key: PRNGKeyArray, std: Array) -> Image:
-    """Gaussian blur, of those pixels that are within the image."""
+    """Gaussian blur over the pixels within the image."""
     del key
 
     def weights(length: int) -> Array:
@@ -198,10 +198,10 @@ def bombard_one(
 ) -> Float[Array, "h w c"]:
     """Applies `count` of the parts, in random order, with random parameters.
 
-    Which, their order and their parameters are uniform; values are clipped to [0, 1]
+    The choice, the order and the parameters are uniform; values are clipped to [0, 1]
     after each.
 
-    Random. Differentiable, given the key, but for the reduction of colours and the
+    Random. Differentiable, given the key, except for the reduction of colours and the
     JPEG, whose derivative is zero: attack it by BPDA and EOT, or leave those two out.
 
     References:

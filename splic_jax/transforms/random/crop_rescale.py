@@ -44,7 +44,7 @@ def stretching(
 ) -> Float[Array, "n n"]:
     """The matrix that stretches `size` pixels from `start` on to `length` of them.
 
-    Bilinear, between the centres of pixels; beyond the outermost ones, these.
+    Bilinear between the centres of pixels, constant beyond the outermost ones.
     """
     centres = start + (jnp.arange(length, dtype=dtype) + 0.5) * size / length - 0.5
     centres = jnp.clip(centres, start, start + size - 1)
@@ -62,7 +62,7 @@ def crop_and_stretch(
     Args:
         image: of any range.
         share: of the height and of the width to keep, in (0, 1].
-        corner: where among all places to put it, from 0 (top, left) to below 1.
+        corner: its place among all possible ones, from 0 (top, left) to below 1.
     """
     matrices = []
     for length, place in zip(image.shape[:2], corner, strict=True):
@@ -78,8 +78,8 @@ def crop_one(
 ) -> Float[Array, "h w c"]:
     """Keeps a random rectangle of the image and rescales it to the image's size.
 
-    Its share is uniform in the settings' range, and its place among all that are whole
-    pixels. Average the logits over several keys (votes), as the source does.
+    Its share is uniform in the settings' range, its place uniform over whole pixels.
+    Average the logits over several keys (votes), as the source does.
 
     Random. Differentiable, given the key: attack it by EOT.
 

@@ -24,8 +24,8 @@ class DiversificationConfig:
         subband: where. Of the coefficients' four quarters, "horizontal" is high in the
             vertical frequency, "vertical" in the horizontal one, "diagonal" in both,
             and "all" are the three together; the low quarter is never changed.
-        operation: "sign" turns the sign of about half of the coefficients; "permute"
-            exchanges their places.
+        operation: "sign" flips the sign of about half of the coefficients; "permute"
+            permutes them.
 
     Raises:
         ValueError: for a value that makes no sense, naming the field.
@@ -61,7 +61,7 @@ def diversify_one(
 
     .. math:: x \to W^{-1} P_s W x, \qquad W \text{ the 2-D DCT-II}
 
-    :math:`P_s` turns signs or permutes places, as the secret s says, and is the same
+    :math:`P_s` flips signs or permutes coefficients by the secret s, and is the same
     for every channel. Values that leave [0, 1] are clipped; the paper scales each image
     to norm 1 instead, which a network on images in [0, 1] could not take.
 

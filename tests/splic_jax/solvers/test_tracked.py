@@ -103,9 +103,9 @@ def few_pixels(count: int) -> np.ndarray:
     "rank", [8, *(pytest.param(rank, marks=pytest.mark.slow) for rank in (4, 16))]
 )
 def test_ties_and_rounding_errors_never_grow(rank):
-    images, mask = few_pixels(64), masks(64)
+    images, mask = few_pixels(32), masks(32)
     mask |= images > 0.5
-    mask[::4] = masks(64)[::4]
+    mask[::4] = masks(32)[::4]
     done = complete(images, mask, SPLICConfig(rank=rank))
     exact = complete(images, mask, SPLICConfig(rank=rank, solver="exact"))
     largest = np.max(np.abs(done.matrix), axis=(1, 2))

@@ -114,8 +114,11 @@ IMAGES, LABELS = np.zeros((3, 8, 8, 3), np.uint8), np.array([0, 1, 2])
             {"images": IMAGES.transpose(0, 3, 1, 2), "labels": LABELS},
             "1 or 3 channels, .*transpose NCHW to NHWC",
         ),
-        ({"images": IMAGES, "labels": np.eye(3)}, r"one-hot labels take labels.argmax"),
-        ({"images": IMAGES, "labels": LABELS[:2]}, "3 images want as many labels"),
+        (
+            {"images": IMAGES, "labels": np.eye(3)},
+            r"one-hot labels store labels.argmax",
+        ),
+        ({"images": IMAGES, "labels": LABELS[:2]}, "3 images need as many labels"),
         ({"images": IMAGES, "labels": -LABELS}, "as many labels, from 0 on"),
         (
             {"images": IMAGES, "labels": LABELS, "class_names": ["a", "b"]},

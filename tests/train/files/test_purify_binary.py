@@ -161,7 +161,7 @@ def test_folder_of_mixed_pictures(tmp_path, capsys, monkeypatch):
     failures = [line for line in shown.splitlines() if line.startswith("skipped ")]
     for name, line in zip(("cut.jpg", "empty.png", "text.png"), failures, strict=True):
         assert line.startswith(f"skipped {folder / name}: ")
-    assert f"{folder}: files left out, no pictures by name: 1" in shown
+    assert f"{folder}: files left out, not named as pictures: 1" in shown
     assert "3 different sizes" in shown
     assert len(cleared) == 3
     assert sorted(contents(out)) == sorted([*inputs, "photo.jpg", "purify.jsonl"])
@@ -487,7 +487,7 @@ def test_results_of_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsy
         with pytest.raises(KeyboardInterrupt):
             run(*command, "--seed=1")
     assert run(*command) == 0
-    assert "was of other settings: starting over" in capsys.readouterr().out
+    assert "had other settings: starting over" in capsys.readouterr().out
     np.testing.assert_array_equal(
         np.load(tmp_path / "out.npy"), expected_batch(random_pixels((2, *SHAPE)))
     )
@@ -689,7 +689,7 @@ def test_the_binary_purifies_as_in_this_process(tmp_path):
 
 def test_the_binary_prints_one_line_and_exits_with_1(tmp_path):
     flags = ("--input=missing", "--output=out")
-    result = binaries.start("train.purify", *flags, cwd=tmp_path)
+    result = binaries.run("train.purify", *flags, cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == "error: --input=missing: no such file or folder\n"
     assert result.stdout == ""

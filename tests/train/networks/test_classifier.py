@@ -114,7 +114,7 @@ def test_a_record_is_of_one_network(folder):
             ("--weights=resnet8.npz", "--model=resnet20"),
             "is of resnet8, not of --model",
         ),
-        (("--model=resnet20",), "--model says what --weights are of"),
+        (("--model=resnet20",), "--model is the architecture of --weights"),
         (("--weights=resnet8.npz", "--checkpoint=run"), "one of them"),
         (("--weights=short.npz",), "is no CIFAR ResNet: the weights lack conv1.weight"),
         (("--weights=resnet8.npz",), "clean images, which is chance"),

@@ -260,7 +260,7 @@ def test_the_command_writes_the_page(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert out.read_text().startswith("<!DOCTYPE html>")
     assert re.search(r"\(0\.\d MB\)", done.stdout)
-    done = binaries.start("train.report", f"--results={tmp_path / 'no'}")
+    done = binaries.run("train.report", f"--results={tmp_path / 'no'}")
     assert done.returncode == 1
     assert done.stderr.startswith("error: --results=") and done.stderr.count("\n") == 1
 

@@ -70,7 +70,7 @@ def test_arrays_of_others_and_damage_are_refused(tmp_path):
     beside = per_image.path_beside(path)
     data = beside.read_bytes()
     np.savez(beside, x=np.ones(3))
-    with pytest.raises(UserError, match=r"r\.npz is not that of .*r\.json"):
+    with pytest.raises(UserError, match=r"r\.npz does not belong to .*r\.json"):
         read_record(path)
     np.savez(beside, x=np.array([None]))
     with pytest.raises(UserError, match="damaged"):

@@ -71,7 +71,7 @@ def kernel(results: Results) -> str:
 
 
 def compiled(results: Results) -> str:
-    """What XLA makes of the library for an H100, before and after it was looked at."""
+    """What XLA makes of the library for an H100, before and after optimisation."""
     record = results.record("gpu_compile.json")
     before, after = (record[x]["provenance"] for x in ("before", "after"))
     return (

@@ -32,7 +32,7 @@ def per_second(row: Mapping[str, Any]) -> float:
 
 
 def _measured() -> list[tuple[str, str, str]]:
-    """What was done, how, and where it stands."""
+    """What was measured, by which solver, and where the result file has it."""
     channels = {"separate": "", "concatenated": ", channels concatenated"}
     rows = []
     for part, side, ways in (("speed", 32, (*_WAYS,)), ("large", 224, (*_WAYS,)[1:])):
@@ -77,7 +77,7 @@ def speed(results: Results) -> Table:
 
 
 def compiled(results: Results) -> Table:
-    """What XLA makes of the library for an H100, before and after it was looked at."""
+    """What XLA makes of the library for an H100, before and after optimisation."""
 
     def programs(section: str) -> dict[str, str]:
         found = results.each(f"gpu_compile.json#/{section}/programs", item="library")

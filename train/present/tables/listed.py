@@ -10,7 +10,7 @@ LISTED = tomllib.loads(pathlib.Path(__file__).with_name("listed.toml").read_text
 
 
 def listed(results: Results, name: str, **places: object) -> Table:
-    """A table of `listed.toml`, with what its rows' place leaves open."""
+    """A table of `listed.toml`; `places` fills in the source of its rows."""
     table = LISTED[name]
     columns = [
         Column(head, at, format, words=i < table["words"])
