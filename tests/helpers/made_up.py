@@ -16,6 +16,7 @@ REPRODUCED = {
     "resnet56": (
         *("table3", "table4", "figure3", "figure6", "figure11", "figure12"),
         "choice_resnet56",
+        "choice_adaptive_resnet56",
     ),
     "resnet20": ("table1", "table2", "figure7", "figure9", "choice_resnet20"),
 }

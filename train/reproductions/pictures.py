@@ -71,6 +71,7 @@ def rows_of_images(
         predicted, seen = classify_batch(logits_fn, images, mask_key, 0, seen_through)
         answers.append(Row(title, *(np.asarray(x)[:SHOWN] for x in (seen, predicted))))
     words = attack_words("white-box", config if knows else None, attack)
+    given = workshop.given_as(network)
     shown = workshop.test.labels[:SHOWN]
     picture_grid(
         answers,
@@ -78,7 +79,7 @@ def rows_of_images(
         workshop.test.class_names,
         path.with_suffix(".png"),
         caption=f"The first {len(shown)} test images of {workshop.dataset_name}; "
-        f"{words} on the network '{network}'",
+        f"{words} on the {given.title if given else f'network {network!r}'}",
     )
     return {
         "network": network,

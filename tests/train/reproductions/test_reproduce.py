@@ -217,7 +217,7 @@ def test_smoke_needs_no_files():
 
 def test_all_tables_and_figures_are_there(tmp_path):
     expected = {f"table{n}" for n in range(1, 5)} | {f"figure{n}" for n in range(3, 13)}
-    assert set(ITEMS) == expected | {"choice"}
+    assert set(ITEMS) == expected | {"choice", "choice_adaptive"}
     done = run("--list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = [line.partition(":")[0] for line in done.stdout.splitlines()]

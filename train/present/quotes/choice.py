@@ -26,12 +26,10 @@ def _block(table: Callable[[Results, str], Table], network: str) -> Block:
 def _note(results: Results, file: str) -> str:
     record = results.record(file)
     held_out = record["rows"][0]["held_out"]["Clean"]["count"]
-    adaptive = {
-        row["held_out"]["adaptive"]["count"]
-        for row in record["rows"]
-        if "adaptive" in row["held_out"]
-    }
-    met = "".join(f", {count} where the attack is adaptive" for count in adaptive)
+    met, adaptive = "", choice.adaptive_file_of(file)
+    if results.has(adaptive):
+        cell = results.value(f"{adaptive}#/cells/0")
+        met = f", {cell['count']} where the attack is adaptive ({cell['attack']})"
     return (
         f"{dataset_name(record)}, the {held_out} test images after the "
         f"{record['chosen_on']} for choosing{met}; in front of "

@@ -61,15 +61,28 @@ def _of_groups(results: Results, file: str, groups: Iterable[str]) -> list[str]:
     return [row for row in found if results.value(f"{row}/group") in groups]
 
 
-def _columns() -> list[Column]:
+def adaptive_file_of(file: str) -> str:
+    """The file of the adaptive attack on some settings of a sweep."""
+    return file.replace("choice_", "choice_adaptive_")
+
+
+def _columns(results: Results, file: str) -> list[Column]:
     attacks = {"clean": "Clean", "FGSM": "FGSM", "PGD": "PGD", "C&W": "CW"}
-    return [
-        *(
-            Column(f"{head}, %", f"/held_out/{at}", "accuracy")
-            for head, at in (attacks | {"adaptive": "adaptive"}).items()
-        ),
-        Column("perturbation left, %", "/perturbation_left", "mean share"),
+    columns = [
+        Column(f"{head}, %", f"/held_out/{at}", "accuracy")
+        for head, at in attacks.items()
     ]
+    adaptive = adaptive_file_of(file)
+    if results.has(adaptive):
+
+        def cell(row: str) -> Shown:
+            name = results.value(f"{row}/row")
+            found = results.find(f"{adaptive}#/cells", row=name)
+            return found and results.show(found, "accuracy")
+
+        columns.append(Column("adaptive, %", cell))
+    left = Column("perturbation left, %", "/perturbation_left", "mean share")
+    return [*columns, left]
 
 
 def by_lambda(results: Results, file: str) -> Table:
@@ -77,7 +90,7 @@ def by_lambda(results: Results, file: str) -> Table:
     return make_table(
         results,
         "SPLIC by lambda",
-        [Column("channels, lambda", "/row", words=True), *_columns()],
+        [Column("channels, lambda", "/row", words=True), *_columns(results, file)],
         _of_groups(results, file, LAMBDA),
     )
 
@@ -90,7 +103,7 @@ def settings(results: Results, file: str) -> Table:
         [
             Column("what changes", "/group", words=True),
             Column("setting", "/row", words=True),
-            *_columns(),
+            *_columns(results, file),
         ],
         _of_groups(results, file, SETTINGS),
     )
@@ -113,7 +126,7 @@ def transforms(results: Results, file: str) -> Table:
     return make_table(
         results,
         "Every transform",
-        [Column("in front", title, words=True), *_columns()],
+        [Column("in front", title, words=True), *_columns(results, file)],
         sorted(rows, key=attacked),
     )
 
@@ -143,7 +156,7 @@ def formulas(results: Results, file: str) -> Table:
             Column("SPLIC", lambda row: row[0], words=True),
             setting("lambda", "tv_weight", "number"),
             setting("channels", "channels"),
-            *map(shown, _columns()),
+            *map(shown, _columns(results, file)),
         ],
         [(title, row) for title, row in found.items() if row],
     )
