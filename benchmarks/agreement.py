@@ -34,6 +34,8 @@ BATCH = 100
 CASES = (
     ("attacked", {}),
     ("clean", {}),
+    ("clean", {"channels": "separate", "mask": "shared"}),
+    ("clean", {"channels": "separate", "mask": "shared", "tv_weight": 0.02}),
     *(("clean", {"rank": rank}) for rank in (4, 16)),
     *(("clean", {"keep_probability": keep}) for keep in (0.3, 0.4, 0.6, 0.7, 0.8)),
 )

@@ -10,6 +10,7 @@ bound on the gain from removing converged ones. Always on the CPU. Writes the se
 "profile" of out/speed.json.
 """
 
+import dataclasses
 import functools
 import pathlib
 import re
@@ -39,7 +40,8 @@ from train.utils import errors, quality
 from train.utils.progress import Progress
 
 FLAGS = flags.FLAGS
-CONFIG = SPLICConfig()
+# Of matrices that are one channel each.
+CONFIG = SPLICConfig(channels="separate", mask="shared")
 ROUNDS = (4, 6, 8, 10, 12, 14, 16)
 OPTIONS = {**COMPILER_OPTIONS, "xla_cpu_multi_thread_eigen": False}  # one core
 SECONDS = 0.03  # of one timed loop, roughly
@@ -402,7 +404,9 @@ def profile_rounds(clean: np.ndarray, progress: Progress) -> list[dict[str, Any]
             full, full_psnr, full_seconds = measure(CONFIG)
             advance()
             for count in rounds:
-                config = SPLICConfig(max_steps=count * CONFIG.inner_steps)
+                config = dataclasses.replace(
+                    CONFIG, max_steps=count * CONFIG.inner_steps
+                )
                 purified, psnr, seconds = measure(config)
                 rows.append(
                     {

@@ -44,6 +44,9 @@ SIDE = 224
 NEAR = 0.02
 
 
+_CONCATENATED = {"channels": "concatenated", "mask": "independent"}
+
+
 def define_flags() -> None:
     """Defines the flags of this binary."""
     shared_flags.define_data_flags()
@@ -97,7 +100,7 @@ def mosaics(images: np.ndarray, count: int, side: int = SIDE) -> np.ndarray:
 
 
 def masks_of(images: np.ndarray, key: jax.Array) -> jax.Array:
-    """The masks that `purify` draws by default."""
+    """The masks that `purify` draws, one for all channels of an image."""
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(len(images)))
     return jax.vmap(lambda key: sample_mask(key, images.shape[1:]))(keys)
 
@@ -107,7 +110,9 @@ def main(argv: Sequence[str]) -> None:
     dataset = shared_flags.dataset_from_flags("test")
     images = mosaics(dataset.images, FLAGS.num_images, FLAGS.image_side)
     images = images.astype(np.float32) / 255
-    config, platform = SPLICConfig(max_steps=FLAGS.max_steps), jax.default_backend()
+    # Channel by channel, as the others complete them; `_CONCATENATED` has its own rows.
+    config = SPLICConfig(max_steps=FLAGS.max_steps, channels="separate", mask="shared")
+    platform = jax.default_backend()
     section = "purify" if platform == "cpu" else f"purify_{platform}"
     section += "_interpreted" * FLAGS.interpret
     require_replaceable(pathlib.Path(FLAGS.out), section)
@@ -167,6 +172,12 @@ def measure_all(
             run = partial(purify, batch, key, solvers[way], devices=devices)
             if len(batch):
                 measure(f"purify {side} x {side}", way, len(batch), run)
+        for way, batch in batches.items():
+            chosen = dataclasses.replace(solvers[way], **_CONCATENATED)
+            run = partial(purify, batch, key, chosen, devices=devices)
+            if len(batch):
+                work = f"purify {side} x {side}, channels concatenated"
+                measure(work, way, len(batch), run)
         if batches["exact"] is few:
             masks = np.asarray(masks_of(few, key))
             run = partial(_reference.purify, few, masks, config)
