@@ -2,7 +2,7 @@
 
     python -m train.reproduce --scale=smoke
     python -m train.reproduce --only=table3,figure6 --scale=small --data_dir=DIR
-    python -m train.reproduce --only=table3,table4 --scale=small --weights=resnet56.npz
+    python -m train.reproduce --scale=workstation --weights=resnet20.npz --data_dir=DIR
     python -m train.reproduce --list
 
 Each item leaves `<item>.json` in --out, and Markdown or figures beside it. Networks are
