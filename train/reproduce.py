@@ -19,7 +19,7 @@ from absl import flags
 
 from train import flags as shared_flags
 from train.networks import flags as network_flags
-from train.networks.classifier import from_weights
+from train.networks.classifier import from_one
 from train.reproductions.run import DATASETS, ITEMS, chosen, planned, run
 from train.reproductions.scales import SCALES
 from train.reproductions.workshop import Workshop
@@ -51,8 +51,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "surrogate",
         None,
-        "weights of the network that a black-box attacker attacks, as --weights; by "
-        "default one is trained",
+        "the network that a black-box attacker attacks, as `evaluate --surrogate` takes "
+        "it; by default one is trained",
     )
     shared_flags.define_note_flag()
     flags.adopt_module_key_flags(shared_flags)  # list them under --help too
@@ -85,7 +85,9 @@ def main(argv: Sequence[str]) -> None:
     given = None
     if any(FLAGS[name].present for name in network_flags.NAMES):
         given = network_flags.network_from_flags()
-    surrogate = FLAGS.surrogate and from_weights(FLAGS.surrogate, None)
+    surrogate = FLAGS.surrogate and from_one(
+        FLAGS.surrogate, f"--surrogate={FLAGS.surrogate}"
+    )
     asked = FLAGS.only, FLAGS.scale, FLAGS.dataset
     names, scale, dataset = chosen(*asked, given, surrogate)
     folder = pathlib.Path(FLAGS.out)

@@ -196,7 +196,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     initial = None
     if FLAGS.init:
-        initial = from_weights(FLAGS.init, FLAGS.model).split[1]
+        initial = from_weights(FLAGS.init, FLAGS.model, f"--init={FLAGS.init}").split[1]
     settings = settings_from_flags(initial)
     if FLAGS.export:
         exported.check_path(FLAGS.export)
