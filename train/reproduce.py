@@ -51,7 +51,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "surrogate",
         None,
-        "the network that a black-box attacker attacks, as `evaluate --surrogate` takes "
+        "network that a black-box attacker attacks, as `evaluate --surrogate` takes "
         "it; by default one is trained",
     )
     shared_flags.define_note_flag()
