@@ -165,8 +165,8 @@ OTHER_VALUES = {
     "rank_cut": False,
     "tv_scales": 2,
     "pixel_scale": 2.0,
-    "channels": "concatenated",
-    "mask": "independent",
+    "channels": "separate",
+    "mask": "shared",
     "mask_design": "exact",
 }
 
