@@ -82,7 +82,8 @@ def test_figures_show_what_was_measured(first_run):
         "figure4": [f"image {i}" for i in range(4)],
         "figure10": ["without SPLIC", "with SPLIC", *loading.CLASS_NAMES["shapes"]],
     }
-    lines = {"figure4": 4, "figure12": 2}
+    words["choice"] = ["no defence", "0.02", "0.15", "Pareto front"]
+    lines = {"figure4": 4, "figure12": 2, "choice": 1}
     for name, item in ITEMS.items():
         path = folder / "out" / name
         record = json.loads(path.with_suffix(".json").read_text())
