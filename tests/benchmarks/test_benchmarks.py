@@ -75,6 +75,8 @@ def test_purify(tmp_path):
         ("purify 32 x 32", "fast"),
         ("purify 32 x 32", "exact"),
         ("purify 32 x 32", "numpy"),
+        ("purify 32 x 32, channels concatenated", "fast"),
+        ("purify 32 x 32, channels concatenated", "exact"),
         ("gradient, 1 rounds", "fast"),
         ("gradient, 1 rounds", "exact"),
         ("gradient, 1 rounds", "through SVD"),
