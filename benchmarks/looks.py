@@ -18,7 +18,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
 from absl import flags
 from jaxtyping import Float32, Int
 from PIL import Image
@@ -35,7 +34,7 @@ from train.networks import flags as network_flags
 from train.present.figure import RIGHT, WRONG
 from train.present.results import Results
 from train.present.tables.listed import listed
-from train.present.terminal import for_terminal
+from train.present.terminal import print_table
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
 from train.reproductions.choice import BASE, SIDE_BY_SIDE
@@ -215,9 +214,8 @@ def main(argv: Sequence[str]) -> None:
     out = pathlib.Path(FLAGS.out)
     picture = pathlib.Path(FLAGS.picture or out.with_suffix(".png"))
     require_replaceable(out)
-    classifier = network_flags.network_from_flags()
     dataset = shared_flags.dataset_from_flags("test")
-    classifier.fit(dataset)
+    classifier = network_flags.network_for(dataset)
     images, labels = of_different_classes(dataset, FLAGS.skip)
     attack_key, mask_key = jax.random.split(jax.random.key(FLAGS.seed))
     progress = Progress()
@@ -267,7 +265,7 @@ def main(argv: Sequence[str]) -> None:
     sheet.draw(picture, tiles)
     write_record(out, record)
     shown = listed(Results(records={"looks.json": record}), "looks")
-    rich.console.Console().print(for_terminal(shown))
+    print_table(shown)
     progress.line(f"wrote {picture} and {out}")
 
 

@@ -30,7 +30,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
 from absl import flags
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -41,11 +40,11 @@ from splic_jax.purification import COMPILER_OPTIONS
 from splic_jax.transforms import TransformConfig, as_dict, replace
 from train import flags as shared_flags
 from train.evaluation.cells import classify_batch
-from train.evaluation.statistics import wilson_interval
+from train.evaluation.statistics import share_of
 from train.networks import flags as network_flags
 from train.present.results import Results
 from train.present.tables.listed import listed
-from train.present.terminal import for_terminal
+from train.present.terminal import print_table
 from train.records import provenance
 from train.records.storing import require_replaceable, write_record
 from train.reproductions.choice import BASE
@@ -285,12 +284,10 @@ def define_flags() -> None:
 
 def judged(correct: Sequence[bool]) -> dict:
     """What the record says of one number."""
-    low, high = wilson_interval(sum(correct), len(correct))
     return {
         "count": len(correct),
         "correct": sum(correct),
-        "accuracy": sum(correct) / len(correct),
-        "accuracy_interval": [low, high],
+        **share_of(sum(correct), len(correct)),
         "correct_by_image": "".join("01"[right] for right in correct),
     }
 
@@ -298,9 +295,8 @@ def judged(correct: Sequence[bool]) -> dict:
 def main(argv: Sequence[str]) -> None:
     del argv
     require_replaceable(pathlib.Path(FLAGS.out))
-    classifier = network_flags.network_from_flags()
     dataset = shared_flags.dataset_from_flags("test")
-    classifier.fit(dataset)
+    classifier = network_flags.network_for(dataset)
     chosen = slice(FLAGS.skip, FLAGS.skip + FLAGS.num_images)
     clean = dataset.images[chosen].astype(np.float32) / 255
     labels = dataset.labels[chosen]
@@ -357,7 +353,7 @@ def main(argv: Sequence[str]) -> None:
     }
     write_record(pathlib.Path(FLAGS.out), record)
     shown = listed(Results(records={"semantics.json": record}), "semantics")
-    rich.console.Console().print(for_terminal(shown))
+    print_table(shown)
 
 
 if __name__ == "__main__":

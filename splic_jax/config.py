@@ -1,16 +1,11 @@
 """The settings of SPLIC, with the paper's symbols."""
 
+import dataclasses
 import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from splic_jax.fields import config, require_choice, require_integer, require_number
 from splic_jax.masks.designs import Design
-
-_PRINTED: dict[str, Any] = {
-    "tv_weight": 0.02,
-    "channels": "separate",
-    "mask": "shared",
-}
 
 
 @config
@@ -92,7 +87,7 @@ class SPLICConfig:
         formulas to the letter. One mask for all channels, completed one by one, is how
         the paper reads; it does not say.
         """
-        return cls(rank=8, **_PRINTED)
+        return cls(rank=8, tv_weight=0.02, channels="separate", mask="shared")
 
     @classmethod
     def printed(cls) -> "SPLICConfig":
@@ -100,8 +95,12 @@ class SPLICConfig:
 
         With the lambda of `paper`, and its masks and channels.
         """
-        return cls(
-            step_scaling="printed", tv_form="printed", pixel_scale=255.0, **_PRINTED
+        return dataclasses.replace(
+            cls.paper(),
+            rank=None,
+            step_scaling="printed",
+            tv_form="printed",
+            pixel_scale=255.0,
         )
 
     def __post_init__(self) -> None:

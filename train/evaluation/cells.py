@@ -38,7 +38,7 @@ from splic_jax.transforms import TransformConfig
 from train.data.loading import Dataset
 from train.evaluation.attacked_images import AttackedImages
 from train.evaluation.plan import planned, planned_name
-from train.evaluation.statistics import mean_interval, wilson_interval
+from train.evaluation.statistics import mean_interval, share_of
 from train.threats import attackers
 from train.threats.attackers import PRESETS, THREATS, AttackSettings
 from train.utils import quality
@@ -101,7 +101,6 @@ class Cell:
 
     def summary(self) -> dict[str, Any]:
         """The cell as plain values, for JSON; intervals are 95 %."""
-        low, high = wilson_interval(sum(self.correct), len(self.correct))
         finite = np.asarray(self.psnr)[np.isfinite(self.psnr)]
         return {
             "threat": self.threat,
@@ -114,8 +113,7 @@ class Cell:
             "defense": self.defense,
             "count": len(self.correct),
             "correct": sum(self.correct),
-            "accuracy": sum(self.correct) / len(self.correct),
-            "accuracy_interval": [low, high],
+            **share_of(sum(self.correct), len(self.correct)),
             "psnr_db": mean_interval(finite) if len(finite) else None,
             "correct_by_image": "".join("01"[c] for c in self.correct),
             "psnr_db_by_image": [
@@ -174,7 +172,7 @@ def classify_batch(
     With several `votes` the defence draws as often, and the mean of the logits decides,
     or with ``vote="majority"`` the class named most often (the first of equals).
     """
-    if votes == 1:
+    if votes == 1 or config is None:
         # Two programs: a network is compiled once, and not for each transform.
         seen = images
         if config is not None:
@@ -185,9 +183,6 @@ def classify_batch(
 
 @partial(jax.jit, static_argnames=("votes", "vote"), compiler_options=COMPILER_OPTIONS)
 def _vote(logits_fn, images, key, first_index, config, votes, vote):
-    if config is None:
-        return logits_fn(images).argmax(axis=-1), images
-
     def look(key):
         seen = transform(images, key, config, first_index=first_index)
         return logits_fn(seen), seen

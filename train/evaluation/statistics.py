@@ -15,6 +15,14 @@ def wilson_interval(correct: int, count: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def share_of(correct: int, count: int) -> dict[str, Any]:
+    """The share of right answers and its interval, as records have them."""
+    return {
+        "accuracy": correct / count,
+        "accuracy_interval": list(wilson_interval(correct, count)),
+    }
+
+
 def mean_interval(values: np.ndarray) -> dict[str, float]:
     """Mean, and half the width of its 95 % interval by Student's t."""
     if len(values) < 2:

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from splic_jax import METHODS, SPLICConfig, method_of
 from splic_jax.transforms import TransformConfig, as_dict, returns_images
 from train.evaluation.cells import attack_batch, batch_size, transform_batch
-from train.evaluation.statistics import mean_interval, wilson_interval
+from train.evaluation.statistics import mean_interval, share_of
 from train.present.plots import COLOURS, MARKERS, STYLE
 from train.reproductions import drawing
 from train.reproductions.cells import Wanted
 from train.reproductions.networks import VANILLA
-from train.reproductions.plan import Cells, Item
+from train.reproductions.plan import Cells, Item, no_finish
 from train.reproductions.scales import Scale
 from train.reproductions.workshop import Workshop
 
@@ -36,7 +36,6 @@ CRITERION = (
     "images have the highest PSNR once purified. Scores of several networks are "
     "averaged."
 )
-WITHIN = 0.02
 COLUMNS = {"FGSM": "fgsm", "PGD": "pgd", "CW": "cw"}
 ADAPTIVE = "adaptive"
 LAMBDAS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -235,8 +234,7 @@ def psnr_of(cells: Cells, row: str, count: int) -> float | None:
 def accuracy_of(answers: str) -> dict[str, Any]:
     """The share of right answers, with its 95 % interval."""
     right, count = answers.count("1"), len(answers)
-    low, high = wilson_interval(right, count)
-    return {"accuracy": right / count, "accuracy_interval": [low, high], "count": count}
+    return {**share_of(right, count), "count": count}
 
 
 def perturbation_left(
@@ -362,12 +360,6 @@ def pareto(places: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
             for other in places
         )
     ]
-
-
-def no_finish(workshop: Workshop, cells: Cells, path: pathlib.Path) -> dict[str, Any]:
-    """For an item that is its cells alone."""
-    del workshop, cells, path
-    return {}
 
 
 CHOICE: Mapping[str, Item] = {

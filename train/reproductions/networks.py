@@ -109,16 +109,17 @@ def training_settings(network: str, scale: Scale, seed: int) -> TrainSettings:
         defense=config_of(_DEFENSES[network]),
         adversarial=_recipe(network, scale),
     )
+    if settings.defends_in_step:
+        epochs = scale.epochs_in_step or scale.epochs
+        return dataclasses.replace(settings, epochs=epochs)
+    masks = scale.masks_per_image
     if network.startswith("me_net"):
-        settings = dataclasses.replace(
-            settings, masks_per_image=scale.masks_per_image, keep_range=_KEEP_RANGE
+        return dataclasses.replace(
+            settings, masks_per_image=masks, keep_range=_KEEP_RANGE
         )
-    elif settings.defense and not settings.defends_in_step and scale.several_masks:
-        if method_of(settings.defense).random:
-            masks = scale.masks_per_image
-            settings = dataclasses.replace(settings, masks_per_image=masks)
-    if settings.defends_in_step and scale.epochs_in_step:
-        settings = dataclasses.replace(settings, epochs=scale.epochs_in_step)
+    defense = settings.defense
+    if scale.several_masks and defense and method_of(defense).random:
+        return dataclasses.replace(settings, masks_per_image=masks)
     return settings
 
 

@@ -43,3 +43,9 @@ def no_cells(scale: Scale) -> Sequence[Wanted]:
     """For a figure that is no sum of cells."""
     del scale
     return ()
+
+
+def no_finish(workshop: Workshop, cells: Cells, path: pathlib.Path) -> dict[str, Any]:
+    """For an item that is its cells alone."""
+    del workshop, cells, path
+    return {}
