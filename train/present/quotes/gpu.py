@@ -44,7 +44,8 @@ def in_short(results: Results) -> str:
     many, one = (per_second(parts[1][f"{w}, separate"]) for w in ("tracked", "exact"))
     return (
         f"On one {gpu.card(record)} `purify` with separate channels does "
-        f"{three_digits(fast)} images of 32 x 32 a second, {fast / exact:.0f} times the exact solver there, and "
+        f"{three_digits(fast)} images of 32 x 32 a second, {fast / exact:.0f} times "
+        "the exact solver there, and "
         f"{three_digits(many)} of 224 x 224, {many / one:.0f} times; a ResNet-18 "
         f"trains on {three_digits(trained['images_per_second'])} images a second (jax "
         f"{facts['versions']['jax']}, {facts['date']}, "
